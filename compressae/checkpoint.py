@@ -1,0 +1,48 @@
+"""The folder that keeps a training run's state."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressae.config import TrainConfig
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.storage import load_artifact, save_artifact
+
+KIND = "checkpoint"
+
+
+def save_checkpoint(
+    path: str | Path,
+    step: int,
+    config: TrainConfig,
+    shape: tuple[int, int],
+    tensors: dict[str, Tensor],
+) -> None:
+    """Write the state after ``step`` steps, in place of an older checkpoint."""
+    settings = {"step": step, "config": asdict(config), "rows": shape[0], "dim": shape[1]}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    save_artifact(path, KIND, settings, {"state": arrays})
+
+
+def load_checkpoint(
+    path: str | Path, config: TrainConfig, shape: tuple[int, int]
+) -> tuple[int, dict[str, Tensor]]:
+    """(steps done, tensors by name).
+
+    Raises:
+        InputError: no whole checkpoint there, or one of other settings or another table.
+    """
+    artifact = load_artifact(path, KIND)
+    wanted = {**asdict(config), "rows": shape[0], "dim": shape[1]}
+    found = {**artifact.settings["config"], **{k: artifact.settings[k] for k in ("rows", "dim")}}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{path}: checkpoint of {name} = {found.get(name)}, but {value} was asked for; "
+                "resume with the settings and table it was made with, or train without resuming"
+            )
+    state = artifact.tensors["state"]
+    return artifact.settings["step"], {k: torch.from_numpy(np.array(v)) for k, v in state.items()}

@@ -1,0 +1,79 @@
+"""Settings of a training run."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Recipe = Literal["default", "paper"]
+
+#: What a recipe sets where the user sets nothing.
+_RECIPES: dict[str, dict[str, Any]] = {
+    "default": dict(learning_rate=1e-3, warmup=50, decay=0.4, wide_weight=0.0),
+    "paper": dict(learning_rate=1e-3, warmup=0, decay=0.0, wide_weight=0.125),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Settings left at None take the recipe's value when the object is made.
+
+    Attributes:
+        latents: h, the number of latents.
+        nonzeros: k, the nonzeros of a code; 1 ≤ k ≤ h.
+        recipe: "default" starts both matrices from data rows and gives dead latents the residuals
+            of badly coded rows. "paper" is arXiv 2505.11388: Kaiming-uniform start, loss at k and
+            4k, nothing for dead latents; the learning rate, which it does not state, is constant.
+        steps: optimiser steps.
+        batch: rows a step; the whole table where that is smaller.
+        learning_rate: Adam's; betas are (0.9, 0.99).
+        warmup: steps over which the learning rate rises linearly to its value.
+        decay: last share of the steps, over which it falls linearly to zero.
+        wide_weight: weight of the loss at 4k nonzeros beside the loss at k.
+        revive_every: steps between replacements of dead latents (default recipe).
+        hold_out: rows never trained on, so that they can serve as queries: the first ``hold_out``
+            of ``numpy.random.default_rng(0).permutation(n)``.
+        seed: of the start, the order of rows and the choice of residuals.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    latents: int = 4096
+    nonzeros: int = 32
+    recipe: Recipe = "default"
+    steps: int = 3000
+    batch: int = 1024
+    learning_rate: float | None = None
+    warmup: int | None = None
+    decay: float | None = None
+    wide_weight: float | None = None
+    revive_every: int = 50
+    hold_out: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in _RECIPES:
+            raise ValueError(f"recipe = {self.recipe!r}: expected {' or '.join(_RECIPES)}")
+        for name, value in _RECIPES[self.recipe].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if not 1 <= self.nonzeros <= self.latents:
+            raise ValueError(
+                f"nonzeros = {self.nonzeros}: expected 1 ≤ nonzeros ≤ latents = {self.latents}"
+            )
+        least = dict(steps=1, batch=1, warmup=0, wide_weight=0, revive_every=1, hold_out=0, seed=0)
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least {bound}")
+        if not 0 <= self.decay <= 1:  # type: ignore[operator]
+            raise ValueError(f"decay = {self.decay}: expected a share of the steps, 0 to 1")
+        if not self.learning_rate > 0:  # type: ignore[operator]
+            raise ValueError(f"learning_rate = {self.learning_rate}: expected more than 0")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of one step, 0 ≤ step < steps."""
+        assert self.learning_rate is not None and self.warmup is not None
+        assert self.decay is not None
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        falling = self.decay * self.steps
+        fall = min(1.0, (self.steps - step) / falling) if falling else 1.0
+        return self.learning_rate * rise * fall

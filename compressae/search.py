@@ -1,0 +1,214 @@
+"""Dense queries in, ids out: search over compressed items."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from compressae.compress import encode_rows
+from compressae.kernels.decode import decode
+from compressae.kernels.refit import refit
+from compressae.kernels.rescore import rescore
+from compressae.kernels.threads import over_rows
+from compressae.kernels.topk import abs_topk, best
+from compressae.model import CompresSAE
+from compressae.retrieval.codes import SparseCodes
+from compressae.retrieval.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.searcher import Hits
+from compressae.retrieval.storage import load_artifact, save_artifact
+
+Scoring = Literal["asymmetric", "sparse", "reconstructed"]
+SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
+
+KIND = "index"
+#: Defaults of the two-stage search, chosen on WordNet (docs/results/protocol_a.md).
+QUERY_NONZEROS = 64
+CANDIDATES = 3000
+_QUERY_BATCH = 1024
+
+
+class CompressedIndex:
+    """Cosine search over the codes of a table, by posting lists.
+
+    Three ways to score a dense query x of unit length against a code s of an item y:
+
+    - "asymmetric" (default): cos(x, ŷ), the query not compressed. q' = W x; the largest entries
+      of q' search the posting lists, the best candidates are rescored exactly as q'·s.
+    - "reconstructed": cos(x̂, ŷ), the paper's accurate mode. The same with x̂ in place of x, which
+      equals the paper's form through K = W Wᵀ at O(k) instead of O(k²) a pair.
+    - "sparse": cos(s_x, s_y), the paper's fast mode: posting lists alone, exact.
+
+    Args:
+        model: the one that made the codes.
+        codes: (n, h), from ``model.compress``.
+        threads: processors to use; all that the process may use when None.
+
+    Raises:
+        InputError: the codes are of another model.
+    """
+
+    def __init__(self, model: CompresSAE, codes: SparseCodes, threads: int | None = None) -> None:
+        if codes.model_id != model.model_id:
+            raise InputError(
+                f"codes of model {codes.model_id}, but this is model {model.model_id}; "
+                "give the model that encoded them, or encode again"
+            )
+        self._set(model, codes, InvertedIndex(codes), threads)
+
+    def _set(
+        self, model: CompresSAE, codes: SparseCodes, lists: InvertedIndex, threads: int | None
+    ) -> None:
+        self.model, self.codes, self.lists, self.threads = model, codes, lists, threads
+        self._decoder = np.ascontiguousarray(model.decoder.detach().cpu().numpy())
+        # numba knows no float16, so that such values are held a second time, as float32.
+        half = codes.values.dtype == np.float16
+        self._values = codes.row_values() if half else codes.values
+        self._inverse_norms: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held that grow with n: codes, posting lists, norms where they are in use."""
+        extra = 0 if self._values is self.codes.values else self._values.nbytes
+        norms = 0 if self._inverse_norms is None else self._inverse_norms.nbytes
+        return self.codes.nbytes + self.lists.nbytes + extra + norms
+
+    def search(
+        self,
+        queries: Any,
+        K: int,
+        scoring: Scoring = "asymmetric",
+        candidates: int | Literal["all"] | None = None,
+        query_nonzeros: int | None = None,
+    ) -> Hits:
+        """The K best items of each query.
+
+        Args:
+            queries: (q, d) dense rows of any length.
+            K: results a query; above n, rows are padded.
+            scoring: see the class.
+            candidates: items rescored a query (not for "sparse"): at least K; "all" scores every
+                item, exactly; 3,000 or 10·K when None.
+            query_nonzeros: entries of q' that search the lists; 64 when None.
+
+        Raises:
+            InputError: queries of another width, NaN, infinite or zero; K or candidates too small.
+        """
+        if scoring not in SCORINGS:
+            raise InputError(f"scoring {scoring!r}: expected one of {', '.join(SCORINGS)}")
+        if K < 1:
+            raise InputError(f"K = {K}: expected at least 1 result a query")
+        if candidates is None:
+            candidates = max(CANDIDATES, 10 * K)
+        count = len(self) if candidates == "all" else int(candidates)
+        if count < K and count < len(self):
+            raise InputError(f"{count} candidates for {K} results; expected at least {K}")
+        kq = min(query_nonzeros or QUERY_NONZEROS, self.model.latents)
+        if kq < 1:
+            raise InputError(f"{kq} query nonzeros; expected at least 1")
+        queries = as_embeddings(queries, "queries")
+        if queries.shape[1] != self.model.dim:
+            raise InputError(
+                f"{queries.name}: rows of {queries.shape[1]} columns; expected {self.model.dim}, "
+                "the width of the indexed embeddings"
+            )
+        hits = Hits.empty(len(queries), K)
+        for start, rows in queries.batches(_QUERY_BATCH):
+            one = self._scorer(unit_rows(rows), scoring, count, kq)
+
+            def fill(a: int, b: int, first: int = start, one: _Scorer = one) -> None:
+                for i in range(a, b):
+                    ids, scores = one(i, K)
+                    hits.ids[first + i, : len(ids)] = ids
+                    hits.scores[first + i, : len(ids)] = scores
+
+            over_rows(fill, len(rows), self.threads)
+        return hits
+
+    def _scorer(self, x: np.ndarray, scoring: Scoring, candidates: int, kq: int) -> "_Scorer":
+        """A function (query number, K) -> ids, scores for unit queries x (m, d)."""
+        if scoring == "sparse":
+            ids, values = encode_rows(self.model, x, self.model.nonzeros)
+            values = values / np.linalg.norm(values, axis=1, keepdims=True)
+            inverse_norms = self._norms()
+
+            def by_lists(i: int, K: int) -> tuple[np.ndarray, np.ndarray]:
+                return best(self.lists.scores(ids[i], values[i]) * inverse_norms, K)
+
+            return by_lists
+        if scoring == "reconstructed":
+            x = self._reconstruct(x)
+        dense = x @ self._decoder.T
+        if candidates >= len(self):
+            return lambda i, K: best(self._rescore(dense[i], None), K)
+        ids, values = abs_topk(dense, kq, self.threads)
+
+        def in_two_stages(i: int, K: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = np.sort(best(self.lists.scores(ids[i], values[i]), candidates)[0])
+            place, scores = best(self._rescore(dense[i], rows), K)
+            return rows[place], scores
+
+        return in_two_stages
+
+    def _reconstruct(self, x: np.ndarray) -> np.ndarray:
+        """Unit x̂ of queries x (m, d); their values are refitted where the items' were."""
+        ids, values = encode_rows(self.model, x, self.model.nonzeros)
+        if self.codes.settings.get("refit"):
+            values = refit(x, ids, self._decoder)
+        return unit_rows(decode(ids, values, self._decoder))
+
+    def _rescore(self, dense_query: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        codes = self.codes
+        return rescore(codes.indptr, codes.indices, self._values, codes.scales, dense_query, rows)
+
+    def _norms(self) -> np.ndarray:
+        """1/‖s‖ of every item (n,) float32; 0 for an empty row."""
+        if self._inverse_norms is None:
+            norms = self.codes.norms()
+            self._inverse_norms = np.divide(
+                1, norms, out=np.zeros_like(norms), where=norms > 0, dtype=np.float32
+            )
+        return self._inverse_norms
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder that holds all that search needs: weights, codes and lists."""
+        settings = {"model": self.model.artifact_settings(), "codes": self.codes.artifact_settings()}
+        tensors = {
+            "model": self.model.arrays(),
+            "codes": self.codes.arrays(),
+            "lists": self.lists.arrays(),
+        }
+        save_artifact(path, KIND, settings, tensors)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, threads: int | None = None, verify: bool = True
+    ) -> "CompressedIndex":
+        """Open a saved index; codes and lists stay memory-mapped.
+
+        Args:
+            path: the folder.
+            threads: processors to use; all that the process may use when None.
+            verify: compare each file with its checksum, which reads it once.
+
+        Raises:
+            InputError: it is no whole index; the message names the file.
+        """
+        artifact = load_artifact(path, KIND, verify)
+        settings, tensors = artifact.settings, artifact.tensors
+        index = cls.__new__(cls)
+        model = CompresSAE.from_arrays(settings["model"], tensors["model"], str(path))
+        codes = SparseCodes.from_parts(settings["codes"], tensors["codes"])
+        lists = InvertedIndex.from_arrays(
+            tensors["lists"], codes.scales, codes.shape, str(path)
+        )
+        index._set(model, codes, lists, threads)
+        return index
+
+
+_Scorer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]

@@ -1,0 +1,101 @@
+"""Differentiable sparse products: numba kernels on the CPU, torch expressions elsewhere.
+
+Both touch only the nonzeros: O(n·k·d) where the dense product is O(n·h·d).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressae.kernels import decode as sparse
+from compressae.kernels import topk
+
+
+def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k entries of largest |x| of each row (n, h): ids (n, k) int32, signed values (n, k)."""
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        ids, values = topk.abs_topk(x.detach().numpy(), k)
+        return torch.from_numpy(ids), torch.from_numpy(values)
+    ids = x.abs().topk(k, dim=1).indices
+    return ids.int(), x.gather(1, ids)
+
+
+def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
+    """S.T @ rows (h, d), where S (n, h) holds values (n, k) at indices (n, k)."""
+    if rows.device.type == "cpu":
+        return torch.from_numpy(
+            sparse.outer_sum(indices.numpy(), values.detach().numpy(), rows.numpy(), h)
+        )
+    out = rows.new_zeros(h, rows.shape[1])
+    for j in range(indices.shape[1]):  # One (n, d) buffer at a time.
+        out.index_add_(0, indices[:, j], values[:, j, None] * rows)
+    return out
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(indices, values, weights)
+        if weights.device.type == "cpu":
+            w = weights.detach().numpy()
+            return torch.from_numpy(sparse.decode(indices.numpy(), values.detach().numpy(), w))
+        return torch.nn.functional.embedding_bag(
+            indices.long(), weights, per_sample_weights=values, mode="sum"
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        indices, values, weights = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_values = to_weights = None
+        if ctx.needs_input_grad[1]:
+            to_values = project(indices, grad, weights)
+        if ctx.needs_input_grad[2]:
+            to_weights = outer_sum(indices, values, grad, len(weights))
+        return None, to_values, to_weights
+
+
+def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    """S @ W (n, d): differentiable in values (n, k) and weights (h, d)."""
+    out: Tensor = _Decode.apply(indices.contiguous(), values.contiguous(), weights)
+    return out
+
+
+def project(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """(rows @ W.T) at indices (n, k), without gradient."""
+    if rows.device.type == "cpu":
+        w = weights.detach().numpy()
+        return torch.from_numpy(sparse.project(indices.numpy(), rows.numpy(), w))
+    picked = [(rows * weights[indices[:, j]]).sum(1) for j in range(indices.shape[1])]
+    return torch.stack(picked, 1)
+
+
+class _EncodeTopk(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weights: Tensor, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        indices, values = abs_topk(torch.addmm(bias, x, weights.T), k)
+        ctx.save_for_backward(x, weights, bias, indices)
+        ctx.mark_non_differentiable(indices)
+        return indices, values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, bias, indices = ctx.saved_tensors
+        grad = grads[1].contiguous()
+        to_x = decode(indices, grad, weights) if ctx.needs_input_grad[0] else None
+        to_weights = outer_sum(indices, grad, x, len(weights))
+        to_bias = torch.zeros_like(bias).index_add_(0, indices.flatten(), grad.flatten())
+        return to_x, to_weights, to_bias, None
+
+
+def encode_topk(x: Tensor, weights: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """φ_k(x Wᵀ + b): ids (n, k) int32 and signed values (n, k) by descending |value|.
+
+    One dense product forward; the backward pass touches the k chosen rows only. Equal, gradients
+    included, to gathering ``x @ W.T + b`` at the ids.
+    """
+    indices, values = _EncodeTopk.apply(x, weights, bias, k)
+    return indices, values

@@ -1,0 +1,269 @@
+"""Training CompresSAE on a table of embeddings."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressae import checkpoint as saved
+from compressae.config import TrainConfig
+from compressae.model import CompresSAE, Output
+from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
+from compressae.retrieval.errors import InputError
+
+#: Part of the training during which dead latents are replaced; after it they settle.
+_REVIVE_UNTIL = 0.7
+#: A latent is dead when no row of the last so many batches used it.
+_DEAD_AFTER = 60
+#: Noise on the data rows that the default recipe starts from, as a share of their length.
+_START_NOISE = 0.3
+_CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where training stands after a step.
+
+    Attributes:
+        step, steps: steps done, and to do in all.
+        loss: of this step's batch.
+        cosine: mean cos(x, x̂) of this step's batch at k nonzeros.
+        live_latents, latents: latents used by a recent batch, and all.
+        rows_per_second: since this call of ``train`` began.
+        seconds_left: at that speed.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    cosine: float
+    live_latents: int
+    latents: int
+    rows_per_second: float
+    seconds_left: float
+
+
+def train(
+    items: Any,
+    config: TrainConfig | None = None,
+    device: str = "auto",
+    progress: Callable[[TrainProgress], None] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> CompresSAE:
+    """Train a sparse autoencoder on the rows of a table.
+
+    The same seed, table, torch version and processor give the same weights bit for bit on the CPU,
+    also when the run was interrupted and resumed.
+
+    Args:
+        items: (n, d) embeddings: an array, a path or ``Embeddings``. Every row is read once before
+            training, so that a bad one is named at the start.
+        config: settings; ``TrainConfig()`` when None.
+        device: "cpu", "cuda" or "auto" (a GPU where there is one).
+        progress: called after every step. A KeyboardInterrupt that it raises is passed on after
+            the checkpoint is saved.
+        checkpoint: folder that keeps the state, once a minute and at that interruption.
+        resume: go on from the checkpoint; it must be of the same settings and table shape.
+
+    Raises:
+        InputError: a row is NaN, infinite or zero; too few rows; nothing to resume from.
+    """
+    config = config or TrainConfig()
+    items = as_embeddings(items)
+    n, d = items.shape
+    if n - config.hold_out < 2:
+        raise InputError(
+            f"{items.name}: {n} rows with {config.hold_out} held out; expected at least 2 rows to "
+            "train on; give more rows or hold out fewer"
+        )
+    items.check()
+    run = _Run(items, config, pick_device(device))
+    if resume:
+        if checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the folder to resume from")
+        run.restore(checkpoint)
+    started, first, last_saved = time.monotonic(), run.step, time.monotonic()
+    while run.step < config.steps:
+        loss, cosine = run.advance()
+        if checkpoint is not None and time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+            run.save(checkpoint)
+            last_saved = time.monotonic()
+        if progress is not None:
+            speed = (run.step - first) / max(time.monotonic() - started, 1e-9)
+            now = TrainProgress(
+                run.step,
+                config.steps,
+                float(loss),
+                float(cosine),
+                run.live_latents(),
+                config.latents,
+                speed * run.batch,
+                (config.steps - run.step) / speed,
+            )
+            try:
+                progress(now)
+            except KeyboardInterrupt:
+                if checkpoint is not None:
+                    run.save(checkpoint)
+                raise
+    model = run.model.cpu()
+    model.settings = {**asdict(config), "rows": n, "device": run.device.type}
+    return model
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device for "cpu", "cuda" or "auto".
+
+    Raises:
+        InputError: "cuda" where torch finds none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: torch finds no GPU here; expected cpu or auto")
+    return torch.device(device)
+
+
+def held_out_rows(n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out rows (count,), the other rows (n − count,)): BENCHMARKS protocol A's split."""
+    order = np.random.default_rng(0).permutation(n)
+    return order[:count], order[count:]
+
+
+class _Run:
+    """The state of a training run between two steps.
+
+    Every random choice comes from a generator made of the seed and the step or epoch, so that the
+    state needs no generator and a resumed run repeats an uninterrupted one.
+    """
+
+    def __init__(self, items: Embeddings, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        if config.hold_out:
+            items = items.subset(np.sort(held_out_rows(len(items), config.hold_out)[1]))
+        self.items = items
+        self.batch = min(config.batch, len(items))
+        self.model = CompresSAE(items.shape[1], config.latents, config.nonzeros, config.seed)
+        if config.recipe == "default":
+            self._start_from_rows()
+        self.model.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=0.0, betas=(0.9, 0.99), fused=True
+        )
+        self.step = 0
+        self.last_used = torch.zeros(config.latents, dtype=torch.int64, device=device)
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+
+    @torch.no_grad()
+    def _start_from_rows(self) -> None:
+        """Both matrices: data rows plus noise, of unit length; more latents than rows repeat."""
+        rng = np.random.default_rng([self.config.seed, 0, 0])
+        n, d, h = *self.items.shape, self.config.latents
+        rows = np.resize(rng.permutation(n), h) if n < h else rng.choice(n, h, replace=False)
+        noise = unit_rows(rng.standard_normal((h, d), dtype=np.float32))
+        start = unit_rows(unit_rows(self.items.take(rows)) + _START_NOISE * noise)
+        self.model.decoder.copy_(torch.from_numpy(start))
+        self.model.encoder.copy_(self.model.decoder)
+
+    def next_batch(self) -> Tensor:
+        """Unit rows (batch, d) of this step: each epoch goes once over the rows in a new order."""
+        n, config = len(self.items), self.config
+        steps_an_epoch = n // self.batch
+        epoch, place = divmod(self.step, steps_an_epoch)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([config.seed, 1, epoch])
+            count = min(steps_an_epoch, config.steps) * self.batch
+            self._order, self._epoch = rng.choice(n, count, replace=False), epoch
+        rows = self._order[place * self.batch : (place + 1) * self.batch]
+        return torch.from_numpy(unit_rows(self.items.take(rows))).to(self.device)
+
+    def advance(self) -> tuple[Tensor, Tensor]:
+        """One optimiser step: (loss, mean cosine at k) of its batch."""
+        config, model = self.config, self.model
+        x = self.next_batch()
+        output = model(x, wide=bool(config.wide_weight))
+        cosine = torch.cosine_similarity(x, output.reconstruction)
+        loss = 1 - cosine.mean()
+        if config.wide_weight:
+            wide = torch.cosine_similarity(x, output.wide_reconstruction)
+            loss = loss + config.wide_weight * (1 - wide.mean())
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"step {self.step}: the loss is {loss.item()}; expected a finite one; lower the "
+                f"learning rate ({config.learning_rate})"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        model.project_decoder_gradient()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(self.step)
+        self.optimizer.step()
+        model.normalize_decoder()
+        self.step += 1
+        self.last_used[output.indices[:, : config.nonzeros].long().flatten()] = self.step
+        due = self.step % config.revive_every == 0 and self.step < _REVIVE_UNTIL * config.steps
+        if config.recipe == "default" and due:
+            self._revive(x, output, cosine.detach())
+        return loss.detach(), cosine.detach().mean()
+
+    def live_latents(self) -> int:
+        """Latents that a row of the last batches used."""
+        return int((self.last_used > self.step - _DEAD_AFTER).sum())
+
+    @torch.no_grad()
+    def _revive(self, x: Tensor, output: Output, cosine: Tensor) -> None:
+        """Point dead latents at what badly coded rows of the batch lack.
+
+        Rows are drawn with weight 1 − cos; both matrices take the unit residual x − (x·x̂/‖x̂‖²) x̂
+        and Adam's moments there start anew.
+        """
+        dead = torch.nonzero(self.last_used <= self.step - _DEAD_AFTER).flatten()
+        weight = (1 - cosine).clamp(min=0).double().cpu().numpy()
+        dead = dead[: int((weight > 0).sum())]
+        if len(dead) == 0:
+            return
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        drawn = rng.choice(len(x), len(dead), replace=False, p=weight / weight.sum())
+        rows = torch.from_numpy(drawn).to(self.device)
+        near = torch.nn.functional.normalize(output.reconstruction[rows])
+        residual = x[rows] - (x[rows] * near).sum(1, keepdim=True) * near
+        residual = torch.nn.functional.normalize(residual)
+        model = self.model
+        model.decoder[dead] = residual
+        model.encoder[dead] = residual
+        model.encoder_bias[dead] = 0
+        for parameter in model.parameters():
+            state = self.optimizer.state[parameter]
+            state["exp_avg"][dead] = 0
+            state["exp_avg_sq"][dead] = 0
+        self.last_used[dead] = self.step
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state as a checkpoint folder."""
+        tensors = dict(self.model.state_dict())
+        for name, parameter in self.model.named_parameters():
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{name}.{key}"] = self.optimizer.state[parameter][key]
+        tensors["last_used"] = self.last_used
+        saved.save_checkpoint(path, self.step, self.config, self.items.shape, tensors)
+
+    @torch.no_grad()
+    def restore(self, path: str | Path) -> None:
+        """Take over the state of a checkpoint of the same settings and table shape."""
+        step, tensors = saved.load_checkpoint(path, self.config, self.items.shape)
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(tensors[name])
+            moments = {
+                key: tensors[f"{name}.{key}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")
+            }
+            count = torch.tensor(float(step), device=self.device)
+            self.optimizer.state[parameter] = {"step": count, **moments}
+        self.last_used.copy_(tensors["last_used"])
+        self.step = step

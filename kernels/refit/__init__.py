@@ -1,0 +1,34 @@
+"""Refit: the best values for a given support."""
+
+import numpy as np
+
+from compressae.kernels.refit import cpu
+from compressae.kernels.threads import over_rows
+
+
+def refit(
+    x: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    ridge: float = 1e-3,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Values that reconstruct each row best from its latents.
+
+    Equal to ``solve(W_i W_iᵀ + ridge·I, W_i x_i)`` with W_i = weights[indices[i]], in O(k²·d) a row.
+
+    Args:
+        x: (n, d) float32 rows; the ridge supposes unit length.
+        indices: (n, k) int32, distinct within a row.
+        weights: (h, d) float32, unit rows.
+        ridge: keeps the system solvable where latents of a row are nearly parallel; above 0.
+
+    Returns:
+        (n, k) float32.
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge = {ridge}: expected more than 0")
+    x, weights = np.ascontiguousarray(x), np.ascontiguousarray(weights)
+    out = np.empty(indices.shape, np.float32)
+    over_rows(lambda a, b: cpu.refit(x, indices, weights, ridge, out, a, b), len(x), threads)
+    return out

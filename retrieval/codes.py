@@ -1,0 +1,253 @@
+"""SparseCodes: rows of signed nonzeros, the compressed form of a table."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse.linalg
+from scipy import sparse
+
+from compressae.kernels.quantize import quantize_rows
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.storage import load_artifact, save_artifact
+
+ValueType = Literal["float32", "float16", "int8"]
+VALUE_TYPES: tuple[ValueType, ...] = ("float32", "float16", "int8")
+KIND = "codes"
+
+
+def id_dtype(latents: int) -> np.dtype:
+    """The narrowest of uint16 and uint32 that holds the ids of h latents."""
+    return np.dtype(np.uint16 if latents <= 1 << 16 else np.uint32)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCodes:
+    """n rows of (latent, value) pairs over h latents. Rows may differ in length.
+
+    Row i is ``indices[indptr[i]:indptr[i + 1]]`` with values alike, in the order they were given;
+    its numbers are ``values`` times ``scales[i]`` where there are scales.
+
+    Attributes:
+        indptr: (n + 1,) int64. Rows all of one length k need none, and it is neither saved nor
+            counted for them.
+        indices: (nnz,) uint16, or uint32 above 65,536 latents; distinct within a row.
+        values: (nnz,) float32, float16 or int8.
+        scales: (n,) float32 with int8 values, else None.
+        latents: h.
+        model_id: fingerprint of the model that made the codes, if one did.
+        settings: how they were made.
+
+    Raises:
+        InputError: the parts do not fit together, an index is outside 0…h − 1, or a value is not
+            finite.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+    scales: np.ndarray | None
+    latents: int
+    model_id: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nnz = len(self.indices)
+        if len(self.indptr) < 2:
+            raise InputError("codes: no rows; expected at least one")
+        ends = (int(self.indptr[0]), int(self.indptr[-1]))
+        if ends != (0, nnz) or len(self.values) != nnz or (np.diff(self.indptr) < 0).any():
+            raise InputError(
+                f"codes: row bounds {ends}, {nnz} indices and {len(self.values)} values do not fit "
+                "together; save or build them again"
+            )
+        if self.value_type not in VALUE_TYPES or self.indices.dtype != id_dtype(self.latents):
+            raise InputError(
+                f"codes: {self.indices.dtype} ids and {self.value_type} values; expected "
+                f"{id_dtype(self.latents)} and one of {', '.join(VALUE_TYPES)}"
+            )
+        if nnz and int(self.indices.max()) >= self.latents:
+            raise InputError(
+                f"codes: latent {self.indices.max()} of {self.latents}; expected ids below "
+                f"{self.latents}; save or build them again"
+            )
+        if (self.scales is not None) != (self.value_type == "int8"):
+            raise InputError("codes: scales go with int8 values and with no others")
+        for name, numbers in (("values", self.values), ("scales", self.scales)):
+            if numbers is not None and not np.isfinite(numbers).all():
+                raise InputError(f"codes: {name} hold NaN or infinity; expected finite numbers")
+        if self.scales is not None and len(self.scales) != len(self):
+            raise InputError(f"codes: {len(self.scales)} scales for {len(self)} rows")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        indptr: np.ndarray,
+        indices: np.ndarray,
+        values: np.ndarray,
+        latents: int,
+        value_type: ValueType = "float32",
+        model_id: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> "SparseCodes":
+        """Codes of CSR arrays: indptr (n + 1,), indices (nnz,) below h, values (nnz,) float.
+
+        Raises:
+            InputError: see the class; or a value is beyond ``value_type``.
+        """
+        if value_type not in VALUE_TYPES:
+            raise InputError(f"values {value_type!r}: expected one of {', '.join(VALUE_TYPES)}")
+        indptr, scales = np.asarray(indptr, np.int64), None
+        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= latents):
+            raise InputError(
+                f"codes: ids from {indices.min()} to {indices.max()}; expected 0 to {latents - 1}"
+            )
+        with np.errstate(over="ignore"):  # What overflows is refused by name as infinite.
+            kept = np.ascontiguousarray(values, np.float32)
+            if value_type == "float16":
+                kept = kept.astype(np.float16)
+        if value_type == "int8":
+            if not np.isfinite(kept).all():
+                raise InputError("codes: values hold NaN or infinity; expected finite numbers")
+            kept, scales = quantize_rows(kept, indptr)
+        ids = np.ascontiguousarray(indices, id_dtype(latents))
+        return cls(indptr, ids, kept, scales, latents, model_id, settings or {})
+
+    @classmethod
+    def from_rows(
+        cls,
+        indices: np.ndarray,
+        values: np.ndarray,
+        latents: int,
+        value_type: ValueType = "float32",
+        model_id: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> "SparseCodes":
+        """Codes of n rows with k nonzeros each: indices (n, k) and values (n, k)."""
+        n, k = indices.shape
+        indptr = np.arange(n + 1, dtype=np.int64) * k
+        flat_ids, flat = indices.reshape(-1), values.reshape(-1)
+        return cls.from_arrays(indptr, flat_ids, flat, latents, value_type, model_id, settings)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, value_type: ValueType = "float32") -> "SparseCodes":
+        """Codes of any scipy sparse matrix (n, h); zeros are dropped and duplicates summed.
+
+        Raises:
+            InputError: not a 2-d scipy sparse matrix with a row; NaN or infinity in it.
+        """
+        if not sparse.issparse(matrix) or matrix.ndim != 2:
+            raise InputError(f"{type(matrix).__name__}: expected a 2-d scipy sparse matrix")
+        csr = sparse.csr_array(matrix, copy=True)
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+        return cls.from_arrays(csr.indptr, csr.indices, csr.data, csr.shape[1], value_type)
+
+    def to_scipy(self) -> sparse.csr_array:
+        """The dequantised codes as a float32 CSR matrix (n, h); rows keep their order."""
+        return sparse.csr_array(
+            (self.row_values(), self.indices.astype(np.int64), self.indptr), shape=self.shape
+        )
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, h)."""
+        return len(self), self.latents
+
+    @property
+    def nnz(self) -> int:
+        return len(self.indices)
+
+    @property
+    def value_type(self) -> str:
+        return str(self.values.dtype)
+
+    @property
+    def uniform(self) -> int | None:
+        """k where every row has k nonzeros, else None."""
+        k = int(self.indptr[1])
+        return k if k * len(self) == self.nnz and (np.diff(self.indptr) == k).all() else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes: ids, values, scales, and row bounds where rows differ in length."""
+        bounds = 0 if self.uniform is not None else self.indptr.nbytes
+        scales = 0 if self.scales is None else self.scales.nbytes
+        return self.indices.nbytes + self.values.nbytes + scales + bounds
+
+    def row_values(self) -> np.ndarray:
+        """The values with their scales applied: (nnz,) float32."""
+        values = self.values.astype(np.float32)
+        if self.scales is not None:
+            values *= np.repeat(self.scales, np.diff(self.indptr))
+        return values
+
+    def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row i: latents and float32 values."""
+        here = slice(self.indptr[i], self.indptr[i + 1])
+        scale = np.float32(1) if self.scales is None else self.scales[i]
+        return self.indices[here], self.values[here].astype(np.float32) * scale
+
+    def norms(self) -> np.ndarray:
+        """‖s‖ of every row: (n,) float32."""
+        return sparse.linalg.norm(self.to_scipy().astype(np.float64), axis=1).astype(np.float32)
+
+    def with_values(self, value_type: ValueType) -> "SparseCodes":
+        """The same codes with values stored in another way."""
+        made = SparseCodes.from_arrays(
+            self.indptr, self.indices, self.row_values(), self.latents, value_type
+        )
+        return replace(made, model_id=self.model_id, settings=self.settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write the codes as a folder."""
+        save_artifact(path, KIND, self.artifact_settings(), {KIND: self.arrays()})
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = True) -> "SparseCodes":
+        """Open saved codes, memory-mapped.
+
+        Raises:
+            InputError: they are no whole codes; the message names the file.
+        """
+        artifact = load_artifact(path, KIND, verify)
+        return cls.from_parts(artifact.settings, artifact.tensors[KIND])
+
+    def artifact_settings(self) -> dict[str, Any]:
+        """What a saved folder records beside the arrays."""
+        return {
+            "rows": len(self),
+            "latents": self.latents,
+            "uniform": self.uniform,
+            "model_id": self.model_id,
+            "made": self.settings,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that a saved folder holds."""
+        arrays = {"indices": self.indices, "values": self.values}
+        if self.uniform is None:
+            arrays["indptr"] = self.indptr
+        if self.scales is not None:
+            arrays["scales"] = self.scales
+        return arrays
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "SparseCodes":
+        """Codes of what ``artifact_settings`` and ``arrays`` gave."""
+        indptr = arrays.get("indptr")
+        if indptr is None:
+            indptr = np.arange(settings["rows"] + 1, dtype=np.int64) * settings["uniform"]
+        return cls(
+            indptr,
+            arrays["indices"],
+            arrays["values"],
+            arrays.get("scales"),
+            settings["latents"],
+            settings["model_id"],
+            settings["made"],
+        )

@@ -1,0 +1,86 @@
+"""Where the tensors of a .safetensors file lie, so that they can be memory-mapped.
+
+The format (huggingface/safetensors): 8 bytes of header length N (little-endian), N bytes of JSON
+``{name: {"dtype", "shape", "data_offsets"}}``, then the data. The library's numpy reader copies
+tensors and knows no bfloat16; a map needs only the offsets.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compressae.retrieval.errors import InputError
+
+#: safetensors' names of the dtypes read here. numpy has no bfloat16: its bits come as uint16.
+DTYPES = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}  # fmt: skip
+_LONGEST_HEADER = 100_000_000  # The library's own limit.
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """One tensor of a file: its safetensors dtype name, shape and first byte."""
+
+    path: Path
+    dtype_name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return DTYPES[self.dtype_name]
+
+    def map(self) -> np.ndarray:
+        """The tensor as a read-only memory map (an empty array where it has no entry)."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+def read_places(path: Path) -> dict[str, TensorPlace]:
+    """The tensors of a .safetensors file by name.
+
+    Raises:
+        InputError: the file is truncated or not in the format.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise InputError(
+                f"{path}: {size} bytes are no whole .safetensors file (header cut off); "
+                "write or copy it again"
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        places = {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            place = TensorPlace(path, entry["dtype"], tuple(entry["shape"]), 8 + length + begin)
+            if entry["dtype"] not in DTYPES:
+                raise InputError(
+                    f"{path}: tensor {name!r} has dtype {entry['dtype']}; "
+                    f"expected one of {', '.join(DTYPES)}"
+                )
+            if end - begin != place.dtype.itemsize * math.prod(place.shape):
+                raise ValueError(f"tensor {name!r}: {end - begin} bytes for shape {place.shape}")
+            if 8 + length + end > size:
+                raise InputError(
+                    f"{path}: truncated: {size} bytes of {8 + length + end}; "
+                    "write or copy it again"
+                )
+            places[name] = place
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a .safetensors file ({error})") from error
+    return places

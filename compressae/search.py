@@ -74,9 +74,16 @@ class CompressedIndex:
     @property
     def nbytes(self) -> int:
         """Bytes held that grow with n: codes, posting lists, norms where they are in use."""
-        extra = 0 if self._values is self.codes.values else self._values.nbytes
         norms = 0 if self._inverse_norms is None else self._inverse_norms.nbytes
-        return self.codes.nbytes + self.lists.nbytes + extra + norms
+        return self.nbytes_for("asymmetric") + norms
+
+    def nbytes_for(self, scoring: Scoring) -> int:
+        """Bytes that grow with n and that one scoring reads: "sparse" needs lists and norms."""
+        if scoring == "sparse":
+            return self.lists.nbytes + 4 * len(self)
+        extra = 0 if self._values is self.codes.values else self._values.nbytes
+        shared = 0 if self.codes.scales is None else self.codes.scales.nbytes
+        return self.codes.nbytes + self.lists.nbytes + extra - shared
 
     def search(
         self,
@@ -94,7 +101,8 @@ class CompressedIndex:
             scoring: see the class.
             candidates: items rescored a query (not for "sparse"): at least K; "all" scores every
                 item, exactly; 3,000 or 10·K when None.
-            query_nonzeros: entries of q' that search the lists; 64 when None.
+            query_nonzeros: entries of q' that search the lists, 64 when None; for "sparse" those
+                of the query's code, the model's k when None. More cost time but no memory.
 
         Raises:
             InputError: queries of another width, NaN, infinite or zero; K or candidates too small.
@@ -108,9 +116,12 @@ class CompressedIndex:
         count = len(self) if candidates == "all" else int(candidates)
         if count < K and count < len(self):
             raise InputError(f"{count} candidates for {K} results; expected at least {K}")
-        kq = min(query_nonzeros or QUERY_NONZEROS, self.model.latents)
-        if kq < 1:
-            raise InputError(f"{kq} query nonzeros; expected at least 1")
+        kq = query_nonzeros
+        if kq is None:
+            kq = self.model.nonzeros if scoring == "sparse" else QUERY_NONZEROS
+            kq = min(kq, self.model.latents)
+        if not 1 <= kq <= self.model.latents:
+            raise InputError(f"{kq} query nonzeros; expected 1 to {self.model.latents}")
         queries = as_embeddings(queries, "queries")
         if queries.shape[1] != self.model.dim:
             raise InputError(
@@ -133,7 +144,7 @@ class CompressedIndex:
     def _scorer(self, x: np.ndarray, scoring: Scoring, candidates: int, kq: int) -> "_Scorer":
         """A function (query number, K) -> ids, scores for unit queries x (m, d)."""
         if scoring == "sparse":
-            ids, values = encode_rows(self.model, x, self.model.nonzeros)
+            ids, values = encode_rows(self.model, x, kq)
             values = values / np.linalg.norm(values, axis=1, keepdims=True)
             inverse_norms = self._norms()
 

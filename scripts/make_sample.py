@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 NOUNS = 82_115
 ROWS = 20_000

@@ -1,0 +1,120 @@
+"""What the commands share: errors as one line, and the options that several take."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compressae.retrieval.errors import InputError
+
+EMBEDDINGS = click.argument("embeddings", type=click.Path(path_type=Path))
+
+
+class Command(click.Command):
+    """A command whose library errors become one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.ClickException(_one_line(error)) from error
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+            raise click.ClickException(_one_line(what)) from error
+        except MemoryError as error:
+            raise click.ClickException(
+                f"out of memory ({_one_line(error)}); use fewer rows or a larger machine"
+            ) from error
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json, for programs that read the answer."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
+        function
+    )
+
+
+def output_option(what: str) -> Callable[..., Any]:
+    """-o, the place of the result."""
+    return click.option(
+        "-o", "--output", required=True, type=click.Path(path_type=Path), help=what
+    )
+
+
+def model_option(required: bool, what: str) -> Callable[..., Any]:
+    """-m, a trained model."""
+    return click.option("-m", "--model", required=required, type=click.Path(path_type=Path), help=what)
+
+
+def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--values, how codes keep their values."""
+    return click.option(
+        "--values",
+        type=click.Choice(["float32", "float16", "int8"]),
+        default="int8",
+        show_default=True,
+        help="How the codes keep their values.",
+    )(function)
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The settings of a training run, gathered by ``make_config``."""
+    options = (
+        click.option("--latents", default=4096, show_default=True, help="h, the latents."),
+        click.option("--nnz", default=32, show_default=True, help="k, the nonzeros of a code."),
+        click.option("--steps", default=3000, show_default=True, help="Optimiser steps."),
+        click.option("--batch", default=1024, show_default=True, help="Rows a step."),
+        click.option("--learning-rate", type=float, help="Adam's; the recipe's where not given."),
+        click.option(
+            "--recipe",
+            type=click.Choice(["default", "paper"]),
+            default="default",
+            show_default=True,
+            help="'paper' trains as arXiv 2505.11388 does.",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+        click.option(
+            "--device", default="auto", show_default=True, help="cpu, cuda or auto."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
+    """The TrainConfig of the training options.
+
+    Raises:
+        click.UsageError: a setting is out of its range.
+    """
+    from compressae.config import TrainConfig
+
+    try:
+        return TrainConfig(
+            latents=settings["latents"],
+            nonzeros=settings["nnz"],
+            recipe=settings["recipe"],
+            steps=settings["steps"],
+            batch=settings["batch"],
+            learning_rate=settings["learning_rate"],
+            hold_out=hold_out,
+            seed=settings["seed"],
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def say(result: dict[str, Any], as_json: bool) -> None:
+    """Print a result on stdout: JSON, or a line an entry."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name}: {json.dumps(value) if isinstance(value, dict | list) else value}")

@@ -1,0 +1,89 @@
+"""compressae search"""
+
+import json
+from pathlib import Path
+
+import click
+from scipy import sparse
+
+from compressae.cli import errors as common
+from compressae.retrieval.codes import SparseCodes
+from compressae.retrieval.embeddings import open_embeddings
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.inverted import KIND as INVERTED
+from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.searcher import Hits
+from compressae.retrieval.storage import read_config
+from compressae.search import SCORINGS, CompressedIndex
+
+
+@click.command(cls=common.Command)
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("queries", type=click.Path(path_type=Path))
+@click.option("-k", "count", default=10, show_default=True, type=click.IntRange(min=1), help="Results a query.")
+@click.option(
+    "--scoring",
+    type=click.Choice(SCORINGS),
+    default="asymmetric",
+    show_default=True,
+    help="How dense queries are compared with codes.",
+)
+@click.option("--candidates", help="Items rescored a query, or 'all'.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores.")
+@common.json_option
+def search(
+    index: Path,
+    queries: Path,
+    count: int,
+    scoring: str,
+    candidates: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Find the nearest items of QUERIES.
+
+    Dense queries are a table like the embeddings. An index without a model takes sparse queries:
+    codes, or a scipy .npz. Prints "query: id score, …" unless -o is given.
+    """
+    if candidates not in (None, "all") and not candidates.isdigit():
+        raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: its folder does not exist; create it first")
+    if read_config(index)["kind"] == INVERTED:
+        hits = InvertedIndex.load(index).search(_sparse_queries(queries), count)
+    else:
+        rescored = candidates if candidates in (None, "all") else int(candidates)
+        searcher = CompressedIndex.load(index)
+        hits = searcher.search(open_embeddings(queries), count, scoring, rescored)  # type: ignore[arg-type]
+    if output is not None:
+        hits.save(output)
+        common.say({"hits": str(output), "queries": len(hits.ids), "results": count}, as_json)
+        return
+    _print(hits, as_json)
+
+
+def _print(hits: Hits, as_json: bool) -> None:
+    for number, (ids, scores) in enumerate(zip(hits.ids, hits.scores, strict=True)):
+        found = ids >= 0
+        if as_json:
+            line = {"query": number, "ids": ids[found].tolist(), "scores": scores[found].tolist()}
+            click.echo(json.dumps(line))
+        else:
+            pairs = zip(ids[found], scores[found], strict=True)
+            click.echo(f"{number}: " + ", ".join(f"{i} {s:.4f}" for i, s in pairs))
+
+
+def _sparse_queries(path: Path) -> SparseCodes:
+    if path.is_dir():
+        return SparseCodes.load(path)
+    try:
+        return SparseCodes.from_scipy(sparse.load_npz(path))
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, KeyError, EOFError) as error:
+        raise InputError(
+            f"{path}: no sparse queries ({error}); expected codes or a scipy sparse .npz; an index "
+            "made with -m MODEL takes dense ones"
+        ) from error
+
+

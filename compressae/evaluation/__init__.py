@@ -1,0 +1,1 @@
+"""Judging compressed search against the dense baseline."""

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""The main job on the WordNet sample: train, compress, index, evaluate, and look at five searches.
+
+usage: demo.py [OUTPUT_FOLDER]     (demo-output when not given)
+"""
+
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from compressae import CompressedIndex, TrainConfig, load_sample, train
+from compressae.evaluation.protocol import evaluate
+from compressae.evaluation.report import print_table, write
+from compressae.progress import progress, training_details
+from compressae.retrieval import ExactIndex, recall_at
+from compressae.training import held_out_rows
+
+QUERIES = 1000
+SHOWN = 5
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "sample.npy").exists():
+        sys.exit(f"error: {folder} exists and was not made by this script; name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+    sample = load_sample()
+    held, kept = held_out_rows(len(sample.embeddings), QUERIES)
+    kept = np.sort(kept)
+    np.save(folder / "sample.npy", sample.embeddings.to_array().astype(np.float16))
+    items, queries = sample.embeddings.subset(kept), sample.embeddings.take(held)
+    print(f"{len(items):,} WordNet nouns to search, {QUERIES:,} held out as queries")
+
+    config = TrainConfig(latents=4096, nonzeros=32, steps=600, hold_out=QUERIES)
+    with progress("training") as show:
+        model = train(
+            sample.embeddings,
+            config,
+            progress=lambda now: show(now.step, now.steps, training_details(now)),
+        )
+    codes = model.compress(items, values="int8")
+    index = CompressedIndex(model, codes)
+    model.save_pretrained(folder / "model")
+    codes.save(folder / "codes")
+    index.save(folder / "index")
+
+    with progress("measuring") as show:
+        result = evaluate(model, items, queries, values="int8", progress=show)
+    write(result, folder / "report")
+    print_table(result)
+
+    dense = ExactIndex(items).search(queries, 100)
+    ours = index.search(queries, 100)
+    rng = np.random.default_rng(1)
+    for q in rng.choice(QUERIES, SHOWN, replace=False):
+        recall = recall_at(ours.ids[q : q + 1], dense.ids[q : q + 1], 100)
+        print(f"\n{sample.texts[held[q]]}    [recall@100 {recall:.2f}]")
+        print(f"  {'dense':58}| compressed")
+        for a, b in zip(dense.ids[q, :SHOWN], ours.ids[q, :SHOWN], strict=True):
+            left, right = (textwrap.shorten(sample.texts[kept[i]], 56) for i in (a, b))
+            print(f"  {left:58}| {right}")
+
+    print(f"\nSaved in {folder}/: sample.npy, model, codes, index, report. The same by hand:")
+    print(f"  compressae train {folder}/sample.npy -o model --steps 600 --hold-out {QUERIES}")
+    print(f"  compressae evaluate {folder}/sample.npy -m model -o report")
+    print(f"  compressae index {folder}/sample.npy -m model -o index")
+    print(f"  compressae search index {folder}/sample.npy -k 5 -o hits.npz")
+
+
+if __name__ == "__main__":
+    main()

@@ -82,9 +82,7 @@ class CompresSAE(nn.Module):
             indices (n, k) int32 and values (n, k) float32, by descending |value|.
         """
         x = nn.functional.normalize(x)
-        return sparse_ops.encode_topk(
-            x, self.encoder, self.encoder_bias, nonzeros or self.nonzeros
-        )
+        return sparse_ops.encode_topk(x, self.encoder, self.encoder_bias, nonzeros or self.nonzeros)
 
     def decode(self, indices: Tensor, values: Tensor) -> Tensor:
         """x̂ (n, d) = Σ_j values[:, j] · decoder[indices[:, j]]; differentiable."""

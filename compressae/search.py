@@ -188,7 +188,10 @@ class CompressedIndex:
 
     def save(self, path: str | Path) -> None:
         """Write a folder that holds all that search needs: weights, codes and lists."""
-        settings = {"model": self.model.artifact_settings(), "codes": self.codes.artifact_settings()}
+        settings = {
+            "model": self.model.artifact_settings(),
+            "codes": self.codes.artifact_settings(),
+        }
         tensors = {
             "model": self.model.arrays(),
             "codes": self.codes.arrays(),
@@ -215,9 +218,7 @@ class CompressedIndex:
         index = cls.__new__(cls)
         model = CompresSAE.from_arrays(settings["model"], tensors["model"], str(path))
         codes = SparseCodes.from_parts(settings["codes"], tensors["codes"])
-        lists = InvertedIndex.from_arrays(
-            tensors["lists"], codes.scales, codes.shape, str(path)
-        )
+        lists = InvertedIndex.from_arrays(tensors["lists"], codes.scales, codes.shape, str(path))
         index._set(model, codes, lists, threads)
         return index
 

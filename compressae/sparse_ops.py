@@ -17,8 +17,8 @@ def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if x.device.type == "cpu" and x.dtype == torch.float32:
         ids, values = topk.abs_topk(x.detach().numpy(), k)
         return torch.from_numpy(ids), torch.from_numpy(values)
-    ids = x.abs().topk(k, dim=1).indices
-    return ids.int(), x.gather(1, ids)
+    places = x.abs().topk(k, dim=1).indices
+    return places.int(), x.gather(1, places)
 
 
 def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:

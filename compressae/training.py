@@ -76,7 +76,7 @@ def train(
     """
     config = config or TrainConfig()
     items = as_embeddings(items)
-    n, d = items.shape
+    n = len(items)
     if n - config.hold_out < 2:
         raise InputError(
             f"{items.name}: {n} rows with {config.hold_out} held out; expected at least 2 rows to "
@@ -165,7 +165,8 @@ class _Run:
     def _start_from_rows(self) -> None:
         """Both matrices: data rows plus noise, of unit length; more latents than rows repeat."""
         rng = np.random.default_rng([self.config.seed, 0, 0])
-        n, d, h = *self.items.shape, self.config.latents
+        n, d = self.items.shape
+        h = self.config.latents
         rows = np.resize(rng.permutation(n), h) if n < h else rng.choice(n, h, replace=False)
         noise = unit_rows(rng.standard_normal((h, d), dtype=np.float32))
         start = unit_rows(unit_rows(self.items.take(rows)) + _START_NOISE * noise)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 
 
 def available_threads() -> int:
@@ -30,6 +31,6 @@ def over_rows(work: Callable[[int, int], None], n: int, threads: int | None = No
         work(0, n)
         return
     bounds = [n * i // threads for i in range(threads + 1)]
-    slices = zip(bounds[:-1], bounds[1:], strict=True)
+    slices = pairwise(bounds)
     for done in [_pool(threads).submit(work, start, stop) for start, stop in slices]:
         done.result()

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.sparse.linalg
 from scipy import sparse
+from scipy.sparse.linalg import norm as sparse_norm
 
 from compressae.kernels.quantize import quantize_rows
 from compressae.retrieval.errors import InputError
@@ -194,7 +194,7 @@ class SparseCodes:
 
     def norms(self) -> np.ndarray:
         """‖s‖ of every row: (n,) float32."""
-        return sparse.linalg.norm(self.to_scipy().astype(np.float64), axis=1).astype(np.float32)
+        return sparse_norm(self.to_scipy().astype(np.float64), axis=1).astype(np.float32)
 
     def with_values(self, value_type: ValueType) -> "SparseCodes":
         """The same codes with values stored in another way."""

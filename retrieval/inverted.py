@@ -68,9 +68,7 @@ class InvertedIndex:
             query_values: (kq,) float32.
         """
         scores = np.empty(len(self), np.float32)
-        accumulate(
-            self._starts, self._docs, self._values, query_indices, query_values, scores
-        )
+        accumulate(self._starts, self._docs, self._values, query_indices, query_values, scores)
         if self._scales is not None:
             scores *= self._scales
         return scores

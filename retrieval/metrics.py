@@ -20,7 +20,7 @@ def recall_per_query(found: np.ndarray, truth: np.ndarray, K: int) -> np.ndarray
         )
     found, truth = found[:, :K], truth[:, :K]
     shared = [
-        len(np.intersect1d(f[f >= 0], t[t >= 0])) / max(1, np.count_nonzero(t >= 0))
+        len(np.intersect1d(f[f >= 0], t[t >= 0])) / max(1, int(np.count_nonzero(t >= 0)))
         for f, t in zip(found, truth, strict=True)
     ]
     return np.array(shared)

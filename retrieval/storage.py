@@ -171,7 +171,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         found = config["format_version"]
         complete = {"kind", "settings", "files"} <= config.keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: damaged or not of compressae; save the artifact again") from error
+        raise InputError(
+            f"{file}: damaged or not of compressae; save the artifact again"
+        ) from error
     if not isinstance(found, int) or found > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {found} is newer than the {FORMAT_VERSION} that compressae "

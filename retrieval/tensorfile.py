@@ -15,7 +15,7 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 
 #: safetensors' names of the dtypes read here. numpy has no bfloat16: its bits come as uint16.
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
     "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
     "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
@@ -75,8 +75,7 @@ def read_places(path: Path) -> dict[str, TensorPlace]:
                 raise ValueError(f"tensor {name!r}: {end - begin} bytes for shape {place.shape}")
             if 8 + length + end > size:
                 raise InputError(
-                    f"{path}: truncated: {size} bytes of {8 + length + end}; "
-                    "write or copy it again"
+                    f"{path}: truncated: {size} bytes of {8 + length + end}; write or copy it again"
                 )
             places[name] = place
     except InputError:

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+
 from compressae import CompressedIndex, TrainConfig, load_sample, train
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import print_table, write

@@ -3,15 +3,23 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "${VIRTUAL_ENV:-}" ]; then
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
             echo "error: $(python3 --version) found; Python 3.11 or newer is needed" >&2
             exit 1
         }
         echo "making .venv" >&2
-        python3 -m venv .venv
+        python3 -m venv --clear .venv
     fi
-    . .venv/bin/activate
+    VIRTUAL_ENV="$PWD/.venv"
 fi
-echo "installing into $VIRTUAL_ENV (the first time takes a few minutes)" >&2
-python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
+export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH"
+
+# A stamp says what was installed last, so that a second run needs no network.
+stamp="$VIRTUAL_ENV/.compressae-$1"
+wanted="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into $VIRTUAL_ENV (the first time takes a minute or more)" >&2
+    python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
+    echo "$wanted" >"$stamp"
+fi

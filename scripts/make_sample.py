@@ -36,7 +36,9 @@ def main() -> None:
     back = values * scales[:, None]
     lengths = np.linalg.norm(back, axis=1) * np.linalg.norm(x, axis=1)
     cosine = (back * x).sum(axis=1) / lengths
-    print(f"{ROWS} rows; cosine with the original: min {cosine.min():.5f}, mean {cosine.mean():.5f}")
+    print(
+        f"{ROWS} rows; cosine with the original: min {cosine.min():.5f}, mean {cosine.mean():.5f}"
+    )
 
 
 if __name__ == "__main__":

@@ -39,15 +39,14 @@ def test_forward_is_the_dense_formula_at_k_and_4k(model, x):
 def test_gradients_are_those_of_the_dense_formula(model, x):
     output = model(x)
     loss = (
-        2 - torch.cosine_similarity(x, output.reconstruction).mean()
+        2
+        - torch.cosine_similarity(x, output.reconstruction).mean()
         - torch.cosine_similarity(x, output.wide_reconstruction).mean() / 8
     )
     sparse = torch.autograd.grad(loss, list(model.parameters()))
     _, near = dense_equivalent(model, x, 5)
     _, far = dense_equivalent(model, x, 20)
-    loss = (
-        2 - torch.cosine_similarity(x, near).mean() - torch.cosine_similarity(x, far).mean() / 8
-    )
+    loss = 2 - torch.cosine_similarity(x, near).mean() - torch.cosine_similarity(x, far).mean() / 8
     dense = torch.autograd.grad(loss, list(model.parameters()))
     for a, b in zip(sparse, dense, strict=True):
         assert b.abs().max() > 1e-5

@@ -33,7 +33,7 @@ def test_training_lowers_the_loss_and_keeps_the_decoder_unit(table, recipe):
     model = train(table, config, progress=lambda now: losses.append(now.loss))
     assert len(losses) == 150
     assert np.mean(losses[-10:]) < 0.7 * losses[0]
-    assert cosine(model, table) > 0.85
+    assert cosine(model, table) > {"default": 0.85, "paper": 0.7}[recipe]
     torch.testing.assert_close(model.decoder.detach().norm(dim=1), torch.ones(64))
     assert model.settings["recipe"] == recipe and model.settings["rows"] == 400
 

@@ -42,14 +42,14 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def output_option(what: str) -> Callable[..., Any]:
     """-o, the place of the result."""
-    return click.option(
-        "-o", "--output", required=True, type=click.Path(path_type=Path), help=what
-    )
+    return click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=what)
 
 
 def model_option(required: bool, what: str) -> Callable[..., Any]:
     """-m, a trained model."""
-    return click.option("-m", "--model", required=required, type=click.Path(path_type=Path), help=what)
+    return click.option(
+        "-m", "--model", required=required, type=click.Path(path_type=Path), help=what
+    )
 
 
 def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,9 +79,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="'paper' trains as arXiv 2505.11388 does.",
         ),
         click.option("--seed", default=0, show_default=True, help="Of every random choice."),
-        click.option(
-            "--device", default="auto", show_default=True, help="cpu, cuda or auto."
-        ),
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto."),
     )
     for option in reversed(options):
         function = option(function)

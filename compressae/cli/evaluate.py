@@ -14,6 +14,7 @@ from compressae.evaluation.protocol import METHODS
 from compressae.evaluation.protocol import evaluate as measure
 from compressae.model import CompresSAE
 from compressae.progress import progress
+from compressae.retrieval.codes import ValueType
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.errors import InputError
 from compressae.training import held_out_rows
@@ -37,7 +38,7 @@ def evaluate(
     output: Path,
     methods: str,
     queries: int,
-    values: str,
+    values: ValueType,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -50,7 +51,7 @@ def evaluate(
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
         raise click.UsageError(
-            f"--methods: unknown {', '.join(unknown) or '(none given)'}; known: {', '.join(METHODS)}"
+            f"--methods {methods!r}: expected some of {', '.join(METHODS)}, comma apart"
         )
     config = common.make_config(queries, settings)
     report.check_report_destination(output)
@@ -65,11 +66,12 @@ def evaluate(
         encoder = run(items, config, settings["device"])
     else:
         encoder = CompresSAE.from_pretrained(model)
-        if encoder.settings.get("hold_out") != queries or encoder.settings.get("rows") != len(items):
+        seen = encoder.settings
+        if (seen.get("hold_out"), seen.get("rows")) != (queries, len(items)):
             about["warning"] = (
-                f"the model was trained with {encoder.settings.get('hold_out')} of "
-                f"{encoder.settings.get('rows')} rows held out, so that it may have seen the "
-                f"{queries} queries; train with --hold-out {queries} for an honest figure"
+                f"the model was trained with {seen.get('hold_out')} of {seen.get('rows')} rows "
+                f"held out, so that it may have seen the {queries} queries; train with "
+                f"--hold-out {queries} for an honest figure"
             )
             click.echo(f"warning: {about['warning']}", err=True)
     held, kept = held_out_rows(len(items), queries)

@@ -47,4 +47,11 @@ def index(source: Path, model: Path | None, output: Path, values: str, as_json: 
         built = CompressedIndex(encoder, codes)
     built.save(output)
     result = {"index": str(output), "kind": COMPRESSED if model else INVERTED, "rows": len(built)}
-    common.say({**result, "bytes_an_item": built.nbytes / len(built), "codes": CODES if coded else "encoded"}, as_json)
+    common.say(
+        {
+            **result,
+            "bytes_an_item": built.nbytes / len(built),
+            "codes": CODES if coded else "encoded",
+        },
+        as_json,
+    )

@@ -20,7 +20,14 @@ from compressae.search import SCORINGS, CompressedIndex
 @click.command(cls=common.Command)
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("queries", type=click.Path(path_type=Path))
-@click.option("-k", "count", default=10, show_default=True, type=click.IntRange(min=1), help="Results a query.")
+@click.option(
+    "-k",
+    "count",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Results a query.",
+)
 @click.option(
     "--scoring",
     type=click.Choice(SCORINGS),
@@ -29,7 +36,9 @@ from compressae.search import SCORINGS, CompressedIndex
     help="How dense queries are compared with codes.",
 )
 @click.option("--candidates", help="Items rescored a query, or 'all'.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
+)
 @common.json_option
 def search(
     index: Path,
@@ -85,5 +94,3 @@ def _sparse_queries(path: Path) -> SparseCodes:
             f"{path}: no sparse queries ({error}); expected codes or a scipy sparse .npz; an index "
             "made with -m MODEL takes dense ones"
         ) from error
-
-

@@ -15,9 +15,7 @@ def decode(
 ) -> np.ndarray:
     """x̂ (n, d), equal to ``S @ W``, in O(n·k·d)."""
     out = np.empty((len(indices), weights.shape[1]), weights.dtype)
-    over_rows(
-        lambda a, b: cpu.decode(indices, values, weights, out, a, b), len(indices), threads
-    )
+    over_rows(lambda a, b: cpu.decode(indices, values, weights, out, a, b), len(indices), threads)
     return out
 
 
@@ -29,9 +27,7 @@ def project(
     With rows = ∂L/∂x̂ this is ∂L/∂values of the decoder.
     """
     out = np.empty(indices.shape, rows.dtype)
-    over_rows(
-        lambda a, b: cpu.project(indices, rows, weights, out, a, b), len(indices), threads
-    )
+    over_rows(lambda a, b: cpu.project(indices, rows, weights, out, a, b), len(indices), threads)
     return out
 
 

@@ -1,5 +1,7 @@
 """The definition of row-wise int8 quantisation, in plain numpy."""
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -7,7 +9,7 @@ def quantize_rows(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, n
     """int8 codes (nnz,) and float32 scales (n,): scale = max|v| / 127, code = rint(v / scale)."""
     codes = np.empty(len(values), np.int8)
     scales = np.ones(len(indptr) - 1, np.float32)
-    for i, (start, stop) in enumerate(zip(indptr[:-1], indptr[1:], strict=True)):
+    for i, (start, stop) in enumerate(pairwise(indptr)):
         row = values[start:stop]
         if np.any(row):
             scales[i] = np.float32(np.abs(row).max()) / np.float32(127)

@@ -15,7 +15,7 @@ def refit(
 ) -> np.ndarray:
     """Values that reconstruct each row best from its latents.
 
-    Equal to ``solve(W_i W_iᵀ + ridge·I, W_i x_i)`` with W_i = weights[indices[i]], in O(k²·d) a row.
+    Equal to ``solve(W_i W_iᵀ + ridge·I, W_i x_i)`` with W_i = weights[indices[i]]; O(k²·d) a row.
 
     Args:
         x: (n, d) float32 rows; the ridge supposes unit length.

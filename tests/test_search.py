@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import torch
+
+from compressae import CompressedIndex, CompresSAE, InputError
+from compressae.kernels.refit import refit
+from compressae.retrieval.embeddings import unit_rows
+
+N, D, H, K = 150, 12, 64, 5
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32) * 3
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return np.random.default_rng(1).standard_normal((9, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CompresSAE(D, H, K, seed=1)
+
+
+def dense_codes(model, x, k, refitted):
+    """The code of unit rows x as a dense (m, h) float64 matrix, by the definitions."""
+    pre = x @ model.encoder.detach().numpy().T + model.encoder_bias.detach().numpy()
+    ids = np.argsort(-np.abs(pre), axis=1, kind="stable")[:, :k].astype(np.int32)
+    values = np.take_along_axis(pre, ids, 1)
+    if refitted:
+        values = refit(x, ids, model.decoder.detach().numpy())
+    s = np.zeros((len(x), H))
+    np.put_along_axis(s, ids.astype(np.int64), values, 1)
+    return s
+
+
+def cosine(a, b):
+    a = a / np.linalg.norm(a, axis=1, keepdims=True)
+    b = b / np.linalg.norm(b, axis=1, keepdims=True)
+    return a @ b.T
+
+
+def expected_scores(model, table, queries, scoring, refitted):
+    decoder = model.decoder.detach().numpy().astype(np.float64)
+    items, x = unit_rows(table), unit_rows(queries)
+    s = dense_codes(model, items, K, refitted)
+    if scoring == "sparse":
+        return cosine(dense_codes(model, x, K, False), s)
+    if scoring == "reconstructed":
+        return cosine(dense_codes(model, x, K, refitted) @ decoder, s @ decoder)
+    return cosine(x, s @ decoder)
+
+
+@pytest.mark.parametrize("refitted", [True, False])
+@pytest.mark.parametrize("scoring", ["sparse", "reconstructed", "asymmetric"])
+def test_scores_are_the_cosines_of_the_definition(model, table, queries, scoring, refitted):
+    index = CompressedIndex(model, model.compress(table, refit=refitted))
+    hits = index.search(queries, N, scoring, candidates="all")
+    expected = expected_scores(model, table, queries, scoring, refitted)
+    assert all(sorted(ids) == list(range(N)) for ids in hits.ids)
+    found = np.take_along_axis(expected, hits.ids, 1)
+    np.testing.assert_allclose(hits.scores, found, atol=2e-4)
+    assert (np.diff(hits.scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_quantised_values_move_scores_little(model, table, queries, values):
+    hits = CompressedIndex(model, model.compress(table, values)).search(queries, 20)
+    expected = expected_scores(model, table, queries, "asymmetric", True)
+    atol = {"float32": 2e-4, "float16": 1e-3, "int8": 1.5e-2}[values]
+    np.testing.assert_allclose(hits.scores, np.take_along_axis(expected, hits.ids, 1), atol=atol)
+
+
+def test_candidates_come_from_the_largest_entries_of_the_projected_query(model, table, queries):
+    codes = model.compress(table)
+    index = CompressedIndex(model, codes)
+    hits = index.search(queries, 5, candidates=20, query_nonzeros=8)
+    projected = unit_rows(queries) @ model.decoder.detach().numpy().T
+    s = codes.to_scipy().toarray()
+    for q, p in enumerate(projected):
+        kept = np.zeros(H)
+        top = np.argsort(-np.abs(p))[:8]
+        kept[top] = p[top]
+        candidates = np.argsort(-(s @ kept), kind="stable")[:20]
+        best = candidates[np.argsort(-(s[candidates] @ p))[:5]]
+        np.testing.assert_array_equal(hits.ids[q], best)
+
+
+def test_batches_threads_and_query_length_do_not_matter(model, table, queries):
+    codes = model.compress(table)
+    one, two = (CompressedIndex(model, codes, threads=threads) for threads in (1, 3))
+    for scoring in ("sparse", "reconstructed", "asymmetric"):
+        together = one.search(queries, 7, scoring, candidates=30)
+        np.testing.assert_array_equal(
+            together.ids, two.search(queries * 100, 7, scoring, candidates=30).ids
+        )
+        for q in range(len(queries)):
+            alone = one.search(queries[q : q + 1], 7, scoring, candidates=30)
+            np.testing.assert_array_equal(alone.ids[0], together.ids[q])
+
+
+def test_more_results_than_items_are_padded(model, table, queries):
+    hits = CompressedIndex(model, model.compress(table[:3])).search(queries, 5)
+    assert (hits.ids[:, 3:] == -1).all() and np.isneginf(hits.scores[:, 3:]).all()
+    assert (np.sort(hits.ids[:, :3]) == [0, 1, 2]).all()
+
+
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_a_saved_index_answers_alike(model, table, queries, values, tmp_path):
+    index = CompressedIndex(model, model.compress(table, values))
+    index.save(tmp_path / "index")
+    loaded = CompressedIndex.load(tmp_path / "index")
+    assert len(loaded) == N and loaded.nbytes == index.nbytes
+    for scoring in ("sparse", "reconstructed", "asymmetric"):
+        before, after = (i.search(queries, 10, scoring) for i in (index, loaded))
+        np.testing.assert_array_equal(before.ids, after.ids)
+        np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def test_codes_of_another_model_are_refused(model, table):
+    with pytest.raises(InputError, match="give the model that encoded them"):
+        CompressedIndex(CompresSAE(D, H, K, seed=2), model.compress(table))
+
+
+def test_bad_queries_and_settings_are_refused(model, table, queries):
+    index = CompressedIndex(model, model.compress(table))
+    with pytest.raises(InputError, match="rows of 11 columns; expected 12"):
+        index.search(queries[:, :11], 5)
+    bad = queries.copy()
+    bad[4, 0] = np.nan
+    with pytest.raises(InputError, match="row 4 holds NaN"):
+        index.search(bad, 5)
+    with pytest.raises(InputError, match="row 2 is all zeros"):
+        index.search(np.concatenate([queries[:2], np.zeros((1, D), np.float32)]), 5)
+    with pytest.raises(InputError, match="K = 0"):
+        index.search(queries, 0)
+    with pytest.raises(InputError, match="4 candidates for 5 results"):
+        index.search(queries, 5, candidates=4)
+    with pytest.raises(InputError, match="scoring 'cosine': expected one of"):
+        index.search(queries, 5, scoring="cosine")
+    with pytest.raises(InputError, match="65 query nonzeros"):
+        index.search(queries, 5, query_nonzeros=65)
+
+
+def test_compressed_rows_reconstruct_to_unit_length_in_order(model, table):
+    seen = []
+    for values, atol in (("float32", 1e-5), ("float16", 1e-3), ("int8", 1e-5)):
+        codes = model.compress(table, values, progress=lambda done, n: seen.append((done, n)))
+        rebuilt = codes.to_scipy() @ model.decoder.detach().numpy()
+        np.testing.assert_allclose(np.linalg.norm(rebuilt, axis=1), 1, atol=atol)
+        sizes = np.abs(codes.row_values().reshape(N, K))
+        assert (np.diff(sizes, axis=1) <= 0).all()
+    assert seen == [(N, N)] * 3
+
+
+def test_refit_never_lowers_the_cosine(model, table):
+    x = unit_rows(table)
+    decoder = model.decoder.detach().numpy()
+    plain, refitted = (
+        (x * (model.compress(table, refit=choice).to_scipy() @ decoder)).sum(1)
+        for choice in (False, True)
+    )
+    assert (refitted >= plain - 1e-3).all() and refitted.mean() > plain.mean() + 0.01
+
+
+def test_the_papers_recipe_is_not_refitted_unless_asked(table):
+    paper = CompresSAE(D, H, K)
+    paper.settings = {"recipe": "paper"}
+    assert not paper.compress(table).settings["refit"]
+    assert paper.compress(table, refit=True).settings["refit"]
+    assert CompresSAE(D, H, K).compress(table).settings["refit"]
+
+
+def test_compress_in_small_batches_gives_the_same_codes(model, table, monkeypatch):
+    whole = model.compress(table)
+    monkeypatch.setattr("compressae.compress._ACTIVATIONS", 7 * H)
+    parts = model.compress(table)
+    np.testing.assert_array_equal(whole.indices, parts.indices)
+    np.testing.assert_allclose(whole.values, parts.values, atol=1e-5)
+
+
+def test_compress_refuses_other_widths_and_counts(model, table):
+    with pytest.raises(InputError, match="rows of 11 columns, but the model was trained on 12"):
+        model.compress(table[:, :11])
+    with pytest.raises(InputError, match="65 nonzeros: expected 1 to 64"):
+        model.compress(table, nonzeros=65)
+    with torch.no_grad():
+        assert model.compress(table, nonzeros=64).uniform == 64

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressae import CompressedIndex, CompresSAE, InputError
+from compressae import CompresSAE, CompressedIndex, InputError
 from compressae.kernels.refit import refit
 from compressae.retrieval.embeddings import unit_rows
 

@@ -1,0 +1,149 @@
+"""Exact and inverted search against brute force, and one contract for every searcher."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from compressae import CompresSAE, CompressedIndex, InputError
+from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
+from compressae.retrieval import exact as exact_module
+from compressae.retrieval.metrics import recall_at, recall_per_query
+
+
+def brute_force(scores, K):
+    """Ids and scores of a stable descending sort, padded: the definition of Hits."""
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    found = np.take_along_axis(scores, ids, 1)
+    pad = K - ids.shape[1]
+    if pad > 0:
+        ids = np.pad(ids, ((0, 0), (0, pad)), constant_values=-1)
+        found = np.pad(found, ((0, 0), (0, pad)), constant_values=-np.inf)
+    return ids, found
+
+
+@st.composite
+def sparse_problems(draw):
+    """Items and queries of small integers: float32 sums are exact and ties abound."""
+    n, h, q = draw(st.integers(1, 40)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    cells = st.sampled_from([0, 0, 0, -2, -1, 1, 2])
+    items = draw(arrays(np.float32, (n, h), elements=cells))
+    queries = draw(arrays(np.float32, (q, h), elements=cells))
+    return items, queries, draw(st.integers(1, 50))
+
+
+@given(sparse_problems(), st.sampled_from([1, 2, 3]))
+def test_inverted_search_is_brute_force_with_ties(problem, threads):
+    items, queries, K = problem
+    index = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.csr_array(items)), threads)
+    hits = index.search(scipy.sparse.csr_array(queries), K)
+    ids, scores = brute_force((queries.astype(np.float64) @ items.T), K)
+    np.testing.assert_array_equal(hits.ids, ids)
+    np.testing.assert_array_equal(hits.scores, scores)
+    assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32
+    alone = index.search(scipy.sparse.csr_array(queries[:1]), K)
+    np.testing.assert_array_equal(alone.ids[0], hits.ids[0])
+
+
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_a_saved_inverted_index_answers_alike(values, tmp_path):
+    matrix = scipy.sparse.random_array((90, 30), density=0.2, rng=np.random.default_rng(0))
+    codes = SparseCodes.from_scipy(matrix, values)
+    index = InvertedIndex(codes)
+    index.save(tmp_path / "lists")
+    loaded = InvertedIndex.load(tmp_path / "lists")
+    before, after = index.search(codes, 10), loaded.search(codes.to_scipy(), 10)
+    np.testing.assert_array_equal(before.ids, after.ids)
+    stored = codes.to_scipy().toarray()
+    expected = np.take_along_axis(stored @ stored.T, before.ids, 1)
+    np.testing.assert_allclose(before.scores, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lists_that_do_not_fit_are_refused():
+    arrays_ = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4))).arrays()
+    for name, wrong in (("docs", arrays_["docs"] + 4), ("starts", arrays_["starts"][:-1])):
+        with pytest.raises(InputError, match="posting lists do not fit"):
+            InvertedIndex.from_arrays({**arrays_, name: wrong}, None, (4, 4), "index")
+
+
+def test_sparse_queries_are_checked():
+    index = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4)))
+    with pytest.raises(InputError, match="5 latents; expected 4"):
+        index.search(scipy.sparse.eye_array(5), 1)
+    with pytest.raises(InputError, match="dense queries go to CompressedIndex"):
+        index.search(np.ones((1, 4)), 1)
+    with pytest.raises(InputError, match="K = 0"):
+        index.search(scipy.sparse.eye_array(4), 0)
+    with pytest.raises(InputError, match="NaN"):
+        index.search(scipy.sparse.csr_array(np.array([[np.nan, 0, 0, 1]])), 1)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 25])
+def test_exact_search_is_brute_force_whatever_the_blocks(block, monkeypatch):
+    monkeypatch.setattr(exact_module, "_BLOCK_NUMBERS", block * 16)
+    monkeypatch.setattr(exact_module, "_QUERY_BLOCK", 16)
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (60, 16)).astype(np.float32)  # Cosines are multiples of 1/8.
+    queries = rng.choice([-1.0, 1.0], (5, 16)).astype(np.float32)
+    ids, scores = brute_force(queries @ signs.T / 16, 70)
+    for hits in (exact_search(signs * 3, queries, 70), ExactIndex(signs * 3).search(queries, 70)):
+        np.testing.assert_array_equal(hits.ids, ids)
+        np.testing.assert_array_equal(hits.scores, scores)
+
+
+def build_exact(items):
+    return ExactIndex(items)
+
+
+def build_compressed(items):
+    model = CompresSAE(items.shape[1], 64, 6, seed=0)
+    return CompressedIndex(model, model.compress(items))
+
+
+SEARCHERS = {"exact": build_exact, "compressed": build_compressed}
+
+
+@pytest.mark.parametrize("build", SEARCHERS.values(), ids=SEARCHERS)
+def test_contract_of_every_searcher(build):
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((50, 8)).astype(np.float32)
+    queries = rng.standard_normal((6, 8)).astype(np.float32)
+    searcher = build(items)
+    assert len(searcher) == 50 and searcher.nbytes > 0
+    hits = searcher.search(queries, 60)
+    assert hits.ids.shape == hits.scores.shape == (6, 60)
+    assert (np.sort(hits.ids[:, :50]) == np.arange(50)).all()
+    assert (hits.ids[:, 50:] == -1).all() and np.isneginf(hits.scores[:, 50:]).all()
+    assert (np.diff(hits.scores[:, :50]) <= 0).all()
+    few = searcher.search(queries, 5)
+    np.testing.assert_array_equal(few.ids, hits.ids[:, :5])
+    for q in range(6):
+        np.testing.assert_array_equal(searcher.search(queries[q : q + 1], 5).ids[0], few.ids[q])
+    for bad, message in ((queries[:, :7], "7 columns; expected 8"), (queries * 0, "all zeros")):
+        with pytest.raises(InputError, match=message):
+            searcher.search(bad, 5)
+    with pytest.raises(InputError, match="K = 0"):
+        searcher.search(queries, 0)
+
+
+def test_recall_counts_shared_ids_and_no_padding():
+    truth = np.array([[1, 2, 3, 4], [5, 6, -1, -1]])
+    found = np.array([[4, 9, 1, 2], [6, -1, -1, 7]])
+    np.testing.assert_allclose(recall_per_query(found, truth, 4), [0.75, 0.5])
+    np.testing.assert_allclose(recall_per_query(found, truth, 2), [0, 0.5])
+    assert recall_at(found, truth, 4) == pytest.approx(0.625)
+    with pytest.raises(ValueError, match="expected K ≥ 1 columns"):
+        recall_at(found, truth, 5)
+
+
+def test_hits_are_written_whole(tmp_path):
+    hits = Hits(np.array([[3, -1]]), np.array([[0.5, -np.inf]], np.float32))
+    hits.save(tmp_path / "hits.npz")
+    with np.load(tmp_path / "hits.npz") as file:
+        np.testing.assert_array_equal(file["ids"], hits.ids)
+        np.testing.assert_array_equal(file["scores"], hits.scores)
+    with pytest.raises(InputError, match="could not be written"):
+        hits.save(tmp_path / "no" / "hits.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.npz"]

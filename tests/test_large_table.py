@@ -1,0 +1,44 @@
+"""A table much larger than the memory allowed goes through `compressae encode`."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from compressae import CompresSAE
+from compressae.retrieval import SparseCodes
+
+PROGRAM = """
+import resource, sys
+from compressae.cli import main
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_4_gib_encode_in_less_than_2_gib(tmp_path):
+    """Shards are links to one file of 128 MiB, so that the disk need not hold 4 GiB."""
+    rows = np.random.default_rng(0).standard_normal((32_768, 1024), dtype=np.float32)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    np.save(folder / "0.npy", rows)
+    for number in range(1, 32):
+        os.link(folder / "0.npy", folder / f"{number}.npy")
+    CompresSAE(1024, 256, 8).save_pretrained(tmp_path / "model")
+    arguments = ["encode", folder, "-m", tmp_path / "model", "-o", tmp_path / "codes"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stderr.split()[-1]) * 1024
+    assert peak < 2 << 30, f"{peak / 2**30:.2f} GiB resident"
+    codes = SparseCodes.load(tmp_path / "codes")
+    assert len(codes) == 32 * 32_768
+    k = codes.uniform
+    first, last = codes.indices[: 32_768 * k], codes.indices[-32_768 * k :]
+    assert (np.asarray(first) == last).mean() > 0.999  # The same rows, in other batches.

@@ -10,7 +10,7 @@ from compressae.kernels.decode import decode
 from compressae.kernels.refit import refit as refit_values
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import SparseCodes, ValueType, id_dtype
-from compressae.retrieval.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 
 #: Numbers of one batch's (rows, h) activations (64 MiB of float32).
@@ -47,11 +47,7 @@ def compress(
     """
     items = as_embeddings(items)
     n, d = items.shape
-    if d != model.dim:
-        raise InputError(
-            f"{items.name}: rows of {d} columns, but the model was trained on {model.dim}; "
-            "use the embeddings of the model it was trained for"
-        )
+    check_width(model, items)
     k = nonzeros or model.nonzeros
     if not 1 <= k <= model.latents:
         raise InputError(f"{k} nonzeros: expected 1 to {model.latents}, the model's latents")
@@ -87,6 +83,15 @@ def compress(
         model_id=model.model_id,
         settings={"refit": refit, "nonzeros": k, "values": values},
     )
+
+
+def check_width(model: CompresSAE, items: Embeddings) -> None:
+    """Refuse a table of another width than the model's."""
+    if items.shape[1] != model.dim:
+        raise InputError(
+            f"{items.name}: rows of {items.shape[1]} columns, but the model was trained on "
+            f"{model.dim}; give embeddings like those it was trained on"
+        )
 
 
 def _lengths(indices: np.ndarray, values: np.ndarray, decoder: np.ndarray) -> np.ndarray:

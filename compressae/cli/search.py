@@ -89,7 +89,7 @@ def _sparse_queries(path: Path) -> SparseCodes:
         return SparseCodes.from_scipy(sparse.load_npz(path))
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (ValueError, TypeError, OSError, KeyError, EOFError) as error:
         raise InputError(
             f"{path}: no sparse queries ({error}); expected codes or a scipy sparse .npz; an index "
             "made with -m MODEL takes dense ones"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compressae.compress import check_width
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import ValueType
@@ -88,7 +89,11 @@ def evaluate(
         values: how the codes keep their values.
         about: more facts to keep in the report.
         progress: called before each method with (methods done, methods, its name).
+
+    Raises:
+        InputError: the table's width is not the model's; a row is NaN, infinite or zero.
     """
+    check_width(model, corpus)
     truth = exact_search(corpus, queries, TOP).ids
     built: list[tuple[CompressedIndex, float]] = []
     records = []

@@ -1,0 +1,38 @@
+"""The README's Python runs, and its commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from compressae.cli import main
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_python_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    said = re.search(r"([\d.]+) bytes an item, recall ([\d.]+)", capsys.readouterr().out)
+    assert float(said[1]) == 16 * 3 + 4
+    assert float(said[2]) > 0.5
+    assert names["hits"].ids[:, 0].tolist() == [0, 1, 2]
+
+
+def test_commands_and_options_exist():
+    commands = re.findall(r"^    compressae (\w+) (.*)$", README.read_text(encoding="utf-8"), re.M)
+    assert {name for name, _ in commands} == {"train", "evaluate", "index", "search"}
+    for name, rest in commands:
+        options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}
+        for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", rest.split("#")[0]):
+            assert option in options, f"{name} {option}"
+
+
+@pytest.mark.parametrize("script", ["demo", "test"])
+def test_the_two_commands_are_executable(script):
+    path = README.parent / "scripts" / script
+    assert path.stat().st_mode & 0o111 and f"scripts/{script}" in README.read_text()

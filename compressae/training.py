@@ -1,5 +1,6 @@
 """Training CompresSAE on a table of embeddings."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -121,11 +122,13 @@ def pick_device(device: str) -> torch.device:
     """The torch device for "cpu", "cuda" or "auto".
 
     Raises:
-        InputError: "cuda" where torch finds none.
+        InputError: another name, or "cuda" where torch finds none.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"device {device!r}: expected auto, cpu, cuda or cuda:NUMBER")
+    if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"device {device!r}: torch finds no GPU here; expected cpu or auto")
     return torch.device(device)
 

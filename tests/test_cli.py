@@ -248,6 +248,8 @@ def test_places_that_cannot_be_written_are_refused_first(made, tmp_path, command
 
 def test_usage_errors(made, tmp_path):
     out = ["-o", tmp_path / "out"]
+    refused(tmp_path, "expected auto, cpu, cuda", "train", made / "table.npy", *out, *SMALL,
+            "--device", "abacus")  # fmt: skip
     refused(tmp_path, "nonzeros = 70: expected", "train", made / "table.npy", *out,
             "--latents", 64, "--nnz", 70)  # fmt: skip
     refused(tmp_path, "need a model", "index", made / "table.npy", *out)

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from compressae.cli.errors import Command
+from compressae.cli.common import Command
 
 _COMMANDS = {
     "train": "Train a sparse autoencoder on a table of embeddings.",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from compressae.cli import errors as common
+from compressae.cli import common
 from compressae.model import CompresSAE
 from compressae.progress import progress
 from compressae.retrieval.codes import KIND

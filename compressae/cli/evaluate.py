@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from compressae.cli import errors as common
+from compressae.cli import common
 from compressae.cli.train import run
 from compressae.evaluation import report
 from compressae.evaluation.protocol import METHODS

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from compressae.cli import errors as common
+from compressae.cli import common
 from compressae.model import CompresSAE
 from compressae.progress import progress
-from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.inverted import KIND as INVERTED
@@ -46,12 +45,12 @@ def index(source: Path, model: Path | None, output: Path, values: str, as_json: 
                 codes = encoder.compress(source, values, progress=show)  # type: ignore[arg-type]
         built = CompressedIndex(encoder, codes)
     built.save(output)
-    result = {"index": str(output), "kind": COMPRESSED if model else INVERTED, "rows": len(built)}
     common.say(
         {
-            **result,
+            "index": str(output),
+            "kind": INVERTED if model is None else COMPRESSED,
+            "rows": len(built),
             "bytes_an_item": built.nbytes / len(built),
-            "codes": CODES if coded else "encoded",
         },
         as_json,
     )

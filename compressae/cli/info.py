@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from compressae.cli import errors as common
+from compressae.cli import common
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.storage import load_artifact, read_config
 

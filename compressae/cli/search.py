@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from scipy import sparse
 
-from compressae.cli import errors as common
+from compressae.cli import common
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.errors import InputError

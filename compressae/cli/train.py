@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import errors as common
+from compressae.cli import common
 from compressae.model import KIND, CompresSAE
 from compressae.progress import progress, training_details
 from compressae.retrieval.embeddings import Embeddings, open_embeddings

@@ -24,7 +24,7 @@ Scoring = Literal["asymmetric", "sparse", "reconstructed"]
 SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
 
 KIND = "index"
-#: Defaults of the two-stage search, chosen on WordNet (docs/results/protocol_a.md).
+#: Defaults of the two-stage search, chosen on WordNet (docs/results/recall_wordnet.md).
 QUERY_NONZEROS = 64
 CANDIDATES = 3000
 _QUERY_BATCH = 1024

@@ -188,3 +188,15 @@ def test_compress_refuses_other_widths_and_counts(model, table):
         model.compress(table, nonzeros=65)
     with torch.no_grad():
         assert model.compress(table, nonzeros=64).uniform == 64
+
+
+@pytest.mark.parametrize("scoring", ["sparse", "reconstructed", "asymmetric"])
+@pytest.mark.parametrize("candidates", [120, "all"])
+def test_equal_scores_go_to_the_smaller_id(model, table, queries, scoring, candidates):
+    """Every item stands three times, so that every score comes three times."""
+    codes = model.compress(np.concatenate([table[:50]] * 3))
+    hits = CompressedIndex(model, codes).search(queries, 30, scoring, candidates)
+    for ids, scores in zip(hits.ids, hits.scores, strict=True):
+        order = np.lexsort([ids, -scores])
+        np.testing.assert_array_equal(order, np.arange(30))
+        assert len(np.unique(scores)) <= 10 + 1

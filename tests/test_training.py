@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from compressae import CompresSAE, InputError, TrainConfig, train
-from compressae.training import held_out_rows
+from compressae.retrieval.embeddings import as_embeddings
+from compressae.training import _Run, held_out_rows
 
 CONFIG = TrainConfig(latents=64, nonzeros=4, steps=60, batch=64, seed=5)
 
@@ -147,3 +148,30 @@ def test_the_learning_rate_rises_holds_and_falls():
     assert rates[9:51] == [1.0] * 42
     assert rates[75] == pytest.approx(0.5)
     assert rates[99] == pytest.approx(0.02)
+
+
+def test_a_revived_latent_is_the_residual_of_a_row_and_starts_without_momentum(table):
+    run = _Run(as_embeddings(table), CONFIG, torch.device("cpu"))
+    for _ in range(3):
+        run.advance()
+    dead = torch.tensor([3, 9])
+    run.step, run.last_used[:] = 100, 100
+    run.last_used[dead] = 0
+    x = run.next_batch()
+    output = run.model(x, wide=False)
+    cosine = torch.cosine_similarity(x, output.reconstruction).detach()
+    before = run.model.decoder.detach().clone()
+    run._revive(x, output, cosine)
+
+    near = torch.nn.functional.normalize(output.reconstruction.detach())
+    residual = torch.nn.functional.normalize(x - (x * near).sum(1, keepdim=True) * near)
+    changed = (run.model.decoder != before).any(1).nonzero().flatten()
+    assert torch.equal(changed, dead)
+    for latent in dead:
+        assert (residual @ run.model.decoder[latent]).max() > 0.9999
+    assert torch.equal(run.model.encoder[dead], run.model.decoder[dead])
+    for parameter in run.model.parameters():
+        for key in ("exp_avg", "exp_avg_sq"):
+            moments = run.optimizer.state[parameter][key]
+            assert not moments[dead].any() and moments.any()
+    assert run.live_latents() == 64

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 from click.testing import CliRunner
 
+from compressae import CompressedIndex
 from compressae.cli import main
 from compressae.evaluation.protocol import METHODS
 
@@ -66,6 +67,10 @@ def test_search_finds_each_query_itself_and_writes_the_same_hits(made, tmp_path)
     assert succeed(*command).startswith(f"0: {found[0, 0]} ")
     for scoring in ("sparse", "reconstructed"):
         assert len(succeed(*command, "--scoring", scoring).splitlines()) == 5
+    wide = succeed(*command, "--scoring", "sparse", "--query-nonzeros", 32, "--json")
+    index = CompressedIndex.load(made / "index")
+    expected = index.search(np.load(made / "queries.npy"), 3, "sparse", query_nonzeros=32)
+    assert [json.loads(line)["ids"] for line in wide.splitlines()] == expected.ids.tolist()
     everything = succeed(*command, "--candidates", "all", "--json")
     assert json.loads(everything.splitlines()[0])["ids"][0] == found[0, 0]
 
@@ -257,6 +262,8 @@ def test_usage_errors(made, tmp_path):
             "--methods", "dense,magic")  # fmt: skip
     refused(tmp_path, "expected a number or 'all'", "search", made / "index",
             made / "queries.npy", "--candidates", "many")  # fmt: skip
+    refused(tmp_path, "65 query nonzeros", "search", made / "index", made / "queries.npy",
+            "--query-nonzeros", 65)  # fmt: skip
     refused(tmp_path, "lower --queries", "evaluate", made / "table.npy", *out)
     other = tmp_path / "other"
     succeed("train", made / "table.npy", "-o", other, "--seed", 1, *SMALL)

@@ -37,6 +37,11 @@ from compressae.search import SCORINGS, CompressedIndex
 )
 @click.option("--candidates", help="Items rescored a query, or 'all'.")
 @click.option(
+    "--query-nonzeros",
+    type=click.IntRange(min=1),
+    help="Entries of the query that search the lists; more find more and take longer.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
 )
 @common.json_option
@@ -46,6 +51,7 @@ def search(
     count: int,
     scoring: str,
     candidates: str | None,
+    query_nonzeros: int | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +69,13 @@ def search(
     else:
         rescored = candidates if candidates in (None, "all") else int(candidates)
         searcher = CompressedIndex.load(index)
-        hits = searcher.search(open_embeddings(queries), count, scoring, rescored)  # type: ignore[arg-type]
+        hits = searcher.search(
+            open_embeddings(queries),
+            count,
+            scoring,  # type: ignore[arg-type]
+            rescored,  # type: ignore[arg-type]
+            query_nonzeros,
+        )
     if output is not None:
         hits.save(output)
         common.say({"hits": str(output), "queries": len(hits.ids), "results": count}, as_json)

@@ -4,18 +4,18 @@
 usage: demo.py [OUTPUT_FOLDER]     (demo-output when not given)
 """
 
-import shutil
 import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 
-from compressae import CompressedIndex, TrainConfig, load_sample, train
+from compressae import CompressedIndex, InputError, TrainConfig, load_sample, train
 from compressae.evaluation.protocol import evaluate
-from compressae.evaluation.report import print_table, write
+from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.progress import progress, training_details
 from compressae.retrieval import ExactIndex, recall_at
+from compressae.retrieval.storage import check_destination
 from compressae.training import held_out_rows
 
 QUERIES = 1000
@@ -24,15 +24,21 @@ SHOWN = 5
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "sample.npy").exists():
-        sys.exit(f"error: {folder} exists and was not made by this script; name another folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    table = folder / "wordnet_sample.npy"
+    try:
+        if folder.exists() and any(folder.iterdir()) and not table.exists():
+            sys.exit(f"error: {folder} exists and was not made by this script; name another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("model", "codes", "index"):  # Replaced one by one; nothing else is touched.
+            check_destination(folder / kind, kind)
+        check_report_destination(folder / "report")
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
 
     sample = load_sample()
     held, kept = held_out_rows(len(sample.embeddings), QUERIES)
     kept = np.sort(kept)
-    np.save(folder / "sample.npy", sample.embeddings.to_array().astype(np.float16))
+    np.save(table, sample.embeddings.to_array().astype(np.float16))
     items, queries = sample.embeddings.subset(kept), sample.embeddings.take(held)
     print(f"{len(items):,} WordNet nouns to search, {QUERIES:,} held out as queries")
 
@@ -65,11 +71,11 @@ def main() -> None:
             left, right = (textwrap.shorten(sample.texts[kept[i]], 56) for i in (a, b))
             print(f"  {left:58}| {right}")
 
-    print(f"\nSaved in {folder}/: sample.npy, model, codes, index, report. The same by hand:")
-    print(f"  compressae train {folder}/sample.npy -o model --steps 600 --hold-out {QUERIES}")
-    print(f"  compressae evaluate {folder}/sample.npy -m model -o report")
-    print(f"  compressae index {folder}/sample.npy -m model -o index")
-    print(f"  compressae search index {folder}/sample.npy -k 5 -o hits.npz")
+    print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report. The same by hand:")
+    print(f"  compressae train {table} -o model --steps 600 --hold-out {QUERIES}")
+    print(f"  compressae evaluate {table} -m model -o report")
+    print(f"  compressae index {table} -m model -o index")
+    print(f"  compressae search index {table} -k 5 -o hits.npz")
 
 
 if __name__ == "__main__":

@@ -265,11 +265,48 @@ def test_usage_errors(made, tmp_path):
     refused(tmp_path, "65 query nonzeros", "search", made / "index", made / "queries.npy",
             "--query-nonzeros", 65)  # fmt: skip
     refused(tmp_path, "lower --queries", "evaluate", made / "table.npy", *out)
+    refused(tmp_path, "expected a number or 'all'", "search", made / "index",
+            made / "queries.npy", "--candidates", "²")  # fmt: skip
+    refused(tmp_path, "a folder stands there", "search", made / "index",
+            made / "queries.npy", "-o", ".")  # fmt: skip
     other = tmp_path / "other"
     succeed("train", made / "table.npy", "-o", other, "--seed", 1, *SMALL)
     refused(
         tmp_path, "give the model that encoded them", "index", made / "codes", "-m", other, *out
     )
+
+
+def test_evaluate_leaves_another_programs_report_alone(made, tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "report.json").write_text("{}")
+    (tmp_path / "project" / "notes.txt").write_text("mine")
+    refused(tmp_path, "left as it is", "evaluate", made / "table.npy", "-m", made / "model",
+            "-o", tmp_path / "project", "--queries", 120)  # fmt: skip
+
+
+def test_torch_without_memory_is_one_line(made, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory:\nyou tried 64000000000")
+
+    monkeypatch.setattr("compressae.cli.train.train_model", fail)
+    refused(tmp_path, "use fewer latents", "train", made / "table.npy", "-o", tmp_path / "out")
+
+
+def test_a_reader_that_has_enough_and_a_full_disk(made, tmp_path):
+    np.save(tmp_path / "many.npy", np.tile(np.load(made / "table.npy"), (20, 1)))
+    command = [sys.executable, "-m", "compressae", "search", str(made / "index")]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "many.npy")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline().startswith(b"0: ")
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 1
+    process.stderr.close()
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [*command, str(tmp_path / "many.npy")], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 1 and ended.stderr == "Error: No space left on device\n"
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_ends_in_the_same_model(made, tmp_path):

@@ -20,12 +20,22 @@ class Command(click.Command):
             return super().invoke(ctx)
         except InputError as error:
             raise click.ClickException(_one_line(error)) from error
+        except BrokenPipeError:
+            raise  # The reader has enough ("| head"): click ends without a word.
         except OSError as error:
-            what = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+            named = error.strerror and error.filename is not None
+            what = f"{error.filename}: {error.strerror}" if named else error.strerror or error
             raise click.ClickException(_one_line(what)) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"out of memory ({_one_line(error)}); use fewer rows or a larger machine"
+            ) from error
+        except RuntimeError as error:  # torch has no MemoryError.
+            if "out of memory" not in str(error) and "allocate memory" not in str(error):
+                raise
+            raise click.ClickException(
+                f"out of memory ({_one_line(error)}); use fewer latents, a smaller batch or a "
+                "larger machine"
             ) from error
 
 

@@ -60,10 +60,14 @@ def search(
     Dense queries are a table like the embeddings. An index without a model takes sparse queries:
     codes, or a scipy .npz. Prints "query: id score, …" unless -o is given.
     """
-    if candidates not in (None, "all") and not candidates.isdigit():
+    if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"{output}: its folder does not exist; create it first")
+    if output is not None and output.is_dir():
+        raise InputError(
+            f"{output}: could not be written (a folder stands there); choose another name"
+        )
     if read_config(index)["kind"] == INVERTED:
         hits = InvertedIndex.load(index).search(_sparse_queries(queries), count)
     else:

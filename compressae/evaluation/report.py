@@ -19,6 +19,7 @@ HEADER = (
     "method", "code B/item", "held B/item", "constant MB", "recall@10", "recall@100",
     "build s", "p50 ms", "p99 ms", "queries/s",
 )  # fmt: skip
+_FILES = {"report.json", "report.md", "report.png"}
 
 
 def rows(evaluation: Evaluation) -> list[list[str]]:
@@ -110,8 +111,19 @@ def write(evaluation: Evaluation, folder: str | Path) -> bool:
 
 def check_report_destination(folder: str | Path) -> None:
     """Refuse a place where ``write`` would not write: anything but a report or a new folder."""
-    if not (Path(folder) / "report.json").is_file():
+    if not _is_report(Path(folder)):
         check_destination(folder, "report")
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a folder holds what ``write`` made and nothing else, which would be lost."""
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= _FILES:
+        return False
+    try:
+        raw = json.loads((folder / "report.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(raw, dict) and raw.keys() == {"about", "records"}
 
 
 def _finite(value: Any) -> Any:

@@ -1,88 +1,118 @@
-"""Whole tables to sparse codes, in batches and without gradients."""
+"""Whole tables to codes, in batches and without gradients."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from compressae.budget import allot, parse_budget
+from compressae.coding import Coder, fit_quantizer, pack_rows
 from compressae.kernels.decode import decode
-from compressae.kernels.refit import refit as refit_values
+from compressae.kernels.packed import BLOCK, SPARE
 from compressae.model import CompresSAE
-from compressae.retrieval.codes import SparseCodes, ValueType, id_dtype
+from compressae.retrieval.codes import VALUE_TYPES, SparseCodes, ValueType, id_dtype
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.packed import PackedCodes
+from compressae.retrieval.quantizer import RowQuantizer, id_bits, metric_of
+
+PackedType = Literal["int4", "int3", "int2"]
+PACKED_TYPES: tuple[PackedType, ...] = ("int4", "int3", "int2")
 
 #: Numbers of one batch's (rows, h) activations (64 MiB of float32).
 _ACTIVATIONS = 1 << 24
+#: Rows that the metric, the levels and the residual's centroids are learned from.
+_SAMPLE_ROWS = 1 << 16
 
 
 @torch.no_grad()
 def compress(
     model: CompresSAE,
     items: Any,
-    values: ValueType = "float32",
+    values: ValueType | PackedType = "float32",
     nonzeros: int | None = None,
     refit: bool | None = None,
+    residual_bytes: int = 0,
+    budget: str | int | None = None,
+    weights: Any = None,
+    like: PackedCodes | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> SparseCodes:
-    """Sparse codes of every row of a table.
+) -> SparseCodes | PackedCodes:
+    """Codes of every row of a table.
 
-    Rows are scaled so that the reconstruction Wᵀs of each has unit length: cos(x, x̂) of a query x
-    is then the plain dot product (W x/‖x‖)·s. (Values kept as float16 round that length, by at
-    most 5e-4.) Within a row nonzeros descend by |value|. Resident memory is the codes and one
-    batch, whatever the size of the table.
+    Within a row nonzeros descend by |value|. Rows are scaled so that the reconstruction x̂ is the
+    projection of the row on its direction: the dot product (W q)·s of a unit query q is then the
+    least-squares estimate of its cosine with the row. Resident memory is the codes and one batch,
+    whatever the size of the table (with a budget, 4 bytes more for each nonzero considered).
 
     Args:
-        model: its encoder picks the latents.
+        model: a trained model.
         items: (n, d) embeddings: an array, a path or ``Embeddings``.
-        values: how values are stored: "float32", "float16" or "int8" with a float32 scale a row.
-        nonzeros: another k than the model's.
-        refit: take the least-squares values on the chosen latents instead of the encoder's (ridge
-            1e-3). None: yes, unless the model is of the paper's recipe.
-        progress: called after each batch with (rows done, n).
+        values: how values are stored. "float32", "float16" or "int8" with a float32 scale a row
+            give ``SparseCodes``. "int4", "int3" and "int2" give ``PackedCodes``: 4, 3 or 2 bits a
+            value on average, ids in ⌈log2 h⌉ bits and a gain of one byte.
+        nonzeros: k; the model's when None.
+        refit: take least-squares values instead of the encoder's. None: yes, unless the model is of
+            the paper's recipe and values are not packed.
+        residual_bytes: bytes a row for what the nonzeros leave (packed values only).
+        budget: bytes of the whole codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
+            "48 B/row". Rows then differ in k: nonzeros go where they lessen the error most. The
+            codes never take a byte more.
+        weights: (n,) importance of rows for the budget, ≥ 0: popularity, say. Even when None.
+        like: packed codes whose quantiser these rows shall share, so that rows can be added to a
+            table that is coded already.
+        progress: called after each batch with (rows done, rows to do).
 
     Raises:
-        InputError: the table's width is not the model's; a row is NaN, infinite or zero.
+        InputError: the table's width is not the model's; a row is NaN, infinite or zero; settings
+            that do not go together; a budget too small for one nonzero a row, or larger than any
+            codes of this table.
     """
     items = as_embeddings(items)
-    n, d = items.shape
     check_width(model, items)
-    k = nonzeros or model.nonzeros
+    packs = values in PACKED_TYPES
+    if not packs and values not in VALUE_TYPES:
+        known = ", ".join((*VALUE_TYPES, *PACKED_TYPES))
+        raise InputError(f"values {values!r}: expected one of {known}")
+    if not packs and (residual_bytes or budget is not None or like is not None):
+        raise InputError(
+            f"values {values!r} with residual bytes, a budget or a quantiser to share: these are "
+            "for packed values; expected int4, int3 or int2"
+        )
+    if weights is not None and budget is None:
+        raise InputError("weights without a budget: they share out a budget; give one")
+    k = (like.quantizer.nonzeros if like is not None else nonzeros) or model.nonzeros
     if not 1 <= k <= model.latents:
         raise InputError(f"{k} nonzeros: expected 1 to {model.latents}, the model's latents")
+    if packs and k > 255:
+        raise InputError(f"{k} nonzeros: packed rows hold at most 255; store the values as int8")
+    recipe = model.settings.get("recipe")
     if refit is None:
-        refit = model.settings.get("recipe") != "paper"
-    decoder = model.decoder.detach().cpu().numpy()
-    ids_kept = np.empty((n, k), id_dtype(model.latents))
-    values_kept = np.empty((n, k), values)
-    scales = np.empty(n, np.float32) if values == "int8" else None
-    for start, rows in items.batches(max(1, _ACTIVATIONS // max(model.latents, d))):
-        x = unit_rows(rows)
-        ids, v = encode_rows(model, x, k)
-        if refit:
-            v = refit_values(x, ids, decoder)
-            order = np.argsort(-np.abs(v), axis=1, kind="stable")
-            ids, v = np.take_along_axis(ids, order, 1), np.take_along_axis(v, order, 1)
-        v /= _lengths(ids, v, decoder)[:, None]
-        part = SparseCodes.from_rows(ids, v, model.latents, values)
-        stop = start + len(x)
-        ids_kept[start:stop] = part.indices.reshape(-1, k)
-        values_kept[start:stop] = part.values.reshape(-1, k)
-        if scales is not None and part.scales is not None:  # The length after quantisation.
-            v = part.row_values().reshape(-1, k)
-            scales[start:stop] = part.scales / _lengths(ids, v, decoder)
-        if progress is not None:
-            progress(stop, n)
-    return SparseCodes(
-        indptr=np.arange(n + 1, dtype=np.int64) * k,
-        indices=ids_kept.reshape(-1),
-        values=values_kept.reshape(-1),
-        scales=scales,
-        latents=model.latents,
-        model_id=model.model_id,
-        settings={"refit": refit, "nonzeros": k, "values": values},
-    )
+        refit = packs or recipe != "paper"
+    sample = _sample(items)
+    coder = Coder(model, metric_of(sample)[0], packs or (refit and recipe == "pursuit"), refit)
+    settings: dict[str, Any] = {"refit": refit, "nonzeros": k, "values": values}
+    if not packs:
+        return _plain(coder, items, k, values, settings, progress)  # type: ignore[arg-type]
+    if like is not None:
+        if like.model_id != model.model_id:
+            raise InputError(
+                f"codes of model {like.model_id}, but this is model {model.model_id}; give codes "
+                "of the same model"
+            )
+        coder = Coder(model, like.quantizer.metric, True)
+    settings["residual_bytes"] = residual_bytes
+
+    def quantizer(most: int, typical: int) -> RowQuantizer:
+        if like is not None:
+            return like.quantizer
+        return fit_quantizer(coder, sample, most, int(values[3:]), residual_bytes, typical)
+
+    if budget is None:
+        return _packed(coder, items, quantizer(k, k), settings, progress)
+    total = parse_budget(budget, len(items))
+    return _budgeted(coder, items, quantizer, total, weights, settings, progress)
 
 
 def check_width(model: CompresSAE, items: Embeddings) -> None:
@@ -94,15 +124,116 @@ def check_width(model: CompresSAE, items: Embeddings) -> None:
         )
 
 
-def _lengths(indices: np.ndarray, values: np.ndarray, decoder: np.ndarray) -> np.ndarray:
-    """‖Wᵀs‖ of each row (m,); 1 where the reconstruction is zero."""
-    lengths = np.linalg.norm(decode(indices, values, decoder), axis=1)
-    return np.where(lengths > 0, lengths, 1).astype(np.float32)
+def _sample(items: Embeddings) -> np.ndarray:
+    """Unit rows spread evenly over the table, at most ``_SAMPLE_ROWS``."""
+    n = len(items)
+    return unit_rows(items.take(np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))))
 
 
-def encode_rows(model: CompresSAE, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The encoder's code of unit rows x (m, d): ids (m, k) int32 and values (m, k) float32."""
-    device = model.encoder.device
-    with torch.no_grad():
-        ids, values = model.encode(torch.from_numpy(x).to(device), k)
-    return ids.cpu().numpy(), values.cpu().numpy()
+def _batch(model: CompresSAE) -> int:
+    return max(1, _ACTIVATIONS // max(model.latents, model.dim))
+
+
+def _plain(
+    coder: Coder,
+    items: Embeddings,
+    k: int,
+    values: ValueType,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> SparseCodes:
+    """CSR codes of k nonzeros a row."""
+    n, latents = len(items), coder.model.latents
+    decoder = coder.weighted_decoder
+    ids_kept = np.empty((n, k), id_dtype(latents))
+    values_kept = np.empty((n, k), values)
+    scales = np.empty(n, np.float32) if values == "int8" else None
+    for start, rows in items.batches(_batch(coder.model)):
+        x = unit_rows(rows)
+        ids, v = coder.code(x, k)
+        v = v * coder.gains(x @ coder.metric, decode(ids, v, decoder))[:, None]
+        part = SparseCodes.from_rows(ids, v, latents, values)
+        stop = start + len(x)
+        ids_kept[start:stop] = part.indices.reshape(-1, k)
+        values_kept[start:stop] = part.values.reshape(-1, k)
+        if scales is not None and part.scales is not None:  # The gain after quantisation.
+            v = part.row_values().reshape(-1, k)
+            gains = coder.gains(x @ coder.metric, decode(ids, v, decoder))
+            scales[start:stop] = part.scales * gains
+        if progress is not None:
+            progress(stop, n)
+    indptr = np.arange(n + 1, dtype=np.int64) * k
+    ids_flat, values_flat = ids_kept.reshape(-1), values_kept.reshape(-1)
+    model_id = coder.model.model_id
+    return SparseCodes(indptr, ids_flat, values_flat, scales, latents, model_id, settings)
+
+
+def _packed(
+    coder: Coder,
+    items: Embeddings,
+    quantizer: RowQuantizer,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> PackedCodes:
+    """Packed codes of K nonzeros a row."""
+    n, length = len(items), int(quantizer.layout.lengths[-1])
+    data = np.zeros(n * length + SPARE, np.uint8)
+    out = data[: n * length].reshape(n, length)
+    for start, rows in items.batches(_batch(coder.model)):
+        x = unit_rows(rows)
+        ids, values = coder.code(x, quantizer.nonzeros)
+        out[start : start + len(x)] = pack_rows(coder, quantizer, x, ids, values)
+        if progress is not None:
+            progress(start + len(x), n)
+    return PackedCodes(data, None, quantizer, coder.model.model_id, settings)
+
+
+def _budgeted(
+    coder: Coder,
+    items: Embeddings,
+    quantizer_of: Callable[[int, int], RowQuantizer],
+    budget: int,
+    weights: Any,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> PackedCodes:
+    """Packed codes whose rows differ in k, within ``budget`` bytes.
+
+    Two passes: the first notes how much each further nonzero of a row lessens its error, the second
+    codes each row with as many as it was allotted.
+    """
+    n, model = len(items), coder.model
+    base = SPARE + n + 8 * (-(-n // BLOCK))
+    fixed, bits = settings["residual_bytes"] + 1, int(settings["values"][3:])
+    bits_left = 8 * ((budget - base) / n - fixed)
+    typical = bits_left / (id_bits(model.latents) + bits)
+    most = int(min(255, model.latents, max(2 * typical, 2)))
+    quantizer = quantizer_of(most, min(most, max(1, round(typical))))
+    most = quantizer.nonzeros
+    lengths = quantizer.layout.lengths
+    gains = np.empty((n, most), np.float16)
+    chosen = np.empty((n, most), id_dtype(model.latents))
+    for start, rows in items.batches(_batch(model)):
+        x = unit_rows(rows)
+        stop = start + len(x)
+        ids = coder.support(x, most)
+        chosen[start:stop] = ids
+        gains[start:stop] = coder.marginal_gains(x, ids)
+        if progress is not None:
+            progress(stop, 2 * n)
+    counts = allot(gains, lengths, budget - base, weights)
+    ends = np.cumsum(lengths[counts])
+    data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
+    for start, rows in items.batches(_batch(model)):
+        x = unit_rows(rows)
+        mine = counts[start : start + len(x)]
+        for k in np.unique(mine):
+            here = np.flatnonzero(mine == k)
+            ids, values = coder.values(x[here], chosen[start + here, :k].astype(np.int32))
+            length = int(lengths[k])
+            places = (ends[start + here] - length)[:, None] + np.arange(length)
+            data[places] = pack_rows(coder, quantizer, x[here], ids, values)
+        if progress is not None:
+            progress(n + start + len(x), 2 * n)
+    settings = {**settings, "nonzeros": most, "budget": budget}
+    return PackedCodes(data, counts, quantizer, model.model_id, settings)

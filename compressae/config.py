@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Recipe = Literal["default", "paper"]
+Recipe = Literal["pursuit", "autoencoder", "paper"]
 
 #: What a recipe sets where the user sets nothing.
+_OPTIMISER = dict(steps=3000, batch=1024, learning_rate=1e-3)
 _RECIPES: dict[str, dict[str, Any]] = {
-    "default": dict(learning_rate=1e-3, warmup=50, decay=0.4, wide_weight=0.0),
-    "paper": dict(learning_rate=1e-3, warmup=0, decay=0.0, wide_weight=0.125),
+    "pursuit": dict(steps=40, batch=16384),
+    "autoencoder": dict(**_OPTIMISER, warmup=50, decay=0.4, wide_weight=0.0),
+    "paper": dict(**_OPTIMISER, warmup=0, decay=0.0, wide_weight=0.125),
 }
+#: Settings of the optimiser, which dictionary learning has not.
+_OF_OPTIMISER = ("learning_rate", "warmup", "decay", "wide_weight")
 
 
 @dataclass(frozen=True)
@@ -19,16 +23,19 @@ class TrainConfig:
     Attributes:
         latents: h, the number of latents.
         nonzeros: k, the nonzeros of a code; 1 ≤ k ≤ h.
-        recipe: "default" starts both matrices from data rows and gives dead latents the residuals
-            of badly coded rows. "paper" is arXiv 2505.11388: Kaiming-uniform start, loss at k and
-            4k, nothing for dead latents; the learning rate, which it does not state, is constant.
-        steps: optimiser steps.
-        batch: rows a step; the whole table where that is smaller.
-        learning_rate: Adam's; betas are (0.9, 0.99).
+        recipe: "pursuit" learns one matrix, encoder and decoder in one, by pursuit codes and least
+            squares in turn: the best reconstruction, in the least time. "autoencoder" trains an
+            encoder and a decoder by gradients; both start from data rows, and dead latents get the
+            residuals of badly coded rows. "paper" is arXiv 2505.11388: Kaiming-uniform start, loss
+            at k and 4k, nothing for dead latents; the learning rate, which it does not state, is
+            constant.
+        steps: steps of the optimiser; of "pursuit", batches coded and updates of the dictionary.
+        batch: rows a step; at most the whole table ("pursuit": a quarter of it).
+        learning_rate: Adam's (not of "pursuit", nor the next three); betas are (0.9, 0.99).
         warmup: steps over which the learning rate rises linearly to its value.
         decay: last share of the steps, over which it falls linearly to zero.
         wide_weight: weight of the loss at 4k nonzeros beside the loss at k.
-        revive_every: steps between replacements of dead latents (default recipe).
+        revive_every: steps between replacements of dead latents ("autoencoder").
         hold_out: rows never trained on, so that they can serve as queries: the first ``hold_out``
             of ``numpy.random.default_rng(0).permutation(n)``.
         seed: of the start, the order of rows and the choice of residuals.
@@ -39,9 +46,9 @@ class TrainConfig:
 
     latents: int = 4096
     nonzeros: int = 32
-    recipe: Recipe = "default"
-    steps: int = 3000
-    batch: int = 1024
+    recipe: Recipe = "pursuit"
+    steps: int | None = None
+    batch: int | None = None
     learning_rate: float | None = None
     warmup: int | None = None
     decay: float | None = None
@@ -53,6 +60,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.recipe not in _RECIPES:
             raise ValueError(f"recipe = {self.recipe!r}: expected {' or '.join(_RECIPES)}")
+        if self.recipe == "pursuit":
+            for name in _OF_OPTIMISER:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} with recipe 'pursuit', which has none; expected 'autoencoder' or "
+                        "'paper'"
+                    )
         for name, value in _RECIPES[self.recipe].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -60,19 +74,21 @@ class TrainConfig:
             raise ValueError(
                 f"nonzeros = {self.nonzeros}: expected 1 ≤ nonzeros ≤ latents = {self.latents}"
             )
-        least = dict(steps=1, batch=1, warmup=0, wide_weight=0, revive_every=1, hold_out=0, seed=0)
+        least = dict(steps=1, batch=1, revive_every=1, hold_out=0, seed=0)
+        if self.recipe != "pursuit":
+            least |= dict(warmup=0, wide_weight=0)
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least {bound}")
-        if not 0 <= self.decay <= 1:  # type: ignore[operator]
+        if self.decay is not None and not 0 <= self.decay <= 1:
             raise ValueError(f"decay = {self.decay}: expected a share of the steps, 0 to 1")
-        if not self.learning_rate > 0:  # type: ignore[operator]
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate = {self.learning_rate}: expected more than 0")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of one step, 0 ≤ step < steps."""
         assert self.learning_rate is not None and self.warmup is not None
-        assert self.decay is not None
+        assert self.decay is not None and self.steps is not None
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         falling = self.decay * self.steps
         fall = min(1.0, (self.steps - step) / falling) if falling else 1.0

@@ -16,7 +16,9 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 
 if TYPE_CHECKING:
+    from compressae.compress import PackedType
     from compressae.retrieval.codes import SparseCodes, ValueType
+    from compressae.retrieval.packed import PackedCodes
 
 KIND = "model"
 
@@ -123,15 +125,21 @@ class CompresSAE(nn.Module):
     def compress(
         self,
         items: Any,
-        values: "ValueType" = "float32",
+        values: "ValueType | PackedType" = "float32",
         nonzeros: int | None = None,
         refit: bool | None = None,
+        residual_bytes: int = 0,
+        budget: str | int | None = None,
+        weights: Any = None,
+        like: "PackedCodes | None" = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> "SparseCodes":
+    ) -> "SparseCodes | PackedCodes":
         """Codes of a whole table; see ``compressae.compress.compress``."""
         from compressae.compress import compress
 
-        return compress(self, items, values, nonzeros, refit, progress)
+        return compress(
+            self, items, values, nonzeros, refit, residual_bytes, budget, weights, like, progress
+        )
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the model as a folder: config.json and model.safetensors."""

@@ -6,17 +6,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from compressae.compress import encode_rows
+from compressae.coding import encode_rows
 from compressae.kernels.decode import decode
 from compressae.kernels.refit import refit
 from compressae.kernels.rescore import rescore
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import abs_topk, best
 from compressae.model import CompresSAE
+from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.embeddings import as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.packed import PACKED, PackedCodes
 from compressae.retrieval.searcher import Hits
 from compressae.retrieval.storage import load_artifact, save_artifact
 
@@ -35,37 +37,47 @@ class CompressedIndex:
 
     Three ways to score a dense query x of unit length against a code s of an item y:
 
-    - "asymmetric" (default): cos(x, ŷ), the query not compressed. q' = W x; the largest entries
-      of q' search the posting lists, the best candidates are rescored exactly as q'·s.
-    - "reconstructed": cos(x̂, ŷ), the paper's accurate mode. The same with x̂ in place of x, which
-      equals the paper's form through K = W Wᵀ at O(k) instead of O(k²) a pair.
+    - "asymmetric" (default): x·ŷ, the query not compressed. q' = W x; the largest entries of q'
+      search the posting lists, the best candidates are rescored exactly as q'·s, residual codes
+      included where rows carry them.
+    - "reconstructed": x̂·ŷ with x̂ of unit length, the paper's accurate mode. The same with x̂ in
+      place of x, which equals the paper's form through K = W Wᵀ at O(k) instead of O(k²) a pair.
     - "sparse": cos(s_x, s_y), the paper's fast mode: posting lists alone, exact.
 
     Args:
         model: the one that made the codes.
-        codes: (n, h), from ``model.compress``.
+        codes: (n, h), from ``model.compress``: plain or packed.
         threads: processors to use; all that the process may use when None.
 
     Raises:
         InputError: the codes are of another model.
     """
 
-    def __init__(self, model: CompresSAE, codes: SparseCodes, threads: int | None = None) -> None:
+    def __init__(
+        self, model: CompresSAE, codes: SparseCodes | PackedCodes, threads: int | None = None
+    ) -> None:
         if codes.model_id != model.model_id:
             raise InputError(
                 f"codes of model {codes.model_id}, but this is model {model.model_id}; "
                 "give the model that encoded them, or encode again"
             )
-        self._set(model, codes, InvertedIndex(codes), threads)
+        plain = codes.unpack("int8") if isinstance(codes, PackedCodes) else codes
+        self._set(model, codes, InvertedIndex(plain), threads)
 
     def _set(
-        self, model: CompresSAE, codes: SparseCodes, lists: InvertedIndex, threads: int | None
+        self,
+        model: CompresSAE,
+        codes: SparseCodes | PackedCodes,
+        lists: InvertedIndex,
+        threads: int | None,
     ) -> None:
         self.model, self.codes, self.lists, self.threads = model, codes, lists, threads
         self._decoder = np.ascontiguousarray(model.decoder.detach().cpu().numpy())
-        # numba knows no float16, so that such values are held a second time, as float32.
-        half = codes.values.dtype == np.float16
-        self._values = codes.row_values() if half else codes.values
+        self._values: np.ndarray | None = None
+        if isinstance(codes, SparseCodes):
+            # numba knows no float16, so that such values are held a second time, as float32.
+            half = codes.values.dtype == np.float16
+            self._values = codes.row_values() if half else codes.values
         self._inverse_norms: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -81,9 +93,13 @@ class CompressedIndex:
         """Bytes that grow with n and that one scoring reads: "sparse" needs lists and norms."""
         if scoring == "sparse":
             return self.lists.nbytes + 4 * len(self)
-        extra = 0 if self._values is self.codes.values else self._values.nbytes
-        shared = 0 if self.codes.scales is None else self.codes.scales.nbytes
-        return self.codes.nbytes + self.lists.nbytes + extra - shared
+        codes = self.codes
+        if isinstance(codes, PackedCodes):
+            return codes.nbytes + self.lists.nbytes
+        assert self._values is not None
+        extra = 0 if self._values is codes.values else self._values.nbytes
+        shared = 0 if codes.scales is None else codes.scales.nbytes
+        return codes.nbytes + self.lists.nbytes + extra - shared
 
     def search(
         self,
@@ -155,13 +171,14 @@ class CompressedIndex:
         if scoring == "reconstructed":
             x = self._reconstruct(x)
         dense = x @ self._decoder.T
+        score = self._rescorer(x, dense)
         if candidates >= len(self):
-            return lambda i, K: best(self._rescore(dense[i], None), K)
+            return lambda i, K: best(score(i, None), K)
         ids, values = abs_topk(dense, kq, self.threads)
 
         def in_two_stages(i: int, K: int) -> tuple[np.ndarray, np.ndarray]:
             rows = np.sort(best(self.lists.scores(ids[i], values[i]), candidates)[0])
-            place, scores = best(self._rescore(dense[i], rows), K)
+            place, scores = best(score(i, rows), K)
             return rows[place], scores
 
         return in_two_stages
@@ -173,14 +190,26 @@ class CompressedIndex:
             values = refit(x, ids, self._decoder)
         return unit_rows(decode(ids, values, self._decoder))
 
-    def _rescore(self, dense_query: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    def _rescorer(
+        self, x: np.ndarray, dense: np.ndarray
+    ) -> Callable[[int, np.ndarray | None], np.ndarray]:
+        """A function (query number, rows or None for all) -> scores, for queries x (m, d) and
+        their q' (m, h)."""
         codes = self.codes
-        return rescore(codes.indptr, codes.indices, self._values, codes.scales, dense_query, rows)
+        if isinstance(codes, PackedCodes):
+            quantizer = codes.quantizer
+            return lambda i, rows: codes.rescore(dense[i], quantizer.tables(x[i : i + 1])[0], rows)
+        values = self._values
+        assert values is not None
+        return lambda i, rows: rescore(
+            codes.indptr, codes.indices, values, codes.scales, dense[i], rows
+        )
 
     def _norms(self) -> np.ndarray:
         """1/‖s‖ of every item (n,) float32; 0 for an empty row."""
         if self._inverse_norms is None:
-            norms = self.codes.norms()
+            codes = self.codes
+            norms = (codes.unpack() if isinstance(codes, PackedCodes) else codes).norms()
             self._inverse_norms = np.divide(
                 1, norms, out=np.zeros_like(norms), where=norms > 0, dtype=np.float32
             )
@@ -188,14 +217,15 @@ class CompressedIndex:
 
     def save(self, path: str | Path) -> None:
         """Write a folder that holds all that search needs: weights, codes and lists."""
+        kind = PACKED if isinstance(self.codes, PackedCodes) else CODES
         settings = {
             "model": self.model.artifact_settings(),
-            "codes": self.codes.artifact_settings(),
+            kind: self.codes.artifact_settings(),
         }
         tensors = {
             "model": self.model.arrays(),
-            "codes": self.codes.arrays(),
-            "lists": self.lists.arrays(),
+            kind: self.codes.arrays(),
+            "lists": self.lists.arrays(scales=kind == PACKED),
         }
         save_artifact(path, KIND, settings, tensors)
 
@@ -217,9 +247,16 @@ class CompressedIndex:
         settings, tensors = artifact.settings, artifact.tensors
         index = cls.__new__(cls)
         model = CompresSAE.from_arrays(settings["model"], tensors["model"], str(path))
-        codes = SparseCodes.from_parts(settings["codes"], tensors["codes"])
-        lists = InvertedIndex.from_arrays(tensors["lists"], codes.scales, codes.shape, str(path))
-        index._set(model, codes, lists, threads)
+        arrays = tensors["lists"]
+        codes: SparseCodes | PackedCodes
+        if PACKED in tensors:
+            codes = PackedCodes.from_parts(settings[PACKED], tensors[PACKED])
+            scales: np.ndarray | None = arrays["scales"]
+        else:
+            codes = SparseCodes.from_parts(settings[CODES], tensors[CODES])
+            scales = codes.scales
+        built = InvertedIndex.from_arrays(arrays, scales, codes.shape, str(path))
+        index._set(model, codes, built, threads)
         return index
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compressae import checkpoint as saved
 from compressae.config import TrainConfig
+from compressae.dictionary import DictionaryRun
 from compressae.model import CompresSAE, Output
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
@@ -57,7 +58,7 @@ def train(
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> CompresSAE:
-    """Train a sparse autoencoder on the rows of a table.
+    """Train the matrices of sparse codes on the rows of a table.
 
     The same seed, table, torch version and processor give the same weights bit for bit on the CPU,
     also when the run was interrupted and resumed.
@@ -84,12 +85,24 @@ def train(
             "train on; give more rows or hold out fewer"
         )
     items.check()
-    run = _Run(items, config, pick_device(device))
+    if config.hold_out:
+        items = items.subset(np.sort(held_out_rows(n, config.hold_out)[1]))
+    run: _Run | DictionaryRun
+    if config.recipe == "pursuit":
+        if pick_device(device if device != "auto" else "cpu").type != "cpu":
+            raise InputError(
+                f"device {device!r} with recipe 'pursuit', which trains on the CPU; expected cpu "
+                "or auto, or recipe 'autoencoder'"
+            )
+        run = DictionaryRun(items, config)
+    else:
+        run = _Run(items, config, pick_device(device))
     if resume:
         if checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the folder to resume from")
         run.restore(checkpoint)
     started, first, last_saved = time.monotonic(), run.step, time.monotonic()
+    assert config.steps is not None
     while run.step < config.steps:
         loss, cosine = run.advance()
         if checkpoint is not None and time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
@@ -148,12 +161,12 @@ class _Run:
 
     def __init__(self, items: Embeddings, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        if config.hold_out:
-            items = items.subset(np.sort(held_out_rows(len(items), config.hold_out)[1]))
         self.items = items
+        assert config.batch is not None and config.steps is not None
+        self.steps = config.steps
         self.batch = min(config.batch, len(items))
         self.model = CompresSAE(items.shape[1], config.latents, config.nonzeros, config.seed)
-        if config.recipe == "default":
+        if config.recipe == "autoencoder":
             self._start_from_rows()
         self.model.to(device)
         self.optimizer = torch.optim.Adam(
@@ -183,7 +196,7 @@ class _Run:
         epoch, place = divmod(self.step, steps_an_epoch)
         if epoch != self._epoch:
             rng = np.random.default_rng([config.seed, 1, epoch])
-            count = min(steps_an_epoch, config.steps) * self.batch
+            count = min(steps_an_epoch, self.steps) * self.batch
             self._order, self._epoch = rng.choice(n, count, replace=False), epoch
         rows = self._order[place * self.batch : (place + 1) * self.batch]
         return torch.from_numpy(unit_rows(self.items.take(rows))).to(self.device)
@@ -212,8 +225,8 @@ class _Run:
         model.normalize_decoder()
         self.step += 1
         self.last_used[output.indices[:, : config.nonzeros].long().flatten()] = self.step
-        due = self.step % config.revive_every == 0 and self.step < _REVIVE_UNTIL * config.steps
-        if config.recipe == "default" and due:
+        due = self.step % config.revive_every == 0 and self.step < _REVIVE_UNTIL * self.steps
+        if config.recipe == "autoencoder" and due:
             self._revive(x, output, cosine.detach())
         return loss.detach(), cosine.detach().mean()
 

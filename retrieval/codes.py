@@ -215,6 +215,8 @@ class SparseCodes:
             InputError: they are no whole codes; the message names the file.
         """
         artifact = load_artifact(path, KIND, verify)
+        if KIND not in artifact.tensors:
+            raise InputError(f"{path}: holds packed codes; expected plain ones; use PackedCodes")
         return cls.from_parts(artifact.settings, artifact.tensors[KIND])
 
     def artifact_settings(self) -> dict[str, Any]:

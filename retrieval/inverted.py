@@ -108,10 +108,7 @@ class InvertedIndex:
     def save(self, path: str | Path) -> None:
         """Write the lists as a folder."""
         settings = {"rows": self.shape[0], "latents": self.shape[1]}
-        arrays = self.arrays()
-        if self._scales is not None:
-            arrays["scales"] = self._scales
-        save_artifact(path, KIND, settings, {"lists": arrays})
+        save_artifact(path, KIND, settings, {"lists": self.arrays(scales=True)})
 
     @classmethod
     def load(
@@ -127,9 +124,12 @@ class InvertedIndex:
         shape = (settings["rows"], settings["latents"])
         return cls.from_arrays(arrays, arrays.get("scales"), shape, str(path), threads)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The lists, without the row scales, which are the codes'."""
-        return {"starts": self._starts, "docs": self._docs, "values": self._values}
+    def arrays(self, scales: bool) -> dict[str, np.ndarray]:
+        """The lists, with the row scales or without them, where the codes hold them already."""
+        arrays = {"starts": self._starts, "docs": self._docs, "values": self._values}
+        if scales and self._scales is not None:
+            arrays["scales"] = self._scales
+        return arrays
 
     @classmethod
     def from_arrays(

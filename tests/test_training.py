@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,12 @@ from compressae import CompresSAE, InputError, TrainConfig, train
 from compressae.retrieval.embeddings import as_embeddings
 from compressae.training import _Run, held_out_rows
 
-CONFIG = TrainConfig(latents=64, nonzeros=4, steps=60, batch=64, seed=5)
+CONFIG = TrainConfig(latents=64, nonzeros=4, recipe="autoencoder", steps=60, batch=64, seed=5)
+
+RESUMED = TrainConfig(
+    latents=64, nonzeros=2, recipe="autoencoder", steps=80, batch=64, revive_every=3, seed=1
+)
+PURSUIT = TrainConfig(latents=64, nonzeros=4, steps=12, batch=64, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -27,31 +34,32 @@ def cosine(model, table):
     return torch.cosine_similarity(x, model(x, wide=False).reconstruction).mean().item()
 
 
-@pytest.mark.parametrize("recipe", ["default", "paper"])
+@pytest.mark.parametrize("recipe", ["autoencoder", "paper"])
 def test_training_lowers_the_loss_and_keeps_the_decoder_unit(table, recipe):
     losses = []
     config = TrainConfig(latents=64, nonzeros=4, recipe=recipe, steps=150, batch=64)
     model = train(table, config, progress=lambda now: losses.append(now.loss))
     assert len(losses) == 150
     assert np.mean(losses[-10:]) < 0.7 * losses[0]
-    assert cosine(model, table) > {"default": 0.85, "paper": 0.7}[recipe]
+    assert cosine(model, table) > {"autoencoder": 0.85, "paper": 0.7}[recipe]
     torch.testing.assert_close(model.decoder.detach().norm(dim=1), torch.ones(64))
     assert model.settings["recipe"] == recipe and model.settings["rows"] == 400
 
 
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(table, tmp_path):
+@pytest.mark.parametrize("config", [CONFIG, PURSUIT])
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(table, tmp_path, config):
     for name in ("first", "second"):
-        train(table, CONFIG).save_pretrained(tmp_path / name)
+        train(table, config).save_pretrained(tmp_path / name)
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
-    other = train(table, TrainConfig(latents=64, nonzeros=4, steps=60, batch=64, seed=6))
+    other = train(table, replace(config, seed=6))
     first = CompresSAE.from_pretrained(tmp_path / "first")
     assert not torch.equal(weights(other), weights(first))
 
 
-@pytest.mark.parametrize("stop_at", [1, 37])
-def test_a_resumed_run_equals_an_uninterrupted_one(table, tmp_path, stop_at):
-    config = TrainConfig(latents=64, nonzeros=2, steps=80, batch=64, revive_every=10, seed=1)
+@pytest.mark.parametrize("config", [RESUMED, PURSUIT])
+@pytest.mark.parametrize("stop_at", [1, 7])
+def test_a_resumed_run_equals_an_uninterrupted_one(table, tmp_path, config, stop_at):
     whole = train(table, config)
 
     def interrupt(now):
@@ -76,7 +84,7 @@ def test_resuming_refuses_other_settings_and_tables(table, tmp_path):
     state = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         train(table, CONFIG, progress=interrupt, checkpoint=state)
-    other = TrainConfig(latents=64, nonzeros=5, steps=60, batch=64, seed=5)
+    other = replace(CONFIG, nonzeros=5)
     with pytest.raises(InputError, match="nonzeros = 4, but 5 was asked for"):
         train(table, other, checkpoint=state, resume=True)
     with pytest.raises(InputError, match="rows = 400, but 399"):
@@ -85,32 +93,34 @@ def test_resuming_refuses_other_settings_and_tables(table, tmp_path):
         train(table, CONFIG, checkpoint=tmp_path / "nowhere", resume=True)
 
 
-def test_dead_latents_are_revived_by_the_default_recipe_only(table):
+def test_dead_latents_are_revived_unless_the_recipe_is_the_papers(table):
     """Half of the latents point where no data lies; only replacement brings them to use."""
     live = {}
-    for recipe in ("default", "paper"):
+    for recipe in ("autoencoder", "paper"):
         config = TrainConfig(
             latents=256, nonzeros=1, recipe=recipe, steps=400, batch=64, revive_every=20
         )
         model = train(table, config)
         ids, _ = model.encode(torch.from_numpy(table))
         live[recipe] = len(ids.unique())
-    assert live["default"] > live["paper"]
+    assert live["autoencoder"] > live["paper"]
 
 
-def test_held_out_rows_are_never_read(table):
+@pytest.mark.parametrize("config", [CONFIG, PURSUIT])
+def test_held_out_rows_are_never_read(table, config):
     held, kept = held_out_rows(400, 50)
     assert sorted([*held, *kept]) == list(range(400))
     expected = np.random.default_rng(0).permutation(400)[:50]
     np.testing.assert_array_equal(held, expected)
-    config = TrainConfig(latents=64, nonzeros=4, steps=20, batch=64, hold_out=50)
+    config = replace(config, hold_out=50)
     changed = table.copy()
     changed[held] = np.random.default_rng(9).standard_normal((50, 16))
     assert torch.equal(weights(train(table, config)), weights(train(changed, config)))
 
 
-def test_fewer_rows_than_latents_or_than_a_batch(table):
-    config = TrainConfig(latents=64, nonzeros=4, steps=5, batch=1024)
+@pytest.mark.parametrize("recipe", ["pursuit", "autoencoder", "paper"])
+def test_fewer_rows_than_latents_or_than_a_batch(table, recipe):
+    config = TrainConfig(latents=64, nonzeros=4, recipe=recipe, steps=5, batch=1024)
     assert torch.isfinite(weights(train(table[:10], config))).all()
 
 
@@ -122,7 +132,7 @@ def test_a_bad_row_is_named_before_training(table):
 
 
 def test_a_diverging_run_is_stopped_with_the_cure(table):
-    config = TrainConfig(latents=64, nonzeros=4, steps=300, batch=64, learning_rate=1e30)
+    config = replace(CONFIG, steps=300, learning_rate=1e30)
     with pytest.raises(InputError, match="lower the learning rate"):
         train(table, config)
 
@@ -138,11 +148,11 @@ def test_too_few_rows(table):
 )  # fmt: skip
 def test_a_setting_out_of_range_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} = .*expected"):
-        TrainConfig(**wrong)
+        TrainConfig(**{"recipe": "autoencoder", **wrong})
 
 
 def test_the_learning_rate_rises_holds_and_falls():
-    config = TrainConfig(steps=100, learning_rate=1.0, warmup=10, decay=0.5)
+    config = TrainConfig(recipe="autoencoder", steps=100, learning_rate=1.0, warmup=10, decay=0.5)
     rates = [config.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == [1.0] * 42

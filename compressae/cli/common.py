@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from compressae.retrieval.errors import InputError
 
@@ -66,11 +67,75 @@ def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--values, how codes keep their values."""
     return click.option(
         "--values",
-        type=click.Choice(["float32", "float16", "int8"]),
-        default="int8",
+        type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
+        default="int2",
         show_default=True,
-        help="How the codes keep their values.",
+        help="How codes keep their values; int4, int3 and int2 pack ids into bits too.",
     )(function)
+
+
+def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How rows become codes, gathered by ``make_codes``."""
+    options = (
+        values_option,
+        click.option(
+            "--nnz", "codes_nnz", type=click.IntRange(min=1),
+            help="Nonzeros a row; the model's if not given.",
+        ),
+        residual_option,
+        click.option(
+            "--budget",
+            help="Bytes of all codes, such as '4 GB' or '48 B/row': rows then differ in nonzeros.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            help="A .npy of one number a row: its importance for the budget.",
+        ),
+        click.option(
+            "--like",
+            type=click.Path(path_type=Path),
+            help="Packed codes to share the quantiser of, for rows added to their table.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def residual_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--residual-bytes, of packed codes."""
+    return click.option(
+        "--residual-bytes",
+        default=0,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Bytes a row for what the nonzeros leave (packed values).",
+    )(function)
+
+
+def make_codes(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``CompresSAE.compress`` that the code options say.
+
+    Raises:
+        InputError: a file among them is missing or no array of numbers.
+    """
+    from compressae.retrieval.packed import PackedCodes
+
+    weights, like = options["weights"], options["like"]
+    if weights is not None:
+        try:
+            weights = np.load(weights, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{weights}: expected a .npy of one number a row ({error})") from error
+    return {
+        "values": options["values"],
+        "nonzeros": options["codes_nnz"],
+        "residual_bytes": options["residual_bytes"],
+        "budget": options["budget"],
+        "weights": weights,
+        "like": None if like is None else PackedCodes.load(like),
+    }
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,15 +143,15 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--latents", default=4096, show_default=True, help="h, the latents."),
         click.option("--nnz", default=32, show_default=True, help="k, the nonzeros of a code."),
-        click.option("--steps", default=3000, show_default=True, help="Optimiser steps."),
-        click.option("--batch", default=1024, show_default=True, help="Rows a step."),
+        click.option("--steps", type=int, help="Steps; the recipe's where not given."),
+        click.option("--batch", type=int, help="Rows a step; the recipe's where not given."),
         click.option("--learning-rate", type=float, help="Adam's; the recipe's where not given."),
         click.option(
             "--recipe",
-            type=click.Choice(["default", "paper"]),
-            default="default",
+            type=click.Choice(["pursuit", "autoencoder", "paper"]),
+            default="pursuit",
             show_default=True,
-            help="'paper' trains as arXiv 2505.11388 does.",
+            help="Dictionary learning; a trained encoder; the encoder of arXiv 2505.11388.",
         ),
         click.option("--seed", default=0, show_default=True, help="Of every random choice."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto."),

@@ -1,6 +1,7 @@
 """compressae encode"""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,8 +18,7 @@ from compressae.training import pick_device
 @common.EMBEDDINGS
 @common.model_option(True, "Folder of a trained model.")
 @common.output_option("Folder of the codes.")
-@common.values_option
-@click.option("--nnz", type=click.IntRange(min=1), help="Nonzeros a row; the model's if not given.")
+@common.code_options
 @click.option("--no-refit", is_flag=True, help="Keep the encoder's values, as the paper does.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @common.json_option
@@ -26,18 +26,20 @@ def encode(
     embeddings: Path,
     model: Path,
     output: Path,
-    values: str,
-    nnz: int | None,
     no_refit: bool,
     device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compress every row of EMBEDDINGS to a sparse code."""
+    settings = common.make_codes(options)
     check_destination(output, KIND)
     items = open_embeddings(embeddings)
     encoder = CompresSAE.from_pretrained(model).to(pick_device(device))
     with progress("encoding") as show:
-        codes = encoder.compress(items, values, nnz, False if no_refit else None, show)  # type: ignore[arg-type]
+        codes = encoder.compress(
+            items, refit=False if no_refit else None, progress=show, **settings
+        )
     codes.save(output)
     common.say(
         {

@@ -14,7 +14,6 @@ from compressae.evaluation.protocol import METHODS
 from compressae.evaluation.protocol import evaluate as measure
 from compressae.model import CompresSAE
 from compressae.progress import progress
-from compressae.retrieval.codes import ValueType
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.errors import InputError
 from compressae.training import held_out_rows
@@ -30,6 +29,7 @@ from compressae.training import held_out_rows
     help="Rows held out as queries; not searched for.",
 )  # fmt: skip
 @common.values_option
+@common.residual_option
 @common.training_options
 @common.json_option
 def evaluate(
@@ -38,7 +38,8 @@ def evaluate(
     output: Path,
     methods: str,
     queries: int,
-    values: ValueType,
+    values: str,
+    residual_bytes: int,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -76,8 +77,9 @@ def evaluate(
             click.echo(f"warning: {about['warning']}", err=True)
     held, kept = held_out_rows(len(items), queries)
     with progress("measuring") as show:
+        codes = {"values": values, "residual_bytes": residual_bytes}
         result = measure(
-            encoder, items.subset(np.sort(kept)), items.take(held), names, values, about, show
+            encoder, items.subset(np.sort(kept)), items.take(held), names, codes, about, show
         )
     drawn = report.write(result, output)
     if as_json:

@@ -1,6 +1,7 @@
 """compressae index"""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.inverted import KIND as INVERTED
 from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.packed import PackedCodes, load_codes
 from compressae.retrieval.storage import check_destination
 from compressae.search import KIND as COMPRESSED
 from compressae.search import CompressedIndex
@@ -20,30 +22,34 @@ from compressae.search import CompressedIndex
 @click.argument("source", metavar="CODES_OR_EMBEDDINGS", type=click.Path(path_type=Path))
 @common.model_option(False, "Folder of the model; without it the index takes sparse queries.")
 @common.output_option("Folder of the index.")
-@common.values_option
+@common.code_options
 @common.json_option
-def index(source: Path, model: Path | None, output: Path, values: str, as_json: bool) -> None:
+def index(source: Path, model: Path | None, output: Path, as_json: bool, **options: Any) -> None:
     """Build a search index.
 
     From codes and their model, or from embeddings and a model (which are encoded first), the index
-    takes dense queries. From codes alone it takes sparse queries. --values is for embeddings.
+    takes dense queries. From codes alone it takes sparse queries. The options of codes are for
+    embeddings.
     """
     coded = (source / "config.json").exists()
     if not coded and model is None:
         open_embeddings(source)  # What is missing altogether is said first.
         raise click.UsageError("embeddings need a model: give -m MODEL")
     check_destination(output, INVERTED if model is None else COMPRESSED)
-    built: CompressedIndex | InvertedIndex
-    if model is None:
-        built = InvertedIndex(SparseCodes.load(source))
+    encoder = None if model is None else CompresSAE.from_pretrained(model)
+    codes: SparseCodes | PackedCodes
+    if not coded:
+        assert encoder is not None
+        settings = common.make_codes(options)
+        with progress("encoding") as show:
+            codes = encoder.compress(source, progress=show, **settings)
     else:
-        encoder = CompresSAE.from_pretrained(model)
-        if coded:
-            codes = SparseCodes.load(source)
-        else:
-            with progress("encoding") as show:
-                codes = encoder.compress(source, values, progress=show)  # type: ignore[arg-type]
+        codes = load_codes(source)
+    built: CompressedIndex | InvertedIndex
+    if encoder is not None:
         built = CompressedIndex(encoder, codes)
+    else:
+        built = InvertedIndex(codes.unpack("int8") if isinstance(codes, PackedCodes) else codes)
     built.save(output)
     common.say(
         {

@@ -12,6 +12,7 @@ from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import KIND as INVERTED
 from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.packed import PackedCodes, load_codes
 from compressae.retrieval.searcher import Hits
 from compressae.retrieval.storage import read_config
 from compressae.search import SCORINGS, CompressedIndex
@@ -100,7 +101,8 @@ def _print(hits: Hits, as_json: bool) -> None:
 
 def _sparse_queries(path: Path) -> SparseCodes:
     if path.is_dir():
-        return SparseCodes.load(path)
+        codes = load_codes(path)
+        return codes.unpack() if isinstance(codes, PackedCodes) else codes
     try:
         return SparseCodes.from_scipy(sparse.load_npz(path))
     except FileNotFoundError:

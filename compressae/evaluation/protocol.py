@@ -11,10 +11,10 @@ import numpy as np
 from compressae.compress import check_width
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
-from compressae.retrieval.codes import ValueType
 from compressae.retrieval.embeddings import Embeddings
 from compressae.retrieval.exact import ExactIndex, exact_search
 from compressae.retrieval.metrics import recall_per_query
+from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.searcher import Hits
 from compressae.retrieval.storage import library_version
 from compressae.search import CompressedIndex, Scoring
@@ -24,9 +24,9 @@ METHODS = {
     "dense": "exact cosine over float32 rows",
     "sparse": "cos(s_x, s_y) by posting lists, the query coded with k nonzeros as the items are",
     "sparse-wide": "the same with 8k nonzeros in the query, which is not stored",
-    "reconstructed": "cos(x̂, ŷ), in two stages",
-    "asymmetric": "cos(x, ŷ), in two stages",
-    "asymmetric-all": "cos(x, ŷ) of every item, by a scan of the codes",
+    "reconstructed": "x̂·ŷ, in two stages",
+    "asymmetric": "x·ŷ, in two stages",
+    "asymmetric-all": "x·ŷ of every item, by a scan of the codes",
 }
 TOP = 100
 _TIMED_QUERIES = 200
@@ -75,7 +75,7 @@ def evaluate(
     corpus: Embeddings,
     queries: np.ndarray,
     methods: Sequence[str] = tuple(METHODS),
-    values: ValueType = "float32",
+    codes: dict[str, Any] | None = None,
     about: dict[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
@@ -86,7 +86,7 @@ def evaluate(
         corpus: (n, d) items.
         queries: (q, d).
         methods: names from ``METHODS``. One that fails becomes a record with its reason.
-        values: how the codes keep their values.
+        codes: arguments of ``model.compress``: values, nonzeros, residual_bytes, budget …
         about: more facts to keep in the report.
         progress: called before each method with (methods done, methods, its name).
 
@@ -106,7 +106,7 @@ def evaluate(
                 continue
             if not built:
                 started = time.perf_counter()
-                index = CompressedIndex(model, model.compress(corpus, values=values))
+                index = CompressedIndex(model, model.compress(corpus, **(codes or {})))
                 built.append((index, time.perf_counter() - started))
             records.append(_measure_compressed(method, *built[0], queries, truth))
         except (ValueError, MemoryError, RuntimeError, OSError) as error:
@@ -118,7 +118,8 @@ def evaluate(
         "items": len(corpus),
         "dim": corpus.shape[1],
         "queries": len(queries),
-        "values": values,
+        "values": (codes or {}).get("values", "float32"),
+        "residual_bytes": (codes or {}).get("residual_bytes", 0),
         "model": {"model_id": model.model_id, **model.artifact_settings()},
         "machine": machine(),
         **(about or {}),
@@ -178,6 +179,8 @@ def _measure_compressed(
     held = codes.nbytes if method == "asymmetric-all" else index.nbytes_for(scoring)
     matrix = 4 * model.decoder.numel()
     encoder = matrix + 4 * model.encoder_bias.numel()
+    quantizer = codes.quantizer.nbytes if isinstance(codes, PackedCodes) else 0
+    matrix += quantizer
     weights = {"asymmetric": matrix, "reconstructed": matrix + encoder, "sparse": encoder}
     return Record(
         method,

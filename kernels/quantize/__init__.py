@@ -25,3 +25,44 @@ def quantize_rows(
         lambda a, b: cpu.quantize_rows(values, indptr, codes, scales, a, b), len(scales), threads
     )
     return codes, scales
+
+
+def quantize_on_support(
+    x: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray,
+    levels: np.ndarray,
+    sizes: np.ndarray,
+    sweeps: int = 3,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Refit under quantisation: levels that together reconstruct each row best.
+
+    Coordinate descent on ‖x − Σ_j levels[j, code_j]·W[id_j]‖²: each nonzero in turn takes the level
+    nearest to what the others leave for it, so that later ones make up for earlier ones' rounding.
+    No sweep after the first makes the error larger.
+
+    Args:
+        x: (n, d) float32 rows.
+        indices: (n, k) int32, distinct within a row.
+        values: (n, k) float32, the start: least-squares values.
+        weights: (h, d) float32.
+        levels: (≥ k, L) float32: the j-th nonzero of a row takes one of ``levels[j, :sizes[j]]``.
+        sizes: (≥ k,) int, 1 to 256.
+        sweeps: passes over the nonzeros, 1 or more.
+        threads: processors to use; all that the process may use when None.
+
+    Returns:
+        (n, k) uint8 numbers of levels.
+    """
+    x, weights = np.ascontiguousarray(x), np.ascontiguousarray(weights)
+    codes = np.empty(indices.shape, np.uint8)
+    over_rows(
+        lambda a, b: cpu.quantize_on_support(
+            x, indices, values, weights, levels, sizes, sweeps, codes, a, b
+        ),
+        len(x),
+        threads,
+    )
+    return codes

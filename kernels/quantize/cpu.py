@@ -1,7 +1,9 @@
-"""Row-wise int8 quantisation, compiled by numba."""
+"""Quantisation of values, compiled by numba."""
 
 import numba
 import numpy as np
+
+from compressae.kernels.refit.cpu import dot
 
 
 @numba.njit(nogil=True, cache=True)
@@ -16,3 +18,30 @@ def quantize_rows(values, indptr, codes, scales, start, stop):
         scales[i] = scale
         for s in range(indptr[i], indptr[i + 1]):
             codes[s] = np.int8(np.rint(values[s] / scale))
+
+
+@numba.njit(nogil=True, cache=True)
+def quantize_on_support(x, indices, values, weights, levels, sizes, sweeps, codes, start, stop):
+    k = indices.shape[1]
+    gram = np.empty((k, k), np.float32)
+    y = np.empty(k, np.float32)
+    v = np.empty(k, np.float32)
+    for i in range(start, stop):
+        for a in range(k):
+            w = weights[indices[i, a]]
+            y[a] = dot(w, x[i])
+            v[a] = values[i, a]
+            for b in range(a + 1):
+                gram[a, b] = gram[b, a] = dot(w, weights[indices[i, b]])
+        for _ in range(sweeps):
+            for a in range(k):
+                target = y[a] + gram[a, a] * v[a]
+                for b in range(k):
+                    target -= gram[a, b] * v[b]
+                target /= gram[a, a]
+                nearest = 0
+                for c in range(1, sizes[a]):
+                    if abs(levels[a, c] - target) < abs(levels[a, nearest] - target):
+                        nearest = c
+                codes[i, a] = nearest
+                v[a] = levels[a, nearest]

@@ -15,3 +15,25 @@ def quantize_rows(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, n
             scales[i] = np.float32(np.abs(row).max()) / np.float32(127)
         codes[start:stop] = np.rint(row / scales[i])
     return codes, scales
+
+
+def quantize_on_support(
+    x: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray,
+    levels: np.ndarray,
+    sizes: np.ndarray,
+    sweeps: int,
+) -> np.ndarray:
+    """Numbers of levels (n, k) uint8 by coordinate descent on the reconstruction's error."""
+    codes = np.empty(indices.shape, np.uint8)
+    for i, ids in enumerate(indices):
+        w, v = weights[ids].astype(np.float64), values[i].astype(np.float64)
+        for _ in range(sweeps):
+            for a in range(len(ids)):
+                rest = x[i] - v @ w + v[a] * w[a]
+                target = rest @ w[a] / (w[a] @ w[a])
+                codes[i, a] = np.abs(levels[a, : sizes[a]] - target).argmin()
+                v[a] = levels[a, codes[i, a]]
+    return codes

@@ -30,5 +30,29 @@ def refit(
         raise ValueError(f"ridge = {ridge}: expected more than 0")
     x, weights = np.ascontiguousarray(x), np.ascontiguousarray(weights)
     out = np.empty(indices.shape, np.float32)
-    over_rows(lambda a, b: cpu.refit(x, indices, weights, ridge, out, a, b), len(x), threads)
+    over_rows(lambda a, b: cpu.refit(x, indices, weights, ridge, out, False, a, b), len(x), threads)
+    return out
+
+
+def explained(
+    x: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    ridge: float = 1e-4,
+    threads: int | None = None,
+) -> np.ndarray:
+    """By how much each latent, added to the ones before it, lessens a row's squared error.
+
+    Equal (up to the ridge) to the differences of ‖x − W_iᵀ v‖² over the least-squares fits on the
+    first 0, 1, …, k latents: the squares of L⁻¹ W_i x with L the Cholesky factor of W_i W_iᵀ.
+
+    Args:
+        x, indices, weights, ridge, threads: as of ``refit``.
+
+    Returns:
+        (n, k) float32, ≥ 0.
+    """
+    x, weights = np.ascontiguousarray(x), np.ascontiguousarray(weights)
+    out = np.empty(indices.shape, np.float32)
+    over_rows(lambda a, b: cpu.refit(x, indices, weights, ridge, out, True, a, b), len(x), threads)
     return out

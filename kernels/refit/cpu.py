@@ -5,7 +5,7 @@ import numpy as np
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _dot(a, b):
+def dot(a, b):
     total = np.float32(0)
     for t in range(a.shape[0]):
         total += a[t] * b[t]
@@ -13,32 +13,51 @@ def _dot(a, b):
 
 
 @numba.njit(nogil=True, cache=True)
-def refit(x, indices, weights, ridge, out, start, stop):
-    """Rows start..stop: normal equations in float32 sums, factored in float64."""
+def forward(gram, y, k, ridge, lower, z):
+    """lower·lowerᵀ = gram + ridge·I and lower·z = y, in float64."""
+    for a in range(k):
+        for b in range(a + 1):
+            total = np.float64(gram[a, b])
+            if a == b:
+                total += ridge
+            for c in range(b):
+                total -= lower[a, c] * lower[b, c]
+            lower[a, b] = np.sqrt(max(total, 1e-12)) if a == b else total / lower[b, b]
+        total = np.float64(y[a])
+        for c in range(a):
+            total -= lower[a, c] * z[c]
+        z[a] = total / lower[a, a]
+
+
+@numba.njit(nogil=True, cache=True)
+def backward(lower, k, z):
+    """lowerᵀ·v = z, in place of z."""
+    for a in range(k - 1, -1, -1):
+        for c in range(a + 1, k):
+            z[a] -= lower[c, a] * z[c]
+        z[a] /= lower[a, a]
+
+
+@numba.njit(nogil=True, cache=True)
+def refit(x, indices, weights, ridge, out, gains, start, stop):
+    """Values of rows start..stop, or, where ``gains``, what each latent in turn explains."""
     k = indices.shape[1]
     active = np.empty((k, weights.shape[1]), np.float32)
-    gram = np.empty((k, k), np.float64)
-    y = np.empty(k, np.float64)
+    gram = np.empty((k, k), np.float32)
+    lower = np.empty((k, k), np.float64)
+    y = np.empty(k, np.float32)
+    z = np.empty(k, np.float64)
     for i in range(start, stop):
         for a in range(k):
             active[a] = weights[indices[i, a]]
-        for a in range(k):
+            y[a] = dot(active[a], x[i])
             for b in range(a + 1):
-                gram[a, b] = _dot(active[a], active[b])
-            gram[a, a] += ridge
-            y[a] = _dot(active[a], x[i])
-        # In place: gram = L Lᵀ, then L z = y.
-        for a in range(k):
-            for b in range(a + 1):
-                total = gram[a, b]
-                for c in range(b):
-                    total -= gram[a, c] * gram[b, c]
-                gram[a, b] = np.sqrt(total) if a == b else total / gram[b, b]
-            for c in range(a):
-                y[a] -= gram[a, c] * y[c]
-            y[a] /= gram[a, a]
-        for a in range(k - 1, -1, -1):  # Lᵀ v = z.
-            for c in range(a + 1, k):
-                y[a] -= gram[c, a] * y[c]
-            y[a] /= gram[a, a]
-            out[i, a] = y[a]
+                gram[a, b] = dot(active[a], active[b])
+        forward(gram, y, k, ridge, lower, z)
+        if gains:
+            for a in range(k):
+                out[i, a] = z[a] * z[a]
+        else:
+            backward(lower, k, z)
+            for a in range(k):
+                out[i, a] = z[a]

@@ -18,7 +18,7 @@ def parts():
     centres = rng.standard_normal((30, D))
     rows = centres[rng.integers(0, 30, 400)] + 0.3 * rng.standard_normal((400, D))
     rows = rows.astype(np.float32)
-    config = TrainConfig(latents=H, nonzeros=K, steps=40, batch=64, hold_out=20)
+    config = TrainConfig(latents=H, nonzeros=K, steps=12, batch=64, hold_out=20)
     held, kept = held_out_rows(len(rows), 20)
     return train(rows, config), rows[np.sort(kept)], rows[held]
 
@@ -26,7 +26,7 @@ def parts():
 @pytest.fixture(scope="module")
 def result(parts):
     model, corpus, queries = parts
-    return evaluate(model, as_embeddings(corpus), queries, values="int8")
+    return evaluate(model, as_embeddings(corpus), queries, codes={"values": "int8"})
 
 
 def test_the_split_is_one_permutation_of_seed_0():

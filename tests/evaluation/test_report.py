@@ -52,7 +52,7 @@ def test_markdown_is_a_table_with_its_legend(evaluation):
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4 and {line.count("|") for line in table} == {len(report.HEADER) + 1}
     assert "19,000 items of 384 dimensions from items.npy" in "\n".join(lines)
-    assert any(line.startswith("- asymmetric: cos") for line in lines)
+    assert any(line.startswith("- asymmetric: x·ŷ") for line in lines)
 
 
 def test_print_table(evaluation, capsys):

@@ -62,7 +62,7 @@ def test_a_saved_inverted_index_answers_alike(values, tmp_path):
 
 
 def test_lists_that_do_not_fit_are_refused():
-    arrays_ = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4))).arrays()
+    arrays_ = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4))).arrays(scales=False)
     for name, wrong in (("docs", arrays_["docs"] + 4), ("starts", arrays_["starts"][:-1])):
         with pytest.raises(InputError, match="posting lists do not fit"):
             InvertedIndex.from_arrays({**arrays_, name: wrong}, None, (4, 4), "index")

@@ -1,0 +1,224 @@
+"""PackedCodes: sparse codes and residual codes in a few bytes a row."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressae.kernels import packed
+from compressae.kernels.packed import BLOCK, SPARE, Rows
+from compressae.retrieval.codes import KIND, SparseCodes, ValueType, id_dtype
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.quantizer import RowQuantizer
+from compressae.retrieval.storage import load_artifact, save_artifact
+
+#: The file of packed codes in their folder.
+PACKED = "packed"
+
+
+@dataclass(frozen=True, eq=False)
+class PackedCodes:
+    """n rows of latents in ⌈log2 h⌉ bits, quantised values, a residual code and a gain.
+
+    Rows may differ in k (a budget gives more nonzeros to some). They are scored where they lie:
+    q·y ≈ gain·(q'·s + Σ_b tables[b, residual_b]), with q' = W·q.
+
+    Attributes:
+        data: uint8, all rows and ``SPARE`` bytes; see ``compressae.kernels.packed``.
+        counts: (n,) uint8 nonzeros of each row, or None where all have the quantiser's K.
+        quantizer: what made the rows; the same for every row, and not counted in ``nbytes``.
+        model_id: fingerprint of the model that made the codes.
+        settings: how they were made.
+
+    Raises:
+        InputError: the parts do not fit together.
+    """
+
+    data: np.ndarray
+    counts: np.ndarray | None
+    quantizer: RowQuantizer
+    model_id: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    rows: Rows = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        layout = self.quantizer.layout
+        lengths, size = layout.lengths, len(self.data) - SPARE
+        blocks = np.empty(0, np.int64)
+        if self.counts is not None:
+            if len(self.counts) and int(self.counts.max()) > self.quantizer.nonzeros:
+                raise InputError(
+                    f"packed codes: a row of {self.counts.max()} nonzeros; expected at most "
+                    f"{self.quantizer.nonzeros}; encode the table again"
+                )
+            ends = np.cumsum(lengths[self.counts])
+            blocks = np.concatenate([[0], ends[BLOCK - 1 : -1 : BLOCK]]).astype(np.int64)
+            whole = len(self.counts) > 0 and size == int(ends[-1])
+        else:
+            whole = size > 0 and size % int(lengths[-1]) == 0
+        if self.data.dtype != np.uint8 or not whole:
+            raise InputError(
+                f"packed codes: {len(self.data)} bytes of {self.data.dtype} do not fit rows of "
+                f"{lengths.min()} to {lengths[-1]} bytes; encode the table again"
+            )
+        object.__setattr__(self, "rows", Rows(self.data, layout, self.counts, blocks))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def latents(self) -> int:
+        return self.quantizer.latents
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, h)."""
+        return len(self), self.latents
+
+    @property
+    def nbytes(self) -> int:
+        """Every byte that grows with n: rows, their counts and blocks where they differ in k."""
+        counts = 0 if self.counts is None else self.counts.nbytes
+        return self.data.nbytes + counts + self.rows.blocks.nbytes
+
+    def unpack(self, values: ValueType = "float32") -> SparseCodes:
+        """The nonzeros as CSR codes, gains multiplied in; residual codes are left out."""
+        indptr, ids, codes = packed.unpack(self.rows)
+        ranks = np.arange(len(ids)) - np.repeat(indptr[:-1], np.diff(indptr))
+        numbers = self.quantizer.levels[ranks, codes]
+        numbers *= np.repeat(self.gains(), np.diff(indptr))
+        if (ids >= self.latents).any():
+            raise InputError(
+                f"packed codes: latent {ids.max()} of {self.latents}; encode the table again"
+            )
+        flat = ids.astype(id_dtype(self.latents))
+        return SparseCodes.from_arrays(
+            indptr, flat, numbers, self.latents, values, self.model_id, self.settings
+        )
+
+    def residual_codes(self) -> np.ndarray:
+        """(n, residual_bytes) uint8."""
+        return self._heads()[:, :-1]
+
+    def gains(self) -> np.ndarray:
+        """(n,) float32 factors of the rows."""
+        return self.quantizer.gains[self._heads()[:, -1]]
+
+    def _heads(self) -> np.ndarray:
+        """(n, residual_bytes + 1) uint8: the bytes before the nonzeros."""
+        layout = self.rows.layout
+        if self.counts is None:
+            return self.data[:-SPARE].reshape(len(self), -1)[:, : layout.fixed]
+        starts = np.concatenate([[0], np.cumsum(layout.lengths[self.counts])[:-1]])
+        return self.data[starts[:, None] + np.arange(layout.fixed)]
+
+    def reconstruct(self, decoder: np.ndarray) -> np.ndarray:
+        """The rows as they are remembered, (n, d) float32, from the model's decoder (h, d)."""
+        gains = self.gains()[:, None]
+        nonzeros = np.asarray(self.unpack().to_scipy() @ decoder, np.float32)
+        return nonzeros + gains * self.quantizer.decode_residual(self.residual_codes())
+
+    def rescore(
+        self, dense_query: np.ndarray, tables: np.ndarray, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Scores (m,) float32 of rows (m,) int64, of all rows when None.
+
+        Args:
+            dense_query: q' = W·q (h,) float32.
+            tables: (residual_bytes, 256) float32, ``quantizer.tables(q)``.
+            rows: row numbers.
+        """
+        q = self.quantizer
+        return packed.rescore(self.rows, q.levels, q.gains, dense_query, tables, rows)
+
+    def prefix(self, nonzeros: int) -> "PackedCodes":
+        """The same rows cut to their k largest nonzeros: codes of a smaller k without encoding.
+
+        Raises:
+            InputError: k is not within 1…K; or rows carry residual codes, which belong to all of
+                their nonzeros.
+        """
+        if not 1 <= nonzeros <= self.quantizer.nonzeros:
+            raise InputError(
+                f"{nonzeros} nonzeros: expected 1 to {self.quantizer.nonzeros}, those of the codes"
+            )
+        if self.quantizer.residual_bytes:
+            raise InputError(
+                "these codes carry residual codes of all their nonzeros and cannot be cut; encode "
+                f"again with {nonzeros} nonzeros"
+            )
+        quantizer = self.quantizer.prefix(nonzeros)
+        lengths = self.rows.layout.lengths
+        old = self.rows.nonzeros
+        starts = np.concatenate([[0], np.cumsum(lengths[old])[:-1]])
+        kept = np.minimum(old, nonzeros)
+        cut = quantizer.layout.lengths[kept]
+        ends = np.cumsum(cut)
+        data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
+        place = np.arange(int(ends[-1])) - np.repeat(ends - cut, cut) + np.repeat(starts, cut)
+        data[: int(ends[-1])] = self.data[place]
+        spare = (8 * (cut - 1) - quantizer.layout.shifts[kept]) % 8  # Bits of the next nonzero.
+        data[ends - 1] &= (255 >> spare).astype(np.uint8)
+        counts = None if self.counts is None else kept.astype(np.uint8)
+        settings = {**self.settings, "nonzeros": nonzeros}
+        return PackedCodes(data, counts, quantizer, self.model_id, settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write the codes as a folder."""
+        save_artifact(path, KIND, self.artifact_settings(), {PACKED: self.arrays()})
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = True) -> "PackedCodes":
+        """Open saved codes, memory-mapped.
+
+        Raises:
+            InputError: they are no whole codes; the message names the file.
+        """
+        codes = load_codes(path, verify)
+        if not isinstance(codes, cls):
+            raise InputError(f"{path}: holds plain codes; expected packed ones; use SparseCodes")
+        return codes
+
+    def artifact_settings(self) -> dict[str, Any]:
+        """What a saved folder records beside the arrays."""
+        return {
+            "rows": len(self),
+            "latents": self.latents,
+            "model_id": self.model_id,
+            "made": self.settings,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that a saved folder holds."""
+        made = {f"quantizer.{name}": array for name, array in self.quantizer.arrays().items()}
+        counts = {} if self.counts is None else {"counts": self.counts}
+        return {"data": self.data, **counts, **made}
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "PackedCodes":
+        """Codes of what ``artifact_settings`` and ``arrays`` gave."""
+        made = {
+            name.removeprefix("quantizer."): array
+            for name, array in arrays.items()
+            if name.startswith("quantizer.")
+        }
+        quantizer = RowQuantizer.from_arrays(settings["latents"], made)
+        codes = cls(
+            arrays["data"], arrays.get("counts"), quantizer, settings["model_id"], settings["made"]
+        )
+        if len(codes) != settings["rows"]:
+            raise InputError(f"packed codes: {len(codes)} rows; expected {settings['rows']}")
+        return codes
+
+
+def load_codes(path: str | Path, verify: bool = True) -> SparseCodes | PackedCodes:
+    """Open saved codes of either form, memory-mapped.
+
+    Raises:
+        InputError: they are no whole codes; the message names the file.
+    """
+    artifact = load_artifact(path, KIND, verify)
+    if PACKED in artifact.tensors:
+        return PackedCodes.from_parts(artifact.settings, artifact.tensors[PACKED])
+    return SparseCodes.from_parts(artifact.settings, artifact.tensors[KIND])

@@ -30,7 +30,7 @@ _SAMPLE_ROWS = 1 << 16
 def compress(
     model: CompresSAE,
     items: Any,
-    values: ValueType | PackedType = "float32",
+    values: ValueType | PackedType | None = None,
     nonzeros: int | None = None,
     refit: bool | None = None,
     residual_bytes: int = 0,
@@ -49,19 +49,19 @@ def compress(
     Args:
         model: a trained model.
         items: (n, d) embeddings: an array, a path or ``Embeddings``.
-        values: how values are stored. "float32", "float16" or "int8" with a float32 scale a row
-            give ``SparseCodes``. "int4", "int3" and "int2" give ``PackedCodes``: 4, 3 or 2 bits a
-            value on average, ids in ⌈log2 h⌉ bits and a gain of one byte.
+        values: how values are stored. "int4", "int3" and "int2" (when None) give ``PackedCodes``:
+            4, 3 or 2 bits a value on average, ids in ⌈log2 h⌉ bits and a gain of one byte.
+            "float32", "float16" and "int8" with a float32 scale a row give ``SparseCodes``.
         nonzeros: k; the model's when None.
         refit: take least-squares values instead of the encoder's. None: yes, unless the model is of
-            the paper's recipe and values are not packed.
+            the paper's recipe and values are not packed (packed ones are always fitted).
         residual_bytes: bytes a row for what the nonzeros leave (packed values only).
         budget: bytes of the whole codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
             "48 B/row". Rows then differ in k: nonzeros go where they lessen the error most. The
             codes never take a byte more.
         weights: (n,) importance of rows for the budget, ≥ 0: popularity, say. Even when None.
         like: packed codes whose quantiser these rows shall share, so that rows can be added to a
-            table that is coded already.
+            table that is coded already; it sets values, nonzeros and residual bytes.
         progress: called after each batch with (rows done, rows to do).
 
     Raises:
@@ -71,18 +71,39 @@ def compress(
     """
     items = as_embeddings(items)
     check_width(model, items)
+    if like is not None:
+        if values is not None or nonzeros is not None or residual_bytes:
+            raise InputError(
+                "values, nonzeros or residual bytes beside a quantiser to share, which has its "
+                "own; leave them out"
+            )
+        if like.model_id != model.model_id:
+            raise InputError(
+                f"codes of model {like.model_id}, but this is model {model.model_id}; give codes "
+                "of the same model"
+            )
+        values, nonzeros = like.settings["values"], like.quantizer.nonzeros
+        residual_bytes = like.quantizer.residual_bytes
+    values = values or "int2"
     packs = values in PACKED_TYPES
     if not packs and values not in VALUE_TYPES:
         known = ", ".join((*VALUE_TYPES, *PACKED_TYPES))
         raise InputError(f"values {values!r}: expected one of {known}")
-    if not packs and (residual_bytes or budget is not None or like is not None):
+    if not packs and (residual_bytes or budget is not None):
         raise InputError(
-            f"values {values!r} with residual bytes, a budget or a quantiser to share: these are "
-            "for packed values; expected int4, int3 or int2"
+            f"values {values!r} with residual bytes or a budget: these are for packed values; "
+            "expected int4, int3 or int2"
+        )
+    if packs and refit is False:
+        raise InputError(
+            f"values {values!r} without refit: packed values are always fitted; expected float32, "
+            "float16 or int8"
         )
     if weights is not None and budget is None:
         raise InputError("weights without a budget: they share out a budget; give one")
-    k = (like.quantizer.nonzeros if like is not None else nonzeros) or model.nonzeros
+    if nonzeros is not None and budget is not None and like is None:
+        raise InputError("nonzeros and a budget, which decides them row by row; give one of them")
+    k = model.nonzeros if nonzeros is None else nonzeros
     if not 1 <= k <= model.latents:
         raise InputError(f"{k} nonzeros: expected 1 to {model.latents}, the model's latents")
     if packs and k > 255:
@@ -91,17 +112,11 @@ def compress(
     if refit is None:
         refit = packs or recipe != "paper"
     sample = _sample(items)
-    coder = Coder(model, metric_of(sample)[0], packs or (refit and recipe == "pursuit"), refit)
+    metric = metric_of(sample)[0] if like is None else like.quantizer.metric
+    coder = Coder(model, metric, packs or (refit and recipe == "pursuit"), refit)
     settings: dict[str, Any] = {"refit": refit, "nonzeros": k, "values": values}
     if not packs:
         return _plain(coder, items, k, values, settings, progress)  # type: ignore[arg-type]
-    if like is not None:
-        if like.model_id != model.model_id:
-            raise InputError(
-                f"codes of model {like.model_id}, but this is model {model.model_id}; give codes "
-                "of the same model"
-            )
-        coder = Coder(model, like.quantizer.metric, True)
     settings["residual_bytes"] = residual_bytes
 
     def quantizer(most: int, typical: int) -> RowQuantizer:

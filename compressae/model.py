@@ -125,7 +125,7 @@ class CompresSAE(nn.Module):
     def compress(
         self,
         items: Any,
-        values: "ValueType | PackedType" = "float32",
+        values: "ValueType | PackedType | None" = None,
         nonzeros: int | None = None,
         refit: bool | None = None,
         residual_bytes: int = 0,

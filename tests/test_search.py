@@ -73,7 +73,7 @@ def expected_scores(model, table, queries, scoring, refitted):
 @pytest.mark.parametrize("refitted", [True, False])
 @pytest.mark.parametrize("scoring", ["sparse", "reconstructed", "asymmetric"])
 def test_scores_are_those_of_the_definition(model, table, queries, scoring, refitted):
-    index = CompressedIndex(model, model.compress(table, refit=refitted))
+    index = CompressedIndex(model, model.compress(table, "float32", refit=refitted))
     hits = index.search(queries, N, scoring, candidates="all")
     expected = expected_scores(model, table, queries, scoring, refitted)
     assert all(sorted(ids) == list(range(N)) for ids in hits.ids)
@@ -91,7 +91,7 @@ def test_quantised_values_move_scores_little(model, table, queries, values):
 
 
 def test_candidates_come_from_the_largest_entries_of_the_projected_query(model, table, queries):
-    codes = model.compress(table)
+    codes = model.compress(table, "float32")
     index = CompressedIndex(model, codes)
     hits = index.search(queries, 5, candidates=20, query_nonzeros=8)
     projected = unit_rows(queries) @ model.decoder.detach().numpy().T
@@ -106,7 +106,7 @@ def test_candidates_come_from_the_largest_entries_of_the_projected_query(model, 
 
 
 def test_batches_threads_and_query_length_do_not_matter(model, table, queries):
-    codes = model.compress(table)
+    codes = model.compress(table, "float32")
     one, two = (CompressedIndex(model, codes, threads=threads) for threads in (1, 3))
     for scoring in ("sparse", "reconstructed", "asymmetric"):
         together = one.search(queries, 7, scoring, candidates=30)
@@ -119,7 +119,7 @@ def test_batches_threads_and_query_length_do_not_matter(model, table, queries):
 
 
 def test_more_results_than_items_are_padded(model, table, queries):
-    hits = CompressedIndex(model, model.compress(table[:3])).search(queries, 5)
+    hits = CompressedIndex(model, model.compress(table[:3], "float32")).search(queries, 5)
     assert (hits.ids[:, 3:] == -1).all() and np.isneginf(hits.scores[:, 3:]).all()
     assert (np.sort(hits.ids[:, :3]) == [0, 1, 2]).all()
 
@@ -138,11 +138,11 @@ def test_a_saved_index_answers_alike(model, table, queries, values, tmp_path):
 
 def test_codes_of_another_model_are_refused(model, table):
     with pytest.raises(InputError, match="give the model that encoded them"):
-        CompressedIndex(CompresSAE(D, H, K, seed=2), model.compress(table))
+        CompressedIndex(CompresSAE(D, H, K, seed=2), model.compress(table, "float32"))
 
 
 def test_bad_queries_and_settings_are_refused(model, table, queries):
-    index = CompressedIndex(model, model.compress(table))
+    index = CompressedIndex(model, model.compress(table, "float32"))
     with pytest.raises(InputError, match="rows of 11 columns; expected 12"):
         index.search(queries[:, :11], 5)
     bad = queries.copy()
@@ -184,7 +184,8 @@ def test_refit_and_pursuit_lower_the_weighted_error(model, table):
 
     plain, refitted = (
         np.linalg.norm(
-            x @ coder.metric - model.compress(table, refit=choice).to_scipy() @ decoder, axis=1
+            x @ coder.metric - model.compress(table, "float32", refit=choice).to_scipy() @ decoder,
+            axis=1,
         )
         for choice in (False, True)
     )
@@ -195,15 +196,15 @@ def test_refit_and_pursuit_lower_the_weighted_error(model, table):
 def test_the_papers_recipe_is_not_refitted_unless_asked(table):
     paper = CompresSAE(D, H, K)
     paper.settings = {"recipe": "paper"}
-    assert not paper.compress(table).settings["refit"]
-    assert paper.compress(table, refit=True).settings["refit"]
-    assert CompresSAE(D, H, K).compress(table).settings["refit"]
+    assert not paper.compress(table, "float32").settings["refit"]
+    assert paper.compress(table, "float32", refit=True).settings["refit"]
+    assert CompresSAE(D, H, K).compress(table, "float32").settings["refit"]
 
 
 def test_compress_in_small_batches_gives_the_same_codes(model, table, monkeypatch):
-    whole = model.compress(table)
+    whole = model.compress(table, "float32")
     monkeypatch.setattr("compressae.compress._ACTIVATIONS", 7 * H)
-    parts = model.compress(table)
+    parts = model.compress(table, "float32")
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_allclose(whole.values, parts.values, atol=1e-5)
 
@@ -212,16 +213,16 @@ def test_compress_refuses_other_widths_and_counts(model, table):
     with pytest.raises(InputError, match="rows of 11 columns, but the model was trained on 12"):
         model.compress(table[:, :11])
     with pytest.raises(InputError, match="65 nonzeros: expected 1 to 64"):
-        model.compress(table, nonzeros=65)
+        model.compress(table, "float32", nonzeros=65)
     with torch.no_grad():
-        assert model.compress(table, nonzeros=64).uniform == 64
+        assert model.compress(table, "float32", nonzeros=64).uniform == 64
 
 
 @pytest.mark.parametrize("scoring", ["sparse", "reconstructed", "asymmetric"])
 @pytest.mark.parametrize("candidates", [120, "all"])
 def test_equal_scores_go_to_the_smaller_id(model, table, queries, scoring, candidates):
     """Every item stands three times, so that every score comes three times."""
-    once = model.compress(table[:50])
+    once = model.compress(table[:50], "float32")
     codes = SparseCodes.from_rows(
         np.tile(once.indices.reshape(50, K), (3, 1)),
         np.tile(once.values.reshape(50, K), (3, 1)),

@@ -68,9 +68,8 @@ def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--values",
         type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
-        default="int2",
-        show_default=True,
-        help="How codes keep their values; int4, int3 and int2 pack ids into bits too.",
+        help="How codes keep their values, int2 if not given; int4, int3 and int2 pack ids into "
+        "bits too.",
     )(function)
 
 

@@ -118,7 +118,7 @@ def evaluate(
         "items": len(corpus),
         "dim": corpus.shape[1],
         "queries": len(queries),
-        "values": (codes or {}).get("values", "float32"),
+        "values": (codes or {}).get("values") or "int2",
         "residual_bytes": (codes or {}).get("residual_bytes", 0),
         "model": {"model_id": model.model_id, **model.artifact_settings()},
         "machine": machine(),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from compressae.kernels.refit import reference, refit
+from compressae.kernels.refit import explained, reference, refit
 
 
 def problem(n, d, h, k, seed=0):
@@ -46,3 +46,15 @@ def test_thread_count_does_not_matter():
 def test_refuses_a_ridge_of_zero():
     with pytest.raises(ValueError, match="ridge = 0: expected more than 0"):
         refit(*problem(2, 4, 8, 2), ridge=0)
+
+
+@pytest.mark.parametrize(("n", "d", "h", "k"), [(1, 1, 1, 1), (5, 7, 65, 3), (20, 24, 64, 12)])
+def test_explained_is_the_fall_of_the_error_with_each_latent(n, d, h, k):
+    x, indices, weights = problem(n, d, h, k)
+    left = [(x.astype(np.float64) ** 2).sum(1)]
+    for count in range(1, k + 1):
+        values = reference.refit(x, indices[:, :count], weights, 1e-9)
+        rest = x - np.einsum("nk,nkd->nd", values, weights[indices[:, :count]])
+        left.append((rest**2).sum(1))
+    falls = -np.diff(np.array(left), axis=0).T
+    np.testing.assert_allclose(explained(x, indices, weights, ridge=1e-7), falls, atol=1e-4)

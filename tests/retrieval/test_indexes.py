@@ -99,7 +99,7 @@ def build_exact(items):
 
 def build_compressed(items):
     model = CompresSAE(items.shape[1], 64, 6, seed=0)
-    return CompressedIndex(model, model.compress(items))
+    return CompressedIndex(model, model.compress(items, "float32"))
 
 
 SEARCHERS = {"exact": build_exact, "compressed": build_compressed}

@@ -1,0 +1,96 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressae.kernels.packed import (
+    BLOCK,
+    MAX_BITS,
+    SPARE,
+    Layout,
+    Rows,
+    pack,
+    reference,
+    rescore,
+    unpack,
+)
+
+
+@st.composite
+def tables(draw):
+    """Random rows of one k or of several, as (rows, heads, [(ids, codes) of each row])."""
+    id_bits = draw(st.integers(1, 17))
+    bits = draw(st.lists(st.integers(1, min(8, MAX_BITS - id_bits)), min_size=1, max_size=9))
+    layout = Layout(id_bits, np.array(bits), draw(st.integers(1, 4)))
+    n, ragged = draw(st.integers(1, 2 * BLOCK + 3)), draw(st.booleans())
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    counts = rng.integers(0, len(bits) + 1, n) if ragged else np.full(n, len(bits))
+    heads = rng.integers(0, 256, (n, layout.fixed)).astype(np.uint8)
+    nonzeros = []
+    for k in counts:
+        ids = rng.integers(0, 1 << id_bits, k).astype(np.int32)
+        codes = np.array([rng.integers(0, 1 << b) for b in bits[:k]], np.uint8)
+        nonzeros.append((ids, codes))
+    packed = [
+        pack(heads[i : i + 1], ids[None], codes[None], layout)[0]
+        for i, (ids, codes) in enumerate(nonzeros)
+    ]
+    data = np.concatenate([*packed, np.zeros(SPARE, np.uint8)])
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in packed])[:-1]])
+    blocks = starts[::BLOCK].astype(np.int64)
+    rows = Rows(data, layout, counts.astype(np.uint8) if ragged else None, blocks)
+    return rows, heads, nonzeros
+
+
+@given(tables())
+def test_packing_is_the_reference_and_unpacking_gives_it_back(table):
+    rows, heads, nonzeros = table
+    layout, place = rows.layout, 0
+    for head, (ids, codes) in zip(heads, nonzeros, strict=True):
+        expected = reference.pack(
+            head[None], ids[None], codes[None], layout.id_bits, layout.value_bits
+        )[0]
+        assert len(expected) == layout.lengths[len(ids)]
+        assert rows.data[place : place + len(expected)].tobytes() == expected
+        place += len(expected)
+    indptr, ids, codes = unpack(rows)
+    assert len(rows) == len(nonzeros)
+    for (start, stop), (expected_ids, expected_codes) in zip(
+        pairwise(indptr), nonzeros, strict=True
+    ):
+        np.testing.assert_array_equal(ids[start:stop], expected_ids)
+        np.testing.assert_array_equal(codes[start:stop], expected_codes)
+
+
+@given(tables(), st.integers(0, 2**32))
+def test_rescoring_is_the_reference_for_any_rows(table, seed):
+    rows, _, nonzeros = table
+    layout, rng = rows.layout, np.random.default_rng(seed)
+    levels, gains, query, lookups = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in (
+            (len(layout.value_bits), 1 << int(layout.value_bits.max())), 256,
+            1 << layout.id_bits, (layout.fixed - 1, 256),
+        )
+    )  # fmt: skip
+    lengths = layout.lengths[[len(ids) for ids, _ in nonzeros]]
+    ends = np.cumsum(lengths)
+    expected = np.array([
+        reference.rescore(
+            rows.data[end - length : end].tobytes(), len(ids), layout.id_bits, layout.value_bits,
+            levels, gains, query, lookups,
+        )
+        for end, length, (ids, _) in zip(ends, lengths, nonzeros, strict=True)
+    ])  # fmt: skip
+    scores = rescore(rows, levels, gains, query, lookups, None)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    some = rng.integers(0, len(rows), 5)
+    np.testing.assert_array_equal(rescore(rows, levels, gains, query, lookups, some), scores[some])
+    assert len(rescore(rows, levels, gains, query, lookups, np.empty(0, np.int64))) == 0
+
+
+def test_a_nonzero_of_more_bits_than_four_bytes_hold_is_refused():
+    with pytest.raises(ValueError, match="18 bits an id and 8 a value: expected at most 25"):
+        Layout(18, np.array([8]), 1)

@@ -92,6 +92,37 @@ def test_an_index_without_a_model_takes_sparse_queries(made, tmp_path):
     assert code == 1 and "no sparse queries" in err
 
 
+def test_encode_takes_every_form_of_codes(made, tmp_path):
+    command = ["encode", made / "table.npy", "-m", made / "model"]
+    np.save(tmp_path / "weights.npy", np.linspace(0, 1, 400))
+    budget = ["--budget", "5 B/row", "--weights", tmp_path / "weights.npy"]
+    expected = {
+        "int8": (["--values", "int8", "--no-refit"], 4 * (2 + 1) + 4),
+        "more": (["--values", "int4", "--nnz", 6, "--residual-bytes", 3], 1 + 3 + 6 * 10 / 8 + 0.5),
+        "budget": (budget, 5),
+        "like": (["--like", made / "codes"], 5),
+    }
+    for name, (options, row) in expected.items():
+        out = succeed(*command, "-o", tmp_path / name, "--json", *options)
+        assert json.loads(out)["bytes_an_item"] == pytest.approx(row, abs=0.05)
+        assert json.loads(succeed("info", tmp_path / name, "--json"))["kind"] == "codes"
+    same = (tmp_path / "like" / "packed.safetensors").read_bytes()
+    assert same == (made / "codes" / "packed.safetensors").read_bytes()
+    for options, said in [
+        (["--no-refit"], "always fitted"),
+        (["--budget", "2 B/row"], "one nonzero a row takes"),
+        (["--budget", "much"], "expected bytes above 0"),
+        (["--weights", tmp_path / "weights.npy"], "weights without a budget"),
+        (["--budget", "5 B/row", "--weights", made / "queries.npy"], "finite numbers of 0 or more"),
+        (["--budget", "5 B/row", "--weights", tmp_path / "no.npy"], "a .npy of one number a row"),
+        (["--like", made / "index"], "is index; expected"),
+        (["--like", tmp_path / "int8"], "expected packed ones"),
+        (["--residual-bytes", 17], "17 residual bytes: expected 0 to 16"),
+        (["--nnz", 65], "65 nonzeros: expected 1 to 64"),
+    ]:
+        refused(tmp_path, said, *command, "-o", tmp_path / "out", *options)
+
+
 def test_evaluate_with_and_without_a_model(made, tmp_path):
     out = succeed(
         "evaluate", made / "table.npy", "-m", made / "model", "-o", tmp_path / "report",

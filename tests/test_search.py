@@ -124,9 +124,13 @@ def test_more_results_than_items_are_padded(model, table, queries):
     assert (np.sort(hits.ids[:, :3]) == [0, 1, 2]).all()
 
 
-@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
-def test_a_saved_index_answers_alike(model, table, queries, values, tmp_path):
-    index = CompressedIndex(model, model.compress(table, values))
+@pytest.mark.parametrize(
+    "kind",
+    [dict(values="float32"), dict(values="float16"), dict(values="int8"), dict(values="int2"),
+     dict(values="int4", nonzeros=8), dict(budget="7 B/row")],
+)  # fmt: skip
+def test_a_saved_index_answers_alike(model, table, queries, kind, tmp_path):
+    index = CompressedIndex(model, model.compress(table, **kind))
     index.save(tmp_path / "index")
     loaded = CompressedIndex.load(tmp_path / "index")
     assert len(loaded) == N and loaded.nbytes == index.nbytes
@@ -134,6 +138,22 @@ def test_a_saved_index_answers_alike(model, table, queries, values, tmp_path):
         before, after = (i.search(queries, 10, scoring) for i in (index, loaded))
         np.testing.assert_array_equal(before.ids, after.ids)
         np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def test_packed_codes_answer_much_as_float_ones(model, table, queries):
+    """Of every scoring: more bits come nearer, and the lists are of the packed values."""
+    twin = CompresSAE(D, H, K, seed=1)
+    twin.settings = {"recipe": "pursuit"}
+    exact = CompressedIndex(twin, twin.compress(table, "float32"))
+    for scoring in ("sparse", "reconstructed", "asymmetric"):
+        want = exact.search(queries, N, scoring, candidates="all")
+        far = []
+        for values in ("int4", "int2"):
+            index = CompressedIndex(twin, twin.compress(table, values))
+            got = index.search(queries, N, scoring, candidates="all")
+            by_id = [np.take_along_axis(h.scores, np.argsort(h.ids, 1), 1) for h in (want, got)]
+            far.append(np.abs(by_id[0] - by_id[1]).mean())
+        assert far[0] < far[1] < 0.2 and far[0] < 0.05
 
 
 def test_codes_of_another_model_are_refused(model, table):

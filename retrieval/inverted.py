@@ -159,3 +159,8 @@ class InvertedIndex:
         index = cls.__new__(cls)
         index._set((starts, docs, values), scales, shape, threads)
         return index
+
+
+def list_bytes(rows: int, nonzeros: int, latents: int) -> int:
+    """``InvertedIndex.nbytes`` of int8 codes with ``nonzeros`` in all their rows."""
+    return 8 * (latents + 1) + (4 + 1) * nonzeros + 4 * rows

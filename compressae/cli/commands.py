@@ -12,6 +12,7 @@ _COMMANDS = {
     "index": "Build a search index from codes or embeddings.",
     "search": "Find the nearest items of queries.",
     "evaluate": "Compare compressed search with dense search on a table.",
+    "plan": "Say which codes fit a memory and what recall to expect.",
     "info": "Say what an artifact or a table is.",
 }
 

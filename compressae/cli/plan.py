@@ -1,0 +1,97 @@
+"""compressae plan"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from compressae.cli import common
+from compressae.planning import Plan, fitting
+from compressae.planning import plan as measured_plans
+from compressae.progress import progress
+from compressae.retrieval.embeddings import open_embeddings
+
+_SHOWN = ("h", "k", "values", "residual B", "code B", "held B", "total GB", "recall@100",
+          "expected")  # fmt: skip
+
+
+@click.command(cls=common.Command)
+@click.argument("embeddings", required=False, type=click.Path(path_type=Path))
+@click.option("--items", required=True, type=float, help="Rows of the whole table, such as 100e6.")
+@click.option("--memory", required=True, help="What search may hold, such as '8GB' or '80B/row'.")
+@click.option("--dim", type=click.IntRange(min=1), help="d; that of EMBEDDINGS if not given.")
+@click.option(
+    "--latents", default="4096,16384", show_default=True, help="Numbers to try, comma apart."
+)
+@click.option(
+    "--queries", default=1000, show_default=True, type=click.IntRange(min=1),
+    help="Rows of EMBEDDINGS held out as queries, at most a tenth.",
+)  # fmt: skip
+@click.option("--codes-only", is_flag=True, help="Leave the posting lists out of the memory.")
+@common.json_option
+def plan(
+    embeddings: Path | None,
+    items: float,
+    memory: str,
+    dim: int | None,
+    latents: str,
+    queries: int,
+    codes_only: bool,
+    as_json: bool,
+) -> None:
+    """Say which latents, nonzeros, values and residual codes fit a memory.
+
+    With EMBEDDINGS, a sample of the table (20,000 to 200,000 rows do), each is trained and measured
+    there and the best comes first. 'expected' moves the sample's recall along its own trend to the
+    whole table's rows. Without EMBEDDINGS nothing is measured.
+    """
+    if not (items >= 1 and items == int(items)):
+        raise click.UsageError(f"--items {items}: expected a whole number of at least 1")
+    try:
+        choices = [int(number) for number in latents.split(",")]
+    except ValueError:
+        choices = []
+    if not choices or min(choices) < 1:
+        raise click.UsageError(f"--latents {latents!r}: expected numbers, comma apart")
+    if embeddings is None:
+        if dim is None:
+            raise click.UsageError("give --dim, or EMBEDDINGS, whose width it then is")
+        plans = fitting(int(items), dim, memory, choices, lists=not codes_only)
+    else:
+        sample = open_embeddings(embeddings)
+        if dim not in (None, sample.shape[1]):
+            raise click.UsageError(f"--dim {dim}, but {embeddings} has {sample.shape[1]} columns")
+        with progress("planning") as show:
+            plans = measured_plans(
+                sample, int(items), memory, choices, queries, not codes_only, show
+            )
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in plans]))
+        return
+    _print(plans)
+    table = embeddings or "EMBEDDINGS"
+    if embeddings is None:
+        click.echo("Nothing was measured: give a sample of the table for recalls.")
+        return
+    top = plans[0]
+    residual = f" --residual-bytes {top.residual_bytes}" if top.residual_bytes else ""
+    click.echo(
+        f"compressae train {table} -o model --latents {top.latents} --nnz 16\n"
+        f"compressae index {table} -m model -o index --values {top.values} --nnz {top.nonzeros}"
+        f"{residual}"
+    )
+
+
+def _print(plans: list[Plan]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*_SHOWN)
+    for one in plans:
+        recalls = ("" if r is None else f"{r:.3f}" for r in (one.recall, one.expected))
+        table.add_row(
+            str(one.latents), str(one.nonzeros), one.values, str(one.residual_bytes),
+            str(one.code_bytes), f"{one.held_bytes:.0f}", f"{one.total_bytes / 1e9:.3g}", *recalls,
+        )  # fmt: skip
+    Console(width=None if Console().is_terminal else 120).print(table)

@@ -19,6 +19,7 @@ from compressae.retrieval.storage import check_destination
 from compressae.training import held_out_rows
 
 QUERIES = 1000
+RESIDUAL_BYTES = 32
 SHOWN = 5
 
 
@@ -42,21 +43,22 @@ def main() -> None:
     items, queries = sample.embeddings.subset(kept), sample.embeddings.take(held)
     print(f"{len(items):,} WordNet nouns to search, {QUERIES:,} held out as queries")
 
-    config = TrainConfig(latents=4096, nonzeros=32, steps=600, hold_out=QUERIES)
+    config = TrainConfig(latents=4096, nonzeros=16, hold_out=QUERIES)
     with progress("training") as show:
         model = train(
             sample.embeddings,
             config,
             progress=lambda now: show(now.step, now.steps, training_details(now)),
         )
-    codes = model.compress(items, values="int8")
+    codes = model.compress(items, residual_bytes=RESIDUAL_BYTES)
     index = CompressedIndex(model, codes)
     model.save_pretrained(folder / "model")
     codes.save(folder / "codes")
     index.save(folder / "index")
 
     with progress("measuring") as show:
-        result = evaluate(model, items, queries, values="int8", progress=show)
+        codes_asked = {"residual_bytes": RESIDUAL_BYTES}
+        result = evaluate(model, items, queries, codes=codes_asked, progress=show)
     write(result, folder / "report")
     print_table(result)
 
@@ -72,9 +74,10 @@ def main() -> None:
             print(f"  {left:58}| {right}")
 
     print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report. The same by hand:")
-    print(f"  compressae train {table} -o model --steps 600 --hold-out {QUERIES}")
-    print(f"  compressae evaluate {table} -m model -o report")
-    print(f"  compressae index {table} -m model -o index")
+    print(f"  compressae train {table} -o model --nnz 16 --hold-out {QUERIES}")
+    residual = f"--residual-bytes {RESIDUAL_BYTES}"
+    print(f"  compressae evaluate {table} -m model -o report {residual}")
+    print(f"  compressae index {table} -m model -o index {residual}")
     print(f"  compressae search index {table} -k 5 -o hits.npz")
 
 

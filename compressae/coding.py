@@ -1,6 +1,7 @@
 """From rows to nonzeros, and from nonzeros to bytes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,12 +13,7 @@ from compressae.kernels.quantize import quantize_on_support
 from compressae.kernels.refit import explained, refit
 from compressae.model import CompresSAE
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.quantizer import (
-    RowQuantizer,
-    fit_levels,
-    fit_residual,
-    id_bits,
-)
+from compressae.retrieval.quantizer import RowQuantizer, fit_levels, fit_residual, id_bits
 
 #: Most steps of a pursuit; a larger k takes several latents a step.
 _STEPS = 64
@@ -59,12 +55,14 @@ class Coder:
     pursuit: bool
     refit: bool = True
 
-    @property
+    @cached_property
     def decoder(self) -> np.ndarray:
+        """(h, d) float32 unit rows."""
         return self.model.decoder.detach().cpu().numpy()
 
-    @property
+    @cached_property
     def weighted_decoder(self) -> np.ndarray:
+        """(h, d) float32, times the metric."""
         return self.decoder @ self.metric
 
     def support(self, x: np.ndarray, k: int) -> np.ndarray:

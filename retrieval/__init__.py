@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressae.retrieval.exact import ExactIndex, exact_search
     from compressae.retrieval.inverted import InvertedIndex
     from compressae.retrieval.metrics import recall_at
+    from compressae.retrieval.packed import PackedCodes, load_codes
     from compressae.retrieval.searcher import Hits, Searcher
 
 _HOME = {
@@ -21,9 +22,11 @@ _HOME = {
     "Hits": "searcher",
     "InputError": "errors",
     "InvertedIndex": "inverted",
+    "PackedCodes": "packed",
     "Searcher": "searcher",
     "SparseCodes": "codes",
     "exact_search": "exact",
+    "load_codes": "packed",
     "open_embeddings": "embeddings",
     "recall_at": "metrics",
 }
@@ -34,9 +37,11 @@ __all__ = [
     "Hits",
     "InputError",
     "InvertedIndex",
+    "PackedCodes",
     "Searcher",
     "SparseCodes",
     "exact_search",
+    "load_codes",
     "open_embeddings",
     "recall_at",
 ]

@@ -102,7 +102,12 @@ def build_compressed(items):
     return CompressedIndex(model, model.compress(items, "float32"))
 
 
-SEARCHERS = {"exact": build_exact, "compressed": build_compressed}
+def build_packed(items):
+    model = CompresSAE(items.shape[1], 64, 6, seed=0)
+    return CompressedIndex(model, model.compress(items, budget="9 B/row"))
+
+
+SEARCHERS = {"exact": build_exact, "compressed": build_compressed, "packed": build_packed}
 
 
 @pytest.mark.parametrize("build", SEARCHERS.values(), ids=SEARCHERS)

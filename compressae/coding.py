@@ -87,6 +87,14 @@ class Coder:
         """(m, k) float32: by how much each latent in turn lessens the weighted squared error."""
         return explained(x @ self.metric, ids, self.weighted_decoder, _RIDGE)
 
+    def scales(self, x: np.ndarray, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Factors (m,) float32 of codes that are not packed: their gains, or, of the encoder's own
+        values, what makes x̂ a unit vector."""
+        if self.pursuit or self.refit:
+            return self.gains(x @ self.metric, decode(ids, values, self.weighted_decoder))
+        length = np.linalg.norm(decode(ids, values, self.decoder), axis=1)
+        return np.divide(1, length, out=np.ones_like(length), where=length > 0)
+
     def gains(self, x: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
         """Least-squares factors (m,) float32 of weighted reconstructions of weighted rows."""
         fit = np.einsum("nd,nd->n", x, reconstruction)
@@ -113,12 +121,9 @@ def fit_quantizer(
         typical: see there.
 
     Raises:
-        InputError: more residual bytes than dimensions, or too few rows to train their centroids;
-            more latents than packed ids can name.
+        InputError: too few rows to train residual codes; more latents than packed ids can name.
     """
     m, d = x.shape
-    if not 0 <= residual_bytes <= d:
-        raise InputError(f"{residual_bytes} residual bytes: expected 0 to {d}, the dimensions")
     if residual_bytes and m < 256:
         raise InputError(f"{m} rows: residual codes are trained on at least 256; use none")
     latents = coder.model.latents

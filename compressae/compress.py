@@ -6,9 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from compressae.budget import allot, parse_budget
+from compressae.budget import allot, check_budget, check_weights, parse_budget
 from compressae.coding import Coder, fit_quantizer, pack_rows
-from compressae.kernels.decode import decode
 from compressae.kernels.packed import BLOCK, SPARE
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import VALUE_TYPES, SparseCodes, ValueType, id_dtype
@@ -41,10 +40,12 @@ def compress(
 ) -> SparseCodes | PackedCodes:
     """Codes of every row of a table.
 
-    Within a row nonzeros descend by |value|. Rows are scaled so that the reconstruction x̂ is the
-    projection of the row on its direction: the dot product (W q)·s of a unit query q is then the
-    least-squares estimate of its cosine with the row. Resident memory is the codes and one batch,
-    whatever the size of the table (with a budget, 4 bytes more for each nonzero considered).
+    Within a row nonzeros descend by |value| (packed: before quantisation). Rows are scaled to their
+    least-squares length in the table's metric (see ``metric_of``), so that (W q)·s is an unbiased
+    estimate of a unit query's cosine with the row; an encoder's own values are scaled so that x̂ has
+    unit length, which makes it the cosine with x̂. Resident memory is the codes and one batch,
+    whatever the size of the table; with a budget also 6 to 8 bytes a nonzero considered, of which a
+    row has twice as many as it gets on average.
 
     Args:
         model: a trained model.
@@ -58,10 +59,11 @@ def compress(
         residual_bytes: bytes a row for what the nonzeros leave (packed values only).
         budget: bytes of the whole codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
             "48 B/row". Rows then differ in k: nonzeros go where they lessen the error most. The
-            codes never take a byte more.
+            codes never take a byte more, and less than 1 % stays unused.
         weights: (n,) importance of rows for the budget, ≥ 0: popularity, say. Even when None.
-        like: packed codes whose quantiser these rows shall share, so that rows can be added to a
-            table that is coded already; it sets values, nonzeros and residual bytes.
+        like: packed codes whose quantiser these rows shall share, as rows of one table coded at
+            another time; it sets values, nonzeros and residual bytes. Codes that kept to a budget
+            want one here too.
         progress: called after each batch with (rows done, rows to do).
 
     Raises:
@@ -72,6 +74,10 @@ def compress(
     items = as_embeddings(items)
     check_width(model, items)
     if like is not None:
+        if not isinstance(like, PackedCodes):
+            raise InputError(f"like: {type(like).__name__}; expected PackedCodes")
+        if like.counts is not None and budget is None:
+            raise InputError("like codes that kept to a budget, without one; give a budget")
         if values is not None or nonzeros is not None or residual_bytes:
             raise InputError(
                 "values, nonzeros or residual bytes beside a quantiser to share, which has its "
@@ -86,14 +92,7 @@ def compress(
         residual_bytes = like.quantizer.residual_bytes
     values = values or "int2"
     packs = values in PACKED_TYPES
-    if not packs and values not in VALUE_TYPES:
-        known = ", ".join((*VALUE_TYPES, *PACKED_TYPES))
-        raise InputError(f"values {values!r}: expected one of {known}")
-    if not packs and (residual_bytes or budget is not None):
-        raise InputError(
-            f"values {values!r} with residual bytes or a budget: these are for packed values; "
-            "expected int4, int3 or int2"
-        )
+    check_form(values, residual_bytes, budget, model.dim)
     if packs and refit is False:
         raise InputError(
             f"values {values!r} without refit: packed values are always fitted; expected float32, "
@@ -103,16 +102,17 @@ def compress(
         raise InputError("weights without a budget: they share out a budget; give one")
     if nonzeros is not None and budget is not None and like is None:
         raise InputError("nonzeros and a budget, which decides them row by row; give one of them")
-    k = model.nonzeros if nonzeros is None else nonzeros
+    k = model.nonzeros if nonzeros is None else int(nonzeros)
+    residual_bytes = int(residual_bytes)
     if not 1 <= k <= model.latents:
         raise InputError(f"{k} nonzeros: expected 1 to {model.latents}, the model's latents")
-    if packs and k > 255:
+    if packs and k > 255 and budget is None:
         raise InputError(f"{k} nonzeros: packed rows hold at most 255; store the values as int8")
     recipe = model.settings.get("recipe")
     if refit is None:
         refit = packs or recipe != "paper"
     sample = _sample(items)
-    metric = metric_of(sample)[0] if like is None else like.quantizer.metric
+    metric = metric_of(sample) if like is None else like.quantizer.metric
     coder = Coder(model, metric, packs or (refit and recipe == "pursuit"), refit)
     settings: dict[str, Any] = {"refit": refit, "nonzeros": k, "values": values}
     if not packs:
@@ -128,6 +128,20 @@ def compress(
         return _packed(coder, items, quantizer(k, k), settings, progress)
     total = parse_budget(budget, len(items))
     return _budgeted(coder, items, quantizer, total, weights, settings, progress)
+
+
+def check_form(values: str, residual_bytes: int, budget: Any, dim: int) -> None:
+    """Refuse values, residual bytes and a budget that do not go together."""
+    if values not in (*VALUE_TYPES, *PACKED_TYPES):
+        known = ", ".join((*VALUE_TYPES, *PACKED_TYPES))
+        raise InputError(f"values {values!r}: expected one of {known}")
+    if values in VALUE_TYPES and (residual_bytes or budget is not None):
+        raise InputError(
+            f"values {values!r} with residual bytes or a budget: these are for packed values; "
+            "expected int4, int3 or int2"
+        )
+    if not 0 <= residual_bytes <= dim:
+        raise InputError(f"{residual_bytes} residual bytes: expected 0 to {dim}, the dimensions")
 
 
 def check_width(model: CompresSAE, items: Embeddings) -> None:
@@ -159,22 +173,20 @@ def _plain(
 ) -> SparseCodes:
     """CSR codes of k nonzeros a row."""
     n, latents = len(items), coder.model.latents
-    decoder = coder.weighted_decoder
     ids_kept = np.empty((n, k), id_dtype(latents))
     values_kept = np.empty((n, k), values)
     scales = np.empty(n, np.float32) if values == "int8" else None
     for start, rows in items.batches(_batch(coder.model)):
         x = unit_rows(rows)
         ids, v = coder.code(x, k)
-        v = v * coder.gains(x @ coder.metric, decode(ids, v, decoder))[:, None]
+        v = v * coder.scales(x, ids, v)[:, None]
         part = SparseCodes.from_rows(ids, v, latents, values)
         stop = start + len(x)
         ids_kept[start:stop] = part.indices.reshape(-1, k)
         values_kept[start:stop] = part.values.reshape(-1, k)
         if scales is not None and part.scales is not None:  # The gain after quantisation.
             v = part.row_values().reshape(-1, k)
-            gains = coder.gains(x @ coder.metric, decode(ids, v, decoder))
-            scales[start:stop] = part.scales * gains
+            scales[start:stop] = part.scales * coder.scales(x, ids, v)
         if progress is not None:
             progress(stop, n)
     indptr = np.arange(n + 1, dtype=np.int64) * k
@@ -226,6 +238,8 @@ def _budgeted(
     quantizer = quantizer_of(most, min(most, max(1, round(typical))))
     most = quantizer.nonzeros
     lengths = quantizer.layout.lengths
+    scale = check_weights(weights, n)
+    check_budget(budget, n, lengths, base)
     gains = np.empty((n, most), np.float16)
     chosen = np.empty((n, most), id_dtype(model.latents))
     for start, rows in items.batches(_batch(model)):
@@ -236,7 +250,7 @@ def _budgeted(
         gains[start:stop] = coder.marginal_gains(x, ids)
         if progress is not None:
             progress(stop, 2 * n)
-    counts = allot(gains, lengths, budget - base, weights)
+    counts = allot(gains, lengths, budget - base, scale)
     ends = np.cumsum(lengths[counts])
     data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
     for start, rows in items.batches(_batch(model)):

@@ -78,7 +78,7 @@ class DictionaryRun:
         if step < _REVIVE_UNTIL * self.steps:
             self._revive(residual, errors)
         lengths = np.linalg.norm(self.weights, axis=1)
-        self.weights /= lengths[:, None]
+        self.weights /= np.maximum(lengths, 1e-12)[:, None]
         self.values *= lengths[self.ids]
         self.step += 1
         cosines = np.sqrt(np.clip(1 - errors, 0, 1))  # x̂ is the row's projection.

@@ -29,7 +29,8 @@ _MOST = 64
 #: Tried at every k; the others only at the best one, for they differ little.
 _VALUES: PackedType = "int2"
 _OTHER_VALUES: PackedType = "int4"
-_TRAINED_NONZEROS = 16
+#: k that models are trained at; codes of any other k are made with them.
+TRAINED_NONZEROS = 16
 _LEAST_ROWS = 2000
 
 
@@ -41,7 +42,8 @@ class Plan:
         latents, nonzeros, values, residual_bytes: the settings.
         code_bytes: of a row.
         held_bytes: of a row: code and posting lists.
-        total_bytes: of all rows and the constants (decoder, quantiser) that search holds.
+        total_bytes: of all rows and the constants that search holds: the model and, at most, the
+            quantiser.
         recall: recall@100 among the sample's rows; None where nothing was measured.
         expected: the same among as many rows as were planned for: ``recall`` moved along the trend
             that it showed from a quarter of the sample to all of it, as many doublings as it takes.
@@ -90,19 +92,21 @@ def fitting(
     for h in latents:
         for kind in values:
             bits = int(kind[3:])
-            each = lambda k, m: _size(items, dim, h, k, bits, m, lists)  # noqa: E731
-            pure = [k for k in range(1, min(_MOST, h) + 1) if each(k, 0)[2] <= total]
-            wanted = nonzeros if nonzeros is not None else (*_NONZEROS, *pure[-1:])
+            wanted = nonzeros
+            if wanted is None:
+                few = range(1, min(_MOST, h) + 1)
+                pure = [k for k in few if _size(items, dim, h, k, bits, 0, lists)[2] <= total]
+                wanted = [*(k for k in _NONZEROS if k <= h), *pure[-1:]]
             for k in wanted:
-                if k not in pure:
-                    continue
-                m = 0
-                while m < dim and each(k, m + 1)[2] <= total:
-                    m += 1
-                found[h, k, kind] = Plan(h, k, kind, m, *each(k, m))
+                sizes = [_size(items, dim, h, k, bits, m, lists) for m in range(dim + 1)]
+                fit = [m for m, size in enumerate(sizes) if size[2] <= total]
+                if fit:
+                    found[h, k, kind] = Plan(h, k, kind, fit[-1], *sizes[fit[-1]])
     if not found:
         least = min(
-            _size(items, dim, h, 1, int(v[3:]), 0, lists)[2] for h in latents for v in values
+            _size(items, dim, h, min(nonzeros or [1]), int(v[3:]), 0, lists)[2]
+            for h in latents
+            for v in values
         )
         raise InputError(
             f"memory {memory!r}: {total:,} bytes for {items:,} items of {dim} dimensions; the "
@@ -117,9 +121,11 @@ def _size(
     """Code bytes and held bytes of a row, and total bytes."""
     layout = Layout(id_bits(h), np.full(k, bits), m + 1)
     code = int(layout.lengths[-1])
-    levels = 4 * k * (1 << bits) + 4 * 256
     part = -(-dim // m) if m else 0
-    constants = 4 * h * dim + levels + 4 * dim * m * part + 4 * 256 * m * part + SPARE
+    model = 2 * 4 * h * dim + 4 * h
+    levels = 4 * 256 * (k + 1)  # A rank may have all of 256 levels.
+    quantizer = levels + 8 * k + 4 * dim * dim + 4 * (2 * dim + 256) * m * part
+    constants = model + quantizer + SPARE
     posted = list_bytes(items, items * k, h) if lists else 0
     return code, code + posted / items, items * code + posted + constants
 
@@ -170,7 +176,7 @@ def plan(
     measured = []
     for h in tried:
         show(f"training h = {h}")
-        config = TrainConfig(latents=h, nonzeros=min(_TRAINED_NONZEROS, h), hold_out=len(held))
+        config = TrainConfig(latents=h, nonzeros=min(TRAINED_NONZEROS, h), hold_out=len(held))
         models[h] = train(sample, config, device="cpu")
     for one in plans:
         show(f"h = {one.latents}, k = {one.nonzeros}")
@@ -179,9 +185,9 @@ def plan(
     show("other values")
     try:
         others = fitting(items, dim, memory, [top.latents], [_OTHER_VALUES], [top.nonzeros], lists)
-        measured += [measure(models[top.latents], one) for one in others]
     except InputError:
-        pass  # They do not fit.
+        others = []  # They do not fit.
+    measured += [measure(models[top.latents], one) for one in others]
     if progress is not None:
         progress(steps, steps, "")
     return sorted(measured, key=_rank, reverse=True)

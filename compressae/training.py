@@ -22,7 +22,7 @@ from compressae.retrieval.errors import InputError
 _REVIVE_UNTIL = 0.7
 #: A latent is dead when no row of the last so many batches used it.
 _DEAD_AFTER = 60
-#: Noise on the data rows that the default recipe starts from, as a share of their length.
+#: Noise on the data rows that recipe "autoencoder" starts from, as a share of their length.
 _START_NOISE = 0.3
 _CHECKPOINT_SECONDS = 60.0
 
@@ -67,7 +67,7 @@ def train(
         items: (n, d) embeddings: an array, a path or ``Embeddings``. Every row is read once before
             training, so that a bad one is named at the start.
         config: settings; ``TrainConfig()`` when None.
-        device: "cpu", "cuda" or "auto" (a GPU where there is one).
+        device: "cpu", "cuda" or "auto" (a GPU where there is one; recipe "pursuit": the CPU).
         progress: called after every step. A KeyboardInterrupt that it raises is passed on after
             the checkpoint is saved.
         checkpoint: folder that keeps the state, once a minute and at that interruption.

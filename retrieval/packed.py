@@ -130,10 +130,14 @@ class PackedCodes:
             rows: row numbers.
         """
         q = self.quantizer
+        named = 1 << q.layout.id_bits
+        if len(dense_query) < named:  # No id, be it damaged, reads beyond the end.
+            dense_query = np.concatenate([dense_query, np.zeros(named - self.latents, np.float32)])
         return packed.rescore(self.rows, q.levels, q.gains, dense_query, tables, rows)
 
     def prefix(self, nonzeros: int) -> "PackedCodes":
-        """The same rows cut to their k largest nonzeros: codes of a smaller k without encoding.
+        """The same rows cut to their first k nonzeros, those of largest |value| before
+        quantisation: codes of a smaller k without encoding.
 
         Raises:
             InputError: k is not within 1…K; or rows carry residual codes, which belong to all of
@@ -203,6 +207,12 @@ class PackedCodes:
             for name, array in arrays.items()
             if name.startswith("quantizer.")
         }
+        lacking = {"latents", "model_id", "made", "rows"} - set(settings)
+        if lacking or "data" not in arrays:
+            raise InputError(
+                f"packed codes: {', '.join(sorted(lacking)) or 'data'} missing; encode the table "
+                "again"
+            )
         quantizer = RowQuantizer.from_arrays(settings["latents"], made)
         codes = cls(
             arrays["data"], arrays.get("counts"), quantizer, settings["model_id"], settings["made"]

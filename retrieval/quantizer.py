@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from compressae.kernels.packed import Layout
+from compressae.kernels.packed import MAX_BITS, Layout
 from compressae.retrieval.errors import InputError
 
 _CENTROIDS = 256
@@ -18,11 +18,11 @@ _RIDGE = 1e-2
 class RowQuantizer:
     """Levels of the values, and a product quantiser of what they leave.
 
-    Nonzeros of a row are ordered by descending |value|; the r-th takes one of its own rank's
-    levels, so that neither a scale nor a sign needs to be stored. The residual r = x − x̂ is kept
-    as y = r·project cut into m parts, each replaced by its nearest of 256 centroids (product
-    quantisation, Jégou et al. 2011); r ≈ ŷ·restoreᵀ, so that q·r is m look-ups. One more byte
-    scales the whole row to its least-squares length.
+    Nonzeros of a row are ordered by descending |value| before quantisation; the r-th takes one of
+    its own rank's levels, so that neither a scale nor a sign needs to be stored. The residual
+    r = x − x̂ is kept as y = r·project cut into m parts, each replaced by its nearest of 256
+    centroids (product quantisation, Jégou et al. 2011); r ≈ ŷ·restoreᵀ, so that q·r is m look-ups.
+    One more byte scales the whole row to its least-squares length.
 
     Attributes:
         latents: h.
@@ -57,6 +57,15 @@ class RowQuantizer:
         if not fits:
             shapes = {name: array.shape for name, array in self.arrays().items()}
             raise InputError(f"row quantiser: {shapes} do not fit together; encode the table again")
+        if id_bits(self.latents) + int(self.value_bits.max()) > MAX_BITS:
+            raise InputError(
+                f"row quantiser: {self.latents} latents and values of {self.value_bits.max()} bits;"
+                f" expected at most {MAX_BITS} bits together; encode the table again"
+            )
+        read = [self.metric, self.gains, self.project, self.restore, self.codebooks]
+        read += [row[: 1 << bits] for row, bits in zip(self.levels, self.value_bits, strict=True)]
+        if not all(np.isfinite(array).all() for array in read):
+            raise InputError("row quantiser: NaN or infinity in its arrays; encode the table again")
 
     @property
     def dim(self) -> int:
@@ -114,7 +123,7 @@ class RowQuantizer:
         return np.rint((np.clip(gains, low, high) - low) / step).astype(np.uint8)
 
     def prefix(self, k: int) -> "RowQuantizer":
-        """The quantiser of rows cut to their k largest nonzeros, without residual."""
+        """The quantiser of rows cut to their first k nonzeros, without residual."""
         widest = 1 << int(self.value_bits[:k].max())
         none = np.empty((self.dim, 0), np.float32)
         return replace(
@@ -133,6 +142,12 @@ class RowQuantizer:
     @classmethod
     def from_arrays(cls, latents: int, arrays: dict[str, np.ndarray]) -> "RowQuantizer":
         """A quantiser of what ``arrays`` gave."""
+        wanted = {f.name for f in fields(cls)} - {"latents"}
+        if set(arrays) != wanted:
+            raise InputError(
+                f"row quantiser: arrays {sorted(arrays)}; expected {sorted(wanted)}; encode the "
+                "table again"
+            )
         return cls(latents, **{name: np.array(array) for name, array in arrays.items()})
 
 
@@ -141,8 +156,8 @@ def id_bits(latents: int) -> int:
     return max(1, (latents - 1).bit_length())
 
 
-def metric_of(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of errors, and their inverse: two symmetric (d, d) float32 matrices A and A⁻¹.
+def metric_of(queries: np.ndarray) -> np.ndarray:
+    """Weights of errors: a symmetric positive (d, d) float32 matrix A.
 
     The expected squared error of q·x̂ over queries of second moment S is eᵀSe with e = x − x̂, not
     eᵀe (Guo et al., "Quantization based fast inner product search", AISTATS 2016). A² is a power of
@@ -154,8 +169,7 @@ def metric_of(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     moment, axes = np.linalg.eigh((queries.T @ queries / len(queries)).astype(np.float64))
     weight = (np.maximum(moment, 0) / moment[-1] + _RIDGE) ** (_WEIGHTING / 2)
     weight /= np.sqrt(np.mean(((queries @ axes) * weight) ** 2) * len(axes))
-    forward, back = (axes * weight) @ axes.T, (axes / weight) @ axes.T
-    return forward.astype(np.float32), back.astype(np.float32)
+    return ((axes * weight) @ axes.T).astype(np.float32)
 
 
 def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +177,7 @@ def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarra
 
     Each rank's levels are Lloyd–Max quantisers of its values (Lloyd 1982); from one bit each, bits
     go one by one to the rank whose error falls most, until a row of ``typical`` nonzeros has
-    ``bits`` a nonzero on average.
+    ``bits`` a nonzero on average, or no error is left.
 
     Args:
         values: (n, K) float32, row by row in descending |value|.
@@ -183,7 +197,7 @@ def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarra
             for r in range(ranks)
         ]
         r = int(np.argmax(gains))
-        if gains[r] < 0:
+        if gains[r] <= 0:
             break
         chosen[r] += 1
         if chosen[r] < 8 and len(made[r]) <= chosen[r]:

@@ -45,7 +45,7 @@ class Bench:
         self.queries = unit_rows(items.take(held))
         self.x = unit_rows(self.corpus.to_array())
         self.truth = exact_search(self.corpus, self.queries, TOP).ids
-        self.metric = metric_of(self.x)[0]
+        self.metric = metric_of(self.x)
         self.lines: list[str] = []
 
     def model(self, **settings: Any) -> CompresSAE:

@@ -156,7 +156,10 @@ def ours(latents: int, prefix: int | None = None, **settings: Any) -> Method:
     def run(bench: Bench) -> Score:
         model = bench.model(recipe="pursuit", latents=latents, nonzeros=16)
         started = time.perf_counter()
-        codes = model.compress(bench.corpus, **{"values": "int2", **settings})
+        codes = model.compress(bench.training, **settings)
+        if bench.train_rows < len(bench.corpus):  # The quantiser, too, has not seen the others.
+            budget = settings.get("budget")
+            codes = model.compress(bench.corpus, like=codes, budget=budget)
         assert isinstance(codes, PackedCodes)
         if prefix is not None:
             codes = codes.prefix(prefix)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressae import CompresSAE, InputError
-from compressae.budget import allot, parse_budget
+from compressae.budget import allot, check_budget, check_weights, parse_budget
 from compressae.retrieval.embeddings import unit_rows
 
 N, D, H = 900, 16, 64
@@ -13,7 +13,7 @@ N, D, H = 900, 16, 64
 @pytest.mark.parametrize(
     ("said", "meant"),
     [(4000, 4000), ("4000", 4000), ("4 GB", 4_000_000_000), ("1.5KB", 1500), ("2 MiB", 2 << 20),
-     ("48 B/row", 4800), ("0.5 KB / row", 50_000), (" 7B ", 7)],
+     ("48 B/row", 4800), ("0.5 kB / row", 50_000), (" 7B ", 7)],
 )  # fmt: skip
 def test_budgets_are_read(said, meant):
     assert parse_budget(said, 100) == meant
@@ -43,7 +43,8 @@ def problems(draw):
 @settings(max_examples=400)
 def test_never_a_byte_over_and_less_than_a_step_left(problem):
     gains, lengths, budget, weights = problem
-    counts = allot(gains, lengths, budget, weights)
+    check_budget(budget, len(gains), lengths, 0)
+    counts = allot(gains, lengths, budget, check_weights(weights, len(gains)))
     assert counts.dtype == np.uint8 and counts.min() >= 1 and counts.max() <= gains.shape[1]
     spent = int(lengths[counts].sum())
     assert spent <= budget
@@ -54,21 +55,30 @@ def test_never_a_byte_over_and_less_than_a_step_left(problem):
 def test_steps_go_where_weight_times_gain_is_largest():
     gains = np.array([[1, 0.8, 0.1, 0.1], [1, 0.4, 0.3, 0.2], [1, 0.05, 0.04, 0.03]], np.float16)
     lengths = np.array([1, 3, 5, 7, 9])
-    assert allot(gains, lengths, 9 + 2).tolist() == [2, 1, 1]
-    assert allot(gains, lengths, 9 + 7).tolist() == [2, 3, 1]
-    assert allot(gains, lengths, 9 + 6, np.array([0.01, 0.01, 1])).tolist() == [1, 1, 4]
-    assert allot(gains, lengths, 27).tolist() == [4, 4, 4]
+    even = np.ones(3, np.float32)
+    assert allot(gains, lengths, 9 + 2, even).tolist() == [2, 1, 1]
+    assert allot(gains, lengths, 9 + 7, even).tolist() == [2, 3, 1]
+    last = np.array([0.01, 0.01, 1], np.float32)
+    assert allot(gains, lengths, 9 + 6, last).tolist() == [1, 1, 4]
+    assert allot(gains, lengths, 27, even).tolist() == [4, 4, 4]
 
 
 def test_budgets_beyond_what_rows_can_take_are_refused():
-    gains, lengths = np.ones((10, 2), np.float16), np.array([1, 3, 5])
-    with pytest.raises(InputError, match="29 bytes for 10 rows; one nonzero a row takes 30"):
-        allot(gains, lengths, 29)
-    with pytest.raises(InputError, match="2 nonzeros in every row take 50"):
-        allot(gains, lengths, 51)
-    for weights in (np.ones(9), -np.ones(10), np.full(10, np.nan), np.ones((10, 1))):
+    lengths = np.array([1, 3, 5])
+    check_budget(37, 10, lengths, 7)
+    check_budget(57, 10, lengths, 7)
+    with pytest.raises(InputError, match="36 bytes for 10 rows; one nonzero a row takes 37"):
+        check_budget(36, 10, lengths, 7)
+    with pytest.raises(InputError, match="2 nonzeros in every row take 57"):
+        check_budget(58, 10, lengths, 7)
+
+
+def test_weights_are_numbers_of_rows():
+    assert (check_weights(None, 3) == 1).all()
+    assert not np.signbit(check_weights([-0.0, 1, 2], 3)).any()
+    for wrong in (np.ones(9), -np.ones(10), np.full(10, np.nan), np.ones((10, 1)), ["a"] * 10):
         with pytest.raises(InputError, match="expected 10 finite numbers of 0 or more"):
-            allot(gains, lengths, 40, weights)
+            check_weights(wrong, 10)
 
 
 @pytest.fixture(scope="module")

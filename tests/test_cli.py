@@ -96,6 +96,9 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
     command = ["encode", made / "table.npy", "-m", made / "model"]
     np.save(tmp_path / "weights.npy", np.linspace(0, 1, 400))
     budget = ["--budget", "5 B/row", "--weights", tmp_path / "weights.npy"]
+    np.save(tmp_path / "letters.npy", np.full(400, "a"))
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", np.ones(400))
     expected = {
         "int8": (["--values", "int8", "--no-refit"], 4 * (2 + 1) + 4),
         "more": (["--values", "int4", "--nnz", 6, "--residual-bytes", 3], 1 + 3 + 6 * 10 / 8 + 0.5),
@@ -115,6 +118,10 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
         (["--weights", tmp_path / "weights.npy"], "weights without a budget"),
         (["--budget", "5 B/row", "--weights", made / "queries.npy"], "finite numbers of 0 or more"),
         (["--budget", "5 B/row", "--weights", tmp_path / "no.npy"], "a .npy of one number a row"),
+        (["--budget", "5 B/row", "--weights", tmp_path / "letters.npy"], "one number a row"),
+        (["--budget", "5 B/row", "--weights", tmp_path / "empty.npy"], "one number a row"),
+        (["--budget", "5 B/row", "--weights", tmp_path / "several.npz"], "one number a row"),
+        (["--like", tmp_path / "budget"], "without one; give a budget"),
         (["--like", made / "index"], "is index; expected"),
         (["--like", tmp_path / "int8"], "expected packed ones"),
         (["--residual-bytes", 17], "17 residual bytes: expected 0 to 16"),
@@ -296,6 +303,12 @@ def test_usage_errors(made, tmp_path):
             made / "queries.npy", "--candidates", "many")  # fmt: skip
     refused(tmp_path, "65 query nonzeros", "search", made / "index", made / "queries.npy",
             "--query-nonzeros", 65)  # fmt: skip
+    refused(tmp_path, "options of codes are for embeddings", "index", made / "codes", *out,
+            "-m", made / "model", "--budget", "8 B/row")  # fmt: skip
+    refused(tmp_path, "these are for packed values", "evaluate", made / "table.npy", *out,
+            "--queries", 120, "--values", "int8", "--residual-bytes", 4, *SMALL)  # fmt: skip
+    refused(tmp_path, "17 residual bytes: expected 0 to 16", "evaluate", made / "table.npy", *out,
+            "--queries", 120, "--residual-bytes", 17, *SMALL)  # fmt: skip
     refused(tmp_path, "lower --queries", "evaluate", made / "table.npy", *out)
     refused(tmp_path, "expected a number or 'all'", "search", made / "index",
             made / "queries.npy", "--candidates", "²")  # fmt: skip

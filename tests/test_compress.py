@@ -60,6 +60,35 @@ def test_sharing_a_quantiser_refuses_settings_and_other_models(model, table):
         other.compress(table, like=codes)
 
 
+def test_codes_like_those_of_a_budget_keep_to_one_too(model, table):
+    codes = model.compress(table, budget="9 B/row")
+    with pytest.raises(InputError, match="give a budget"):
+        model.compress(table[:50], like=codes)
+    again = model.compress(table[:50], like=codes, budget="9 B/row")
+    assert again.nbytes <= 450 and again.quantizer is codes.quantizer
+    with pytest.raises(InputError, match="SparseCodes; expected PackedCodes"):
+        model.compress(table, like=model.compress(table, "int8"))
+
+
+def test_a_budget_is_refused_before_any_row_is_coded(model, table):
+    """… with the user's own number, whatever the model's k."""
+    least = "budget: 900 bytes for 300 rows; one nonzero a row takes 944"
+    most = "budget: 2700000 bytes for 300 rows; 64 nonzeros"
+    for budget, said in ((900, least), ("9 kB/row", most)):
+        with pytest.raises(InputError, match=said):
+            model.compress(table, budget=budget, progress=lambda *_: pytest.fail("coded"))
+    with pytest.raises(InputError, match="finite numbers"):
+        model.compress(table, budget="9 B/row", weights=np.full(300, np.nan),
+                       progress=lambda *_: pytest.fail("coded"))  # fmt: skip
+    assert CompresSAE(D, 400, 300).compress(table, budget="20 B/row").nbytes <= 6000
+
+
+def test_an_encoders_own_values_are_scaled_to_unit_length(model, table):
+    codes = model.compress(table, "float32", refit=False)
+    near = codes.to_scipy() @ model.decoder.detach().numpy()
+    np.testing.assert_allclose(np.linalg.norm(near, axis=1), 1, atol=1e-5)
+
+
 def test_few_rows_have_no_residual_codes_yet_pack(model, table):
     with pytest.raises(InputError, match="10 rows: residual codes are trained on at least 256"):
         model.compress(table[:10], residual_bytes=2)

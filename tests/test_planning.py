@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from compressae import CompresSAE, CompressedIndex, InputError
 from compressae.cli import main
 from compressae.kernels.packed import SPARE
-from compressae.planning import fitting, plan
+from compressae.planning import _size, fitting, plan
 from compressae.retrieval.packed import PackedCodes
 
 D = 16
@@ -30,27 +30,39 @@ def test_a_plan_takes_what_its_index_takes(table, latents, lists):
         codes = model.compress(table, one.values, residual_bytes=one.residual_bytes)
         index = CompressedIndex(model, codes)
         assert isinstance(codes, PackedCodes)
-        quantizer = codes.quantizer
-        # Ranks of uneven bits have wider tables of levels than even ones.
-        levels = quantizer.levels.nbytes - 4 * one.nonzeros * (1 << int(one.values[3:]))
         held = codes.nbytes + (index.lists.nbytes if lists else 0)
-        constants = 4 * model.decoder.numel() + quantizer.nbytes - levels
+        arrays = codes.quantizer.arrays()
+        constants = sum(a.nbytes for a in [*model.arrays().values(), *arrays.values()])
+        # Levels are planned for as if each rank had all 256.
+        spare = 4 * 256 * one.nonzeros - arrays["levels"].nbytes
         assert codes.nbytes == one.code_bytes * n + SPARE
-        assert one.total_bytes == held + constants
+        assert one.total_bytes == held + constants + spare and spare >= 0
         assert one.held_bytes == pytest.approx((held - SPARE) / n)
 
 
-@pytest.mark.parametrize("memory", ["20 B/row", "55 B/row", "3 MB", 10_000_000])
+@pytest.mark.parametrize("memory", ["40 B/row", "55 B/row", "3 MB", 10_000_000])
 @pytest.mark.parametrize("lists", [True, False])
 def test_plans_fill_the_memory_and_never_exceed_it(memory, lists):
     items, dim = 50_000, 96
-    total = {"20 B/row": 10**6, "55 B/row": 2_750_000, "3 MB": 3_000_000}.get(memory, memory)
+    total = {"40 B/row": 2 * 10**6, "55 B/row": 2_750_000, "3 MB": 3_000_000}.get(memory, memory)
     plans = fitting(items, dim, memory, [256, 1000], lists=lists)
     assert {one.latents for one in plans} == {256, 1000}
     for one in plans:
         assert one.total_bytes <= total
         if one.residual_bytes < dim:  # One byte more a row, and its centroids, do not fit.
             assert one.total_bytes + items + 4 * 512 * dim > total
+
+
+def test_the_cost_of_a_residual_byte_jumps_and_the_most_that_fit_are_found():
+    """At d = 100, 13 bytes take 8 dimensions each (104), and 25 take 4 each (100)."""
+    one = fitting(1000, 100, 400_000, [64], nonzeros=[4])[0]
+    for m in range(one.residual_bytes + 1, 101):
+        assert _size(1000, 100, 64, 4, 2, m, True)[2] > 400_000
+    assert one.total_bytes <= 400_000
+
+
+def test_any_number_of_nonzeros_can_be_asked_for():
+    assert fitting(1000, 64, "1 GB", [4096], nonzeros=[100])[0].nonzeros == 100
 
 
 def test_what_does_not_fit_is_refused_with_the_least_that_does():
@@ -111,6 +123,7 @@ def test_the_command(table, tmp_path):
         (["--items", "1e6", "--memory", "9", "--dim", 4], "the smallest index takes"),
         ([tmp_path / "table.npy", *size, "--dim", 15], "has 16 columns"),
         ([tmp_path / "no.npy", *size], "no such file"),
+        (["--items", "inf", "--memory", "1GB", "--dim", 4], "a whole number of at least 1"),
     ]:
         code, out, err = call(*wrong)
         assert code in (1, 2) and out == "" and said in err and "Traceback" not in err

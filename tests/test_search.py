@@ -46,14 +46,16 @@ def cosine(a, b):
 
 
 def item_codes(model, items, refitted):
-    """Codes (m, h) whose weighted reconstructions are the weighted rows' projections."""
-    metric = metric_of(items)[0].astype(np.float64)
+    """Codes (m, h) whose reconstructions are of unit length, or, refitted, the projections of the
+    rows in the metric."""
+    metric = metric_of(items).astype(np.float64)
     weighted = model.decoder.detach().numpy() @ metric
     s, x = dense_codes(model, items, K, False), items @ metric
+    if not refitted:
+        return s / np.linalg.norm(s @ model.decoder.detach().numpy(), axis=1, keepdims=True)
     for i, row in enumerate(s):
         active = np.flatnonzero(row)
-        if refitted:
-            s[i, active] = np.linalg.lstsq(weighted[active].T, x[i], rcond=None)[0]
+        s[i, active] = np.linalg.lstsq(weighted[active].T, x[i], rcond=None)[0]
         near = s[i] @ weighted
         s[i] *= (x[i] @ near) / (near @ near)
     return s
@@ -183,7 +185,7 @@ def test_bad_queries_and_settings_are_refused(model, table, queries):
 
 def test_compressed_rows_reconstruct_to_a_projection_in_order(model, table):
     seen, x = [], unit_rows(table)
-    metric = metric_of(x)[0]
+    metric = metric_of(x)
     for values, atol in (("float32", 1e-4), ("float16", 1e-3), ("int8", 1e-4)):
         codes = model.compress(table, values, progress=lambda done, n: seen.append((done, n)))
         near = codes.to_scipy() @ model.decoder.detach().numpy() @ metric
@@ -195,7 +197,7 @@ def test_compressed_rows_reconstruct_to_a_projection_in_order(model, table):
 
 def test_refit_and_pursuit_lower_the_weighted_error(model, table):
     x = unit_rows(table)
-    coder = Coder(model, metric_of(x)[0], pursuit=True)
+    coder = Coder(model, metric_of(x), pursuit=True)
     decoder = coder.weighted_decoder
 
     def errors(ids, values):

@@ -124,9 +124,12 @@ def make_codes(options: dict[str, Any]) -> dict[str, Any]:
     weights, like = options["weights"], options["like"]
     if weights is not None:
         try:
-            weights = np.load(weights, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            loaded = np.load(weights, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{weights}: expected a .npy of one number a row ({error})") from error
+        if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiub":
+            raise InputError(f"{weights}: expected a .npy of one number a row")
+        weights = loaded
     return {
         "values": options["values"],
         "nonzeros": options["codes_nnz"],
@@ -153,7 +156,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Dictionary learning; a trained encoder; the encoder of arXiv 2505.11388.",
         ),
         click.option("--seed", default=0, show_default=True, help="Of every random choice."),
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda or auto; recipe pursuit trains on the cpu.",
+        ),
     )
     for option in reversed(options):
         function = option(function)

@@ -9,6 +9,7 @@ import numpy as np
 
 from compressae.cli import common
 from compressae.cli.train import run
+from compressae.compress import check_form
 from compressae.evaluation import report
 from compressae.evaluation.protocol import METHODS
 from compressae.evaluation.protocol import evaluate as measure
@@ -38,7 +39,7 @@ def evaluate(
     output: Path,
     methods: str,
     queries: int,
-    values: str,
+    values: str | None,
     residual_bytes: int,
     as_json: bool,
     **settings: Any,
@@ -62,6 +63,7 @@ def evaluate(
             f"{embeddings}: {len(items)} rows cannot give {queries} queries and a corpus; "
             "lower --queries"
         )
+    check_form(values or "int2", residual_bytes, None, items.shape[1])
     about: dict[str, Any] = {}
     if model is None:
         encoder = run(items, config, settings["device"])

@@ -35,6 +35,8 @@ def index(source: Path, model: Path | None, output: Path, as_json: bool, **optio
     if not coded and model is None:
         open_embeddings(source)  # What is missing altogether is said first.
         raise click.UsageError("embeddings need a model: give -m MODEL")
+    if coded and any(options.values()):
+        raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     check_destination(output, INVERTED if model is None else COMPRESSED)
     encoder = None if model is None else CompresSAE.from_pretrained(model)
     codes: SparseCodes | PackedCodes

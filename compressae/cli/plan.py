@@ -1,13 +1,15 @@
 """compressae plan"""
 
 import json
+import math
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from compressae.cli import common
-from compressae.planning import Plan, fitting
+from compressae.planning import TRAINED_NONZEROS, Plan, fitting
 from compressae.planning import plan as measured_plans
 from compressae.progress import progress
 from compressae.retrieval.embeddings import open_embeddings
@@ -46,7 +48,7 @@ def plan(
     there and the best comes first. 'expected' moves the sample's recall along its own trend to the
     whole table's rows. Without EMBEDDINGS nothing is measured.
     """
-    if not (items >= 1 and items == int(items)):
+    if not (math.isfinite(items) and items >= 1 and items == int(items)):
         raise click.UsageError(f"--items {items}: expected a whole number of at least 1")
     try:
         choices = [int(number) for number in latents.split(",")]
@@ -70,14 +72,14 @@ def plan(
         click.echo(json.dumps([asdict(one) for one in plans]))
         return
     _print(plans)
-    table = embeddings or "EMBEDDINGS"
     if embeddings is None:
         click.echo("Nothing was measured: give a sample of the table for recalls.")
         return
     top = plans[0]
+    table, trained = shlex.quote(str(embeddings)), min(TRAINED_NONZEROS, top.latents)
     residual = f" --residual-bytes {top.residual_bytes}" if top.residual_bytes else ""
     click.echo(
-        f"compressae train {table} -o model --latents {top.latents} --nnz 16\n"
+        f"compressae train {table} -o model --latents {top.latents} --nnz {trained}\n"
         f"compressae index {table} -m model -o index --values {top.values} --nnz {top.nonzeros}"
         f"{residual}"
     )

@@ -128,7 +128,7 @@ def rescore(
     tables: np.ndarray,
     which: np.ndarray | None,
 ) -> np.ndarray:
-    """(Σ_r levels[r, code_r]·q'[id_r] + Σ_b tables[b, residual_b]) · norms[gain byte].
+    """(Σ_r levels[r, code_r]·q'[id_r] + Σ_b tables[b, residual_b]) · gains[gain byte].
 
     Args:
         rows: the codes.

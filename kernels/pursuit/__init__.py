@@ -60,7 +60,7 @@ def pursue(
     x, weights = np.ascontiguousarray(x), np.ascontiguousarray(weights)
     projection = torch.from_numpy(weights).to(dtype or fast_dtype()).T
     indices, values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    batch = max(1, _PRODUCTS // h)
+    batch = max(1, _PRODUCTS // max(h, 2 * k * k))  # float32 Gram matrices as large at most.
     for start in range(0, n, batch):
         part = slice(start, start + batch)
         _pursue_batch(

@@ -38,7 +38,7 @@ def quantize_on_support(x, indices, values, weights, levels, sizes, sweeps, code
                 target = y[a] + gram[a, a] * v[a]
                 for b in range(k):
                     target -= gram[a, b] * v[b]
-                target /= gram[a, a]
+                target /= max(gram[a, a], np.float32(1e-12))
                 nearest = 0
                 for c in range(1, sizes[a]):
                     if abs(levels[a, c] - target) < abs(levels[a, nearest] - target):

@@ -56,11 +56,7 @@ class CompressedIndex:
     def __init__(
         self, model: CompresSAE, codes: SparseCodes | PackedCodes, threads: int | None = None
     ) -> None:
-        if codes.model_id != model.model_id:
-            raise InputError(
-                f"codes of model {codes.model_id}, but this is model {model.model_id}; "
-                "give the model that encoded them, or encode again"
-            )
+        _check_model(model, codes)
         plain = codes.unpack("int8") if isinstance(codes, PackedCodes) else codes
         self._set(model, codes, InvertedIndex(plain), threads)
 
@@ -255,9 +251,18 @@ class CompressedIndex:
         else:
             codes = SparseCodes.from_parts(settings[CODES], tensors[CODES])
             scales = codes.scales
+        _check_model(model, codes)
         built = InvertedIndex.from_arrays(arrays, scales, codes.shape, str(path))
         index._set(model, codes, built, threads)
         return index
+
+
+def _check_model(model: CompresSAE, codes: SparseCodes | PackedCodes) -> None:
+    if codes.model_id != model.model_id:
+        raise InputError(
+            f"codes of model {codes.model_id}, but this is model {model.model_id}; "
+            "give the model that encoded them, or encode again"
+        )
 
 
 _Scorer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]

@@ -88,6 +88,12 @@ def test_an_index_without_a_model_takes_sparse_queries(made, tmp_path):
     matrix = scipy.sparse.random_array((2, 64), density=0.3, rng=np.random.default_rng(0))
     scipy.sparse.save_npz(tmp_path / "queries.npz", matrix.tocsr())
     assert len(succeed("search", made / "lists", tmp_path / "queries.npz").splitlines()) == 2
+    succeed("encode", made / "table.npy", "-m", made / "model", "-o", tmp_path / "codes",
+            "--residual-bytes", 2)  # fmt: skip
+    code, _, err = call("index", tmp_path / "codes", "-o", tmp_path / "index")
+    assert (
+        code == 0 and err == "warning: residual codes are left out; give -m to search with them\n"
+    )
     code, _, err = call("search", made / "lists", made / "queries.npy")
     assert code == 1 and "no sparse queries" in err
 

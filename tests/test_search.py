@@ -163,6 +163,17 @@ def test_codes_of_another_model_are_refused(model, table):
         CompressedIndex(CompresSAE(D, H, K, seed=2), model.compress(table, "float32"))
 
 
+def test_an_index_of_two_models_is_refused(model, table, tmp_path):
+    CompressedIndex(model, model.compress(table)).save(tmp_path / "index")
+    other = CompresSAE(D, H, K, seed=2)
+    CompressedIndex(other, other.compress(table)).save(tmp_path / "other")
+    config = (tmp_path / "index" / "config.json").read_text()
+    mixed = config.replace(model.model_id, other.model_id)
+    (tmp_path / "index" / "config.json").write_text(mixed)
+    with pytest.raises(InputError, match="give the model that encoded them"):
+        CompressedIndex.load(tmp_path / "index")
+
+
 def test_bad_queries_and_settings_are_refused(model, table, queries):
     index = CompressedIndex(model, model.compress(table, "float32"))
     with pytest.raises(InputError, match="rows of 11 columns; expected 12"):

@@ -51,6 +51,10 @@ def index(source: Path, model: Path | None, output: Path, as_json: bool, **optio
     if encoder is not None:
         built = CompressedIndex(encoder, codes)
     else:
+        if isinstance(codes, PackedCodes) and codes.quantizer.residual_bytes:
+            click.echo(
+                "warning: residual codes are left out; give -m to search with them", err=True
+            )
         built = InvertedIndex(codes.unpack("int8") if isinstance(codes, PackedCodes) else codes)
     built.save(output)
     common.say(

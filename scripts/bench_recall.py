@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Recall of every recipe and scoring on one table: 1,000 held-out queries against all other rows.
 
-usage: bench_recall.py EMBEDDINGS.npy OUTPUT_FOLDER
+usage: bench_recall.py EMBEDDINGS.npy OUTPUT_FOLDER [RECIPE ...]
 
-Trains h = 4096, k = 32 with each recipe and its own number of steps, codes the corpus with float32
+Trains h = 4096, k = 32 with each recipe (or those named) and its own number of steps, codes the corpus with float32
 values (the paper's not refitted) and measures every method of ``compressae evaluate``. Prints a
 table a recipe; writes OUTPUT_FOLDER/RECIPE.
 """
@@ -24,12 +24,12 @@ QUERIES = 1000
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     items, folder = open_embeddings(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     held, kept = held_out_rows(len(items), QUERIES)
-    for recipe in ("pursuit", "autoencoder", "paper"):
+    for recipe in sys.argv[3:] or ("pursuit", "autoencoder", "paper"):
         config = TrainConfig(recipe=recipe, hold_out=QUERIES)
         started = time.perf_counter()
         with progress(f"training {recipe}") as show:

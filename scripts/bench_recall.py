@@ -3,9 +3,9 @@
 
 usage: bench_recall.py EMBEDDINGS.npy OUTPUT_FOLDER [RECIPE ...]
 
-Trains h = 4096, k = 32 with each recipe (or those named) and its own number of steps, codes the corpus with float32
-values (the paper's not refitted) and measures every method of ``compressae evaluate``. Prints a
-table a recipe; writes OUTPUT_FOLDER/RECIPE.
+Trains h = 4096, k = 32 with each recipe (or those named) and its own number of steps, codes the
+corpus with float32 values (the paper's not refitted) and measures every method of
+``compressae evaluate``. Prints a table a recipe; writes OUTPUT_FOLDER/RECIPE.
 """
 
 import sys

@@ -1,0 +1,64 @@
+"""The benchmark scripts, on a small table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((200, 16))
+    rows = centres[rng.integers(0, 200, 12_500)] + 0.5 * rng.standard_normal((12_500, 16))
+    path = tmp_path_factory.mktemp("scripts") / "table.npy"
+    np.save(path, rows.astype(np.float32))
+    return path
+
+
+@pytest.mark.slow
+def test_the_curve_resumes_and_keeps_tables_apart(table, tmp_path):
+    out = tmp_path / "curve"
+    for only in ("PCA-8*", "ours h=4096 k=5"):
+        done = run("reproduce_paper.py", table, out, "--train-rows", 10_000, "--only", only)
+        assert done.returncode == 0, done.stderr
+    records = {r["method"]: r for r in map(json.loads, map(Path.read_text,
+               (out / "records").iterdir()))}  # fmt: skip
+    assert set(records) == {"PCA-8 float32", "ours h=4096 k=5"}
+    ours = records["ours h=4096 k=5"]
+    assert ours["code_bytes"] == pytest.approx(10, abs=0.01)  # 5 · (12 + 2) bits and a gain.
+    assert 0.3 < records["PCA-8 float32"]["recall100"] < ours["recall100"] <= 1
+    page = (out / "table.md").read_text()
+    assert "11,500 rows searched, 10,000 trained on" in page and "| ours h=4096 k=5 |" in page
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    before = (out / "records" / "ours h=4096 k=5.json").stat().st_mtime_ns
+    again = run("reproduce_paper.py", table, out, "--train-rows", 10_000, "--only", "ours*k=5")
+    assert again.returncode == 0
+    assert (out / "records" / "ours h=4096 k=5.json").stat().st_mtime_ns == before
+    other = run("reproduce_paper.py", table, out, "--only", "PCA-8*")
+    assert other.returncode == 2 and "name another folder" in other.stderr
+
+
+def test_unknown_methods_are_named(table, tmp_path):
+    done = run("reproduce_paper.py", table, tmp_path / "out", "--only", "magic")
+    assert done.returncode == 2 and "--list names them" in done.stderr
+    listed = run("reproduce_paper.py", table, tmp_path / "out", "--list").stdout.splitlines()
+    assert {"OPQ64", "RQ128", "paper sparse k=32", "ours h=16384 k=16+97"} <= set(listed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rescoring_is_timed_without_an_error():
+    done = run("bench_rescore.py", 5000)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| packed")]
+    assert len(rows) == 4 and all("| 29.0 |" in r or "| 61.0 |" in r for r in rows)

@@ -41,9 +41,9 @@ def compress(
     """Codes of every row of a table.
 
     Within a row nonzeros descend by |value| (packed: before quantisation). Rows are scaled to their
-    least-squares length in the table's metric (see ``metric_of``), so that (W q)·s is an unbiased
-    estimate of a unit query's cosine with the row; an encoder's own values are scaled so that x̂ has
-    unit length, which makes it the cosine with x̂. Resident memory is the codes and one batch,
+    least-squares length in the table's metric (see ``metric_of``), so that (W q)·s estimates a unit
+    query's cosine with the row; an encoder's own values are scaled so that x̂ has unit length, which
+    makes it the cosine with x̂. Resident memory is the codes and one batch,
     whatever the size of the table; with a budget also 6 to 8 bytes a nonzero considered, of which a
     row has twice as many as it gets on average.
 
@@ -59,7 +59,7 @@ def compress(
         residual_bytes: bytes a row for what the nonzeros leave (packed values only).
         budget: bytes of the whole codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
             "48 B/row". Rows then differ in k: nonzeros go where they lessen the error most. The
-            codes never take a byte more, and less than 1 % stays unused.
+            codes never take a byte more, and less than 1 % stays unused (from some hundred rows on).
         weights: (n,) importance of rows for the budget, ≥ 0: popularity, say. Even when None.
         like: packed codes whose quantiser these rows shall share, as rows of one table coded at
             another time; it sets values, nonzeros and residual bytes. Codes that kept to a budget

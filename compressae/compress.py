@@ -59,7 +59,7 @@ def compress(
         residual_bytes: bytes a row for what the nonzeros leave (packed values only).
         budget: bytes of the whole codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
             "48 B/row". Rows then differ in k: nonzeros go where they lessen the error most. The
-            codes never take a byte more, and less than 1 % stays unused (from some hundred rows on).
+            codes never take a byte more, and less than 1 % stays unused (of some hundred rows).
         weights: (n,) importance of rows for the budget, ≥ 0: popularity, say. Even when None.
         like: packed codes whose quantiser these rows shall share, as rows of one table coded at
             another time; it sets values, nonzeros and residual bytes. Codes that kept to a budget

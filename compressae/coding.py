@@ -159,10 +159,7 @@ def fit_quantizer(
         restore=back @ rotation,
         codebooks=codebooks,
     )
-    if residual_bytes:
-        parts = quantizer.encode_residual(weighted - reconstruction)
-        reconstruction += quantizer.decode_residual(parts) @ coder.metric
-    gains = coder.gains(weighted, reconstruction)
+    gains = _close(coder, quantizer, weighted, reconstruction)[1]
     low, high = np.quantile(gains, [0.001, 0.999])
     quantizer.gains[:] = np.linspace(low, max(high, low + 1e-6), 256)
     return quantizer
@@ -176,9 +173,17 @@ def pack_rows(
     sizes = 1 << quantizer.value_bits
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
+    parts, gains = _close(coder, quantizer, weighted, reconstruction)
+    head = np.concatenate([parts, quantizer.encode_gain(gains)[:, None]], axis=1)
+    return packed.pack(head, ids, codes, quantizer.layout)
+
+
+def _close(
+    coder: Coder, quantizer: RowQuantizer, weighted: np.ndarray, reconstruction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residual codes (m, residual_bytes) of what a reconstruction leaves, and the gains (m,) of
+    both together."""
     parts = quantizer.encode_residual(weighted - reconstruction)
     if quantizer.residual_bytes:
-        reconstruction += quantizer.decode_residual(parts) @ coder.metric
-    gain = quantizer.encode_gain(coder.gains(weighted, reconstruction))
-    head = np.concatenate([parts, gain[:, None]], axis=1)
-    return packed.pack(head, ids, codes, quantizer.layout)
+        reconstruction = reconstruction + quantizer.decode_residual(parts) @ coder.metric
+    return parts, coder.gains(weighted, reconstruction)

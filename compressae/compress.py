@@ -111,8 +111,11 @@ def compress(
     recipe = model.settings.get("recipe")
     if refit is None:
         refit = packs or recipe != "paper"
-    sample = _sample(items)
-    metric = metric_of(sample) if like is None else like.quantizer.metric
+    if like is None:
+        sample = _sample(items)
+        metric = metric_of(sample)
+    else:
+        metric = like.quantizer.metric
     coder = Coder(model, metric, packs or (refit and recipe == "pursuit"), refit)
     settings: dict[str, Any] = {"refit": refit, "nonzeros": k, "values": values}
     if not packs:

@@ -10,11 +10,10 @@ from compressae.budget import parse_budget
 from compressae.compress import PackedType
 from compressae.config import TrainConfig
 from compressae.kernels.packed import MAX_BITS, SPARE, Layout
-from compressae.kernels.topk import best
 from compressae.model import CompresSAE
 from compressae.retrieval.embeddings import as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.exact import exact_search
+from compressae.retrieval.exact import exact_search, largest_dots
 from compressae.retrieval.inverted import list_bytes
 from compressae.retrieval.metrics import recall_at
 from compressae.retrieval.packed import PackedCodes
@@ -216,13 +215,8 @@ class _Measure:
         assert isinstance(codes, PackedCodes)
         remembered = codes.reconstruct(model.decoder.detach().numpy())
         few, all_of_them = (
-            recall_at(_search(self.queries, remembered[:size]), truth, TOP)
+            recall_at(largest_dots(self.queries, remembered[:size], TOP), truth, TOP)
             for size, truth in zip(self.sizes, self.truths, strict=True)
         )
         expected = all_of_them + (all_of_them - few) / 2 * self.doublings  # A quarter: two of them.
         return replace(one, recall=all_of_them, expected=float(np.clip(expected, 0, 1)))
-
-
-def _search(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(q, TOP) ids of the largest dot products."""
-    return np.array([best(rows @ query, TOP)[0] for query in queries])

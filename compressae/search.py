@@ -57,8 +57,7 @@ class CompressedIndex:
         self, model: CompresSAE, codes: SparseCodes | PackedCodes, threads: int | None = None
     ) -> None:
         _check_model(model, codes)
-        plain = codes.unpack("int8") if isinstance(codes, PackedCodes) else codes
-        self._set(model, codes, InvertedIndex(plain), threads)
+        self._set(model, codes, InvertedIndex(codes), threads)
 
     def _set(
         self,

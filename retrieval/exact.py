@@ -69,6 +69,11 @@ def exact_search(items: Any, queries: Any, K: int) -> Hits:
     return hits
 
 
+def largest_dots(queries: np.ndarray, rows: np.ndarray, K: int) -> np.ndarray:
+    """Ids (q, K) int64 of the rows (n, d) of largest dot product with each query (q, d), n ≥ K."""
+    return np.array([best(rows @ query, K)[0] for query in queries])
+
+
 def _search_blocks(
     queries: np.ndarray,
     blocks: Iterable[tuple[int, np.ndarray]],

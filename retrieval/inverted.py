@@ -12,6 +12,7 @@ from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
 
@@ -25,12 +26,14 @@ class InvertedIndex:
     rows of negative score. Values are kept as they are in the codes, float16 as float32.
 
     Args:
-        codes: the rows.
+        codes: the rows; of packed ones the nonzeros, as int8.
         threads: processors to use; all that the process may use when None. Results are the same
             for any number.
     """
 
-    def __init__(self, codes: SparseCodes, threads: int | None = None) -> None:
+    def __init__(self, codes: SparseCodes | PackedCodes, threads: int | None = None) -> None:
+        if isinstance(codes, PackedCodes):
+            codes = codes.unpack("int8")
         values = codes.values
         if values.dtype == np.float16:
             values = values.astype(np.float32)

@@ -20,14 +20,14 @@ import torch
 from scipy import sparse
 
 import compressae.coding as coding
-from compressae import CompresSAE, TrainConfig, open_embeddings, train
+from compressae import CompresSAE, TrainConfig, open_embeddings
+from compressae.cli.train import run
 from compressae.coding import Coder, encode_rows, fit_quantizer, pursuit_counts
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
 from compressae.kernels.quantize import quantize_on_support
-from compressae.progress import progress, training_details
 from compressae.retrieval.embeddings import unit_rows
-from compressae.retrieval.exact import exact_search
+from compressae.retrieval.exact import exact_search, largest_dots
 from compressae.retrieval.metrics import recall_per_query
 from compressae.retrieval.quantizer import RowQuantizer, metric_of
 from compressae.training import held_out_rows
@@ -53,23 +53,14 @@ class Bench:
         place = self.folder / f"{config.recipe}-h{config.latents}-{config.steps}"
         if not place.exists():
             started = time.perf_counter()
-            with progress(f"training {place.name}") as show:
-                model = train(
-                    self.corpus,
-                    config,
-                    progress=lambda now: show(now.step, now.steps, training_details(now)),
-                )
+            model = run(self.corpus, config, "cpu")
             model.settings["seconds"] = time.perf_counter() - started
             model.save_pretrained(place)
         return CompresSAE.from_pretrained(place)
 
     def say(self, part: str, code_bytes: float, remembered: np.ndarray) -> None:
         """Measure one variant by the rows that it remembers."""
-        ids = np.empty((QUERIES, TOP), np.int64)
-        for i, query in enumerate(self.queries):
-            scores = remembered @ query
-            top = np.argpartition(-scores, TOP)[:TOP]
-            ids[i] = top[np.argsort(-scores[top], kind="stable")]
+        ids = largest_dots(self.queries, remembered, TOP)
         recall = recall_per_query(ids, self.truth, TOP)
         error = recall.std() / np.sqrt(QUERIES)
         self.lines.append(f"| {part} | {code_bytes:.0f} | {recall.mean():.4f} ± {error:.4f} |")

@@ -22,11 +22,11 @@ import click
 import numpy as np
 from peers import PEERS, Peer
 
-from compressae import CompresSAE, CompressedIndex, TrainConfig, open_embeddings, train
+from compressae import CompresSAE, CompressedIndex, TrainConfig, open_embeddings
+from compressae.cli.train import run
 from compressae.evaluation.protocol import machine
-from compressae.progress import progress, training_details
 from compressae.retrieval.embeddings import Embeddings, unit_rows
-from compressae.retrieval.exact import exact_search
+from compressae.retrieval.exact import exact_search, largest_dots
 from compressae.retrieval.metrics import recall_per_query
 from compressae.retrieval.packed import PackedCodes
 from compressae.training import held_out_rows
@@ -80,12 +80,7 @@ class Bench:
         place = self.folder / "models" / name
         if not place.exists():
             started = time.perf_counter()
-            with progress(f"training {name}") as show:
-                model = train(
-                    self.training,
-                    config,
-                    progress=lambda now: show(now.step, now.steps, training_details(now)),
-                )
+            model = run(self.training, config, "cpu")
             model.settings["training_seconds"] = time.perf_counter() - started
             place.parent.mkdir(exist_ok=True)
             model.save_pretrained(place)
@@ -107,7 +102,7 @@ Method = Callable[[Bench], Score]
 def dense(family: str, peer: Peer) -> Method:
     """A dense quantiser, scored by the dot product or the cosine of its rows: the better one."""
 
-    def run(bench: Bench) -> Score:
+    def measure(bench: Bench) -> Score:
         started = time.perf_counter()
         training = bench.rows[: min(bench.train_rows, PEERS_TRAIN_ON)]
         rows, code_bytes, constants = peer(training, bench.rows)
@@ -115,29 +110,18 @@ def dense(family: str, peer: Peer) -> Method:
         rows = np.asarray(rows, np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         found = [
-            bench.score(family, best_by_dot(bench.queries, r), code_bytes, constants, seconds)
+            bench.score(family, largest_dots(bench.queries, r, TOP), code_bytes, constants, seconds)
             for r in (rows, rows / np.maximum(lengths, 1e-12))
         ]
         return max(found, key=lambda score: score.recall100)
 
-    return run
-
-
-def best_by_dot(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(q, TOP) rows of the largest dot product, best first."""
-    ids = np.empty((len(queries), TOP), np.int64)
-    for start in range(0, len(queries), 100):
-        scores = queries[start : start + 100] @ rows.T
-        top = np.argpartition(-scores, TOP, axis=1)[:, :TOP]
-        order = np.argsort(-np.take_along_axis(scores, top, 1), axis=1, kind="stable")
-        ids[start : start + 100] = np.take_along_axis(top, order, 1)
-    return ids
+    return measure
 
 
 def paper(scoring: str, nonzeros: int, steps: int = 2000) -> Method:
     """The paper's codes in one of its two modes, a model for each k."""
 
-    def run(bench: Bench) -> Score:
+    def measure(bench: Bench) -> Score:
         started = time.perf_counter()
         model = bench.model(recipe="paper", latents=4096, nonzeros=nonzeros, steps=steps)
         index = CompressedIndex(model, model.compress(bench.corpus, values="float32"))
@@ -147,13 +131,13 @@ def paper(scoring: str, nonzeros: int, steps: int = 2000) -> Method:
         family = f"paper, {scoring}"
         return bench.score(family, hits.ids, PAPER_BYTES * nonzeros, constants, seconds)
 
-    return run
+    return measure
 
 
 def ours(latents: int, prefix: int | None = None, **settings: Any) -> Method:
     """Packed codes of one model, whatever their k; with ``prefix``, cut to so many nonzeros."""
 
-    def run(bench: Bench) -> Score:
+    def measure(bench: Bench) -> Score:
         model = bench.model(recipe="pursuit", latents=latents, nonzeros=16)
         started = time.perf_counter()
         codes = model.compress(bench.training, **settings)
@@ -170,7 +154,7 @@ def ours(latents: int, prefix: int | None = None, **settings: Any) -> Method:
         family = f"ours, {' '.join([f'h={latents}', *kinds])}"
         return bench.score(family, hits.ids, codes.nbytes / len(codes), constants, seconds)
 
-    return run
+    return measure
 
 
 _FAMILIES = ("OPQ", "PQ", "RQ", "SQ", "RaBitQ", "binary")

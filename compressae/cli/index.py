@@ -55,7 +55,7 @@ def index(source: Path, model: Path | None, output: Path, as_json: bool, **optio
             click.echo(
                 "warning: residual codes are left out; give -m to search with them", err=True
             )
-        built = InvertedIndex(codes.unpack("int8") if isinstance(codes, PackedCodes) else codes)
+        built = InvertedIndex(codes)
     built.save(output)
     common.say(
         {

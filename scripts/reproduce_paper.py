@@ -35,8 +35,8 @@ QUERIES = 1000
 TOP = 100
 #: The paper counts four bytes an id and four a value (arXiv 2505.11388).
 PAPER_BYTES = 8
-#: Rows that dense quantisers train on at most: RQ is slow with more, and faiss itself would draw 256
-#: rows a centroid (65,536) for the others.
+#: Rows that dense quantisers train on at most: RQ is slow with more, and faiss itself would draw
+#: 256 rows a centroid (65,536) for the others.
 PEERS_TRAIN_ON = 50_000
 
 

@@ -133,6 +133,29 @@ def compress(
     return _budgeted(coder, items, quantizer, total, weights, settings, progress)
 
 
+def compress_like(model: CompresSAE, items: Any, like: SparseCodes | PackedCodes) -> Any:
+    """Codes of more rows (m, d) to stand beside ``like``: of its form, and as many bytes a row.
+
+    Raises:
+        InputError: as of ``compress``.
+    """
+    items = as_embeddings(items)
+    if isinstance(like, PackedCodes):
+        budget = None
+        if like.counts is not None:
+            m, rows = len(items), (len(like.data) - SPARE) / len(like)
+            budget = int(np.ceil(rows * m)) + SPARE + m + 8 * (-(-m // BLOCK))
+        return compress(model, items, budget=budget, like=like)
+    check_width(model, items)
+    decoder = model.decoder.detach().cpu().numpy()
+    some = np.unique(np.linspace(0, len(like) - 1, min(len(like), _SAMPLE_ROWS)).astype(int))
+    known = np.asarray(like.take(some).to_scipy() @ decoder, np.float32)
+    refit, pursuit = like.settings["refit"], model.settings.get("recipe") == "pursuit"
+    coder = Coder(model, metric_of(known), refit and pursuit, refit)
+    values: ValueType = like.value_type  # type: ignore[assignment]
+    return _plain(coder, items, like.settings["nonzeros"], values, like.settings, None)
+
+
 def check_form(values: str, residual_bytes: int, budget: Any, dim: int) -> None:
     """Refuse values, residual bytes and a budget that do not go together."""
     if values not in (*VALUE_TYPES, *PACKED_TYPES):

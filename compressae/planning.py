@@ -14,7 +14,7 @@ from compressae.model import CompresSAE
 from compressae.retrieval.embeddings import as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.exact import exact_search, largest_dots
-from compressae.retrieval.inverted import list_bytes
+from compressae.retrieval.lists import list_bytes
 from compressae.retrieval.metrics import recall_at
 from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.quantizer import id_bits

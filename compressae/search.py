@@ -1,34 +1,41 @@
 """Dense queries in, ids out: search over compressed items."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from compressae.coding import encode_rows
+from compressae.compress import compress_like
 from compressae.kernels.decode import decode
+from compressae.kernels.postings import Postings
+from compressae.kernels.product import Int8Matrix, product
 from compressae.kernels.refit import refit
-from compressae.kernels.rescore import rescore
 from compressae.kernels.threads import over_rows
-from compressae.kernels.topk import abs_topk, best
 from compressae.model import CompresSAE
+from compressae.retrieval.catalogue import Catalogue, Codes, Segment
 from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
-from compressae.retrieval.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.lists import build_lists, list_arrays, open_lists, whole_segment
 from compressae.retrieval.packed import PACKED, PackedCodes
-from compressae.retrieval.searcher import Hits
+from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
+from compressae.stages import Stages, rank_dense
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
 SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
+Weights = Literal["int8", "float32"]
+Candidates = int | Literal["all"] | None
 
 KIND = "index"
 #: Defaults of the two-stage search, chosen on WordNet (docs/results/recall_wordnet.md).
 QUERY_NONZEROS = 64
 CANDIDATES = 3000
+#: With a dense last stage, how many times K rows are read for it.
+DENSE_FACTOR = 4
 _QUERY_BATCH = 1024
 
 
@@ -42,67 +49,85 @@ class CompressedIndex:
       included where rows carry them.
     - "reconstructed": x̂·ŷ with x̂ of unit length, the paper's accurate mode. The same with x̂ in
       place of x, which equals the paper's form through K = W Wᵀ at O(k) instead of O(k²) a pair.
-    - "sparse": cos(s_x, s_y), the paper's fast mode: posting lists alone, exact.
+    - "sparse": cos(s_x, s_y), the paper's fast mode: posting lists alone, exact. They are of
+      other values, and built when this scoring is first used.
 
     Args:
         model: the one that made the codes.
         codes: (n, h), from ``model.compress``: plain or packed.
         threads: processors to use; all that the process may use when None.
+        ids: (n,) whole numbers ≥ 0 by which items are known; 0…n − 1 when None.
+        lists: hold posting lists. Without them every search scans all codes.
+        weights: how W is held for q': "int8" takes a third of the time for one query and moves
+            scores by some 0.001 (``compressae.kernels.product``), "float32" is exact.
+
+    Attributes:
+        query_nonzeros, candidates: what ``search`` uses unless told; ``tune`` sets them.
 
     Raises:
         InputError: the codes are of another model.
     """
 
     def __init__(
-        self, model: CompresSAE, codes: SparseCodes | PackedCodes, threads: int | None = None
-    ) -> None:
-        _check_model(model, codes)
-        self._set(model, codes, InvertedIndex(codes), threads)
-
-    def _set(
         self,
         model: CompresSAE,
-        codes: SparseCodes | PackedCodes,
-        lists: InvertedIndex,
-        threads: int | None,
+        codes: Codes,
+        threads: int | None = None,
+        ids: Any = None,
+        lists: bool = True,
+        weights: Weights = "int8",
     ) -> None:
-        self.model, self.codes, self.lists, self.threads = model, codes, lists, threads
+        _check_model(model, codes)
+        self._set(model, threads, lists, weights)
+        self.catalogue = Catalogue(codes, self._build, ids)
+
+    def _set(self, model: CompresSAE, threads: int | None, lists: bool, weights: Weights) -> None:
+        if weights not in ("int8", "float32"):
+            raise InputError(f"weights {weights!r}: expected int8 or float32")
+        self.model, self.threads, self._lists, self.weights = model, threads, lists, weights
         self._decoder = np.ascontiguousarray(model.decoder.detach().cpu().numpy())
-        self._values: np.ndarray | None = None
-        if isinstance(codes, SparseCodes):
-            # numba knows no float16, so that such values are held a second time, as float32.
-            half = codes.values.dtype == np.float16
-            self._values = codes.row_values() if half else codes.values
-        self._inverse_norms: np.ndarray | None = None
+        self._matrix = Int8Matrix.of(self._decoder) if weights == "int8" else None
+        self._cosine: tuple[Segment, InvertedIndex] | None = None
+        self.query_nonzeros = min(QUERY_NONZEROS, model.latents)
+        self.candidates: Candidates = None
+
+    def _build(self, codes: Codes) -> tuple[Postings | None, np.ndarray | None]:
+        return build_lists(codes, "dot", "int8", self.threads) if self._lists else (None, None)
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.catalogue)
+
+    @property
+    def codes(self) -> Codes:
+        """The codes by ascending id; merged into one segment first if they are not."""
+        self.compact()
+        return self.catalogue.segments[0].codes
 
     @property
     def nbytes(self) -> int:
-        """Bytes held that grow with n: codes, posting lists, norms where they are in use."""
-        norms = 0 if self._inverse_norms is None else self._inverse_norms.nbytes
-        return self.nbytes_for("asymmetric") + norms
+        """Bytes held that grow with n: codes, posting lists, those of "sparse" once in use."""
+        cosine = 0 if self._cosine is None else self._cosine[1].nbytes - self.codes.nbytes
+        return self.catalogue.nbytes + cosine
 
     def nbytes_for(self, scoring: Scoring) -> int:
-        """Bytes that grow with n and that one scoring reads: "sparse" needs lists and norms."""
-        if scoring == "sparse":
-            return self.lists.nbytes + 4 * len(self)
-        codes = self.codes
-        if isinstance(codes, PackedCodes):
-            return codes.nbytes + self.lists.nbytes
-        assert self._values is not None
-        extra = 0 if self._values is codes.values else self._values.nbytes
-        shared = 0 if codes.scales is None else codes.scales.nbytes
-        return codes.nbytes + self.lists.nbytes + extra - shared
+        """Bytes that grow with n and that one scoring reads."""
+        return self.catalogue.nbytes if scoring != "sparse" else self._cosine_index().nbytes
+
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the posting lists alone."""
+        return sum(s.lists.nbytes for s in self.catalogue.segments if s.lists is not None)
 
     def search(
         self,
         queries: Any,
         K: int,
         scoring: Scoring = "asymmetric",
-        candidates: int | Literal["all"] | None = None,
+        candidates: Candidates = None,
         query_nonzeros: int | None = None,
+        allowed: Any = None,
+        dense: Any = None,
+        dense_candidates: int | None = None,
     ) -> Hits:
         """The K best items of each query.
 
@@ -111,116 +136,175 @@ class CompressedIndex:
             K: results a query; above n, rows are padded.
             scoring: see the class.
             candidates: items rescored a query (not for "sparse"): at least K; "all" scores every
-                item, exactly; 3,000 or 10·K when None.
-            query_nonzeros: entries of q' that search the lists, 64 when None; for "sparse" those
-                of the query's code, the model's k when None. More cost time but no memory.
+                item, exactly; ``self.candidates`` when None, which is 3,000 or 10·K until ``tune``
+                sets it.
+            query_nonzeros: entries of q' that search the lists, ``self.query_nonzeros`` when None;
+                for "sparse" those of the query's code, the model's k when None. More cost time but
+                no memory.
+            allowed: only these may be found: ids (m,), or bool (m,) by id with m above the
+                largest; all when None.
+            dense: the items' own embeddings, row numbers being ids: an array, a path or
+                ``Embeddings``, best on disk. The best items are read from it and ranked by exact
+                cosine.
+            dense_candidates: how many are read a query, at least K; 4·K when None.
 
         Raises:
             InputError: queries of another width, NaN, infinite or zero; K or candidates too small.
         """
         if scoring not in SCORINGS:
             raise InputError(f"scoring {scoring!r}: expected one of {', '.join(SCORINGS)}")
-        if K < 1:
-            raise InputError(f"K = {K}: expected at least 1 result a query")
-        if candidates is None:
-            candidates = max(CANDIDATES, 10 * K)
-        count = len(self) if candidates == "all" else int(candidates)
-        if count < K and count < len(self):
-            raise InputError(f"{count} candidates for {K} results; expected at least {K}")
-        kq = query_nonzeros
-        if kq is None:
-            kq = self.model.nonzeros if scoring == "sparse" else QUERY_NONZEROS
-            kq = min(kq, self.model.latents)
-        if not 1 <= kq <= self.model.latents:
-            raise InputError(f"{kq} query nonzeros; expected 1 to {self.model.latents}")
+        check_count(K)
         queries = as_embeddings(queries, "queries")
         if queries.shape[1] != self.model.dim:
             raise InputError(
                 f"{queries.name}: rows of {queries.shape[1]} columns; expected {self.model.dim}, "
                 "the width of the indexed embeddings"
             )
+        table, wanted = self._dense_stage(dense, dense_candidates, K)
+        count = self._candidates(candidates, wanted)
+        kq = query_nonzeros
+        if kq is None:
+            kq = self.model.nonzeros if scoring == "sparse" else self.query_nonzeros
+        if not 1 <= kq <= self.model.latents:
+            raise InputError(f"{kq} query nonzeros; expected 1 to {self.model.latents}")
+        view = self._reconstruct if scoring == "reconstructed" else None
+        stages = Stages(*self.catalogue.snapshot(allowed), self._project, view, count, kq)
         hits = Hits.empty(len(queries), K)
+        if not len(self):
+            return hits
         for start, rows in queries.batches(_QUERY_BATCH):
-            one = self._scorer(unit_rows(rows), scoring, count, kq)
-
-            def fill(a: int, b: int, first: int = start, one: _Scorer = one) -> None:
-                for i in range(a, b):
-                    ids, scores = one(i, K)
-                    hits.ids[first + i, : len(ids)] = ids
-                    hits.scores[first + i, : len(ids)] = scores
-
-            over_rows(fill, len(rows), self.threads)
+            x = unit_rows(rows)
+            found = hits if table is None else Hits.empty(len(x), wanted)
+            first = start if table is None else 0
+            if scoring == "sparse":
+                codes = self._query_codes(x, kq)
+                part = self._cosine_index().search(codes, wanted, allowed)
+                found.ids[first : first + len(x)] = part.ids
+                found.scores[first : first + len(x)] = part.scores
+            else:
+                over_rows(lambda a, b: stages(x, a, b, found, first), len(x), self.threads)
+            if table is not None:
+                rank_dense(table, x, found, hits, start)
         return hits
 
-    def _scorer(self, x: np.ndarray, scoring: Scoring, candidates: int, kq: int) -> "_Scorer":
-        """A function (query number, K) -> ids, scores for unit queries x (m, d)."""
-        if scoring == "sparse":
-            ids, values = encode_rows(self.model, x, kq)
-            values = values / np.linalg.norm(values, axis=1, keepdims=True)
-            inverse_norms = self._norms()
+    def _dense_stage(
+        self, dense: Any, dense_candidates: int | None, K: int
+    ) -> tuple[Embeddings | None, int]:
+        """The table of the last stage, and how many results the stages before it give."""
+        if dense is None:
+            if dense_candidates is not None:
+                raise InputError("dense_candidates without dense: give the embeddings to read")
+            return None, K
+        table = as_embeddings(dense, "dense")
+        last = max(int(s.ids_of(np.array([len(s.codes) - 1]))[0]) for s in self.catalogue.segments)
+        if table.shape[1] != self.model.dim or len(table) <= last:
+            raise InputError(
+                f"{table.name}: {table.shape}; expected rows of {self.model.dim} for ids up to "
+                f"{last}, the embeddings of the indexed items"
+            )
+        wanted = DENSE_FACTOR * K if dense_candidates is None else int(dense_candidates)
+        if wanted < K:
+            raise InputError(f"{wanted} dense candidates for {K} results; expected at least {K}")
+        return table, wanted
 
-            def by_lists(i: int, K: int) -> tuple[np.ndarray, np.ndarray]:
-                return best(self.lists.scores(ids[i], values[i]) * inverse_norms, K)
+    def _candidates(self, candidates: Candidates, K: int) -> int:
+        """How many items are rescored a query."""
+        if candidates is None:
+            candidates = self.candidates if self._lists else "all"
+        if candidates is None:
+            candidates = CANDIDATES
+            return max(candidates, 10 * K)
+        count = len(self) if candidates == "all" else int(candidates)
+        if count < K and count < len(self):
+            raise InputError(f"{count} candidates for {K} results; expected at least {K}")
+        if not self._lists and count < len(self):
+            raise InputError(
+                f"{count} candidates of an index without posting lists; expected 'all', or build "
+                "it with lists"
+            )
+        return count
 
-            return by_lists
-        if scoring == "reconstructed":
-            x = self._reconstruct(x)
-        dense = x @ self._decoder.T
-        score = self._rescorer(x, dense)
-        if candidates >= len(self):
-            return lambda i, K: best(score(i, None), K)
-        ids, values = abs_topk(dense, kq, self.threads)
+    def _project(self, x: np.ndarray) -> np.ndarray:
+        """q' = W·x (m, h) float32 of unit queries x (m, d)."""
+        return x @ self._decoder.T if self._matrix is None else product(self._matrix, x)
 
-        def in_two_stages(i: int, K: int) -> tuple[np.ndarray, np.ndarray]:
-            rows = np.sort(best(self.lists.scores(ids[i], values[i]), candidates)[0])
-            place, scores = best(score(i, rows), K)
-            return rows[place], scores
+    def _query_codes(self, x: np.ndarray, k: int) -> SparseCodes:
+        ids, values = encode_rows(self.model, x, k)
+        return SparseCodes.from_rows(ids, values, self.model.latents)
 
-        return in_two_stages
+    def _cosine_index(self) -> InvertedIndex:
+        """The lists of "sparse" over the rows as they are now."""
+        self.compact()
+        segment = self.catalogue.segments[0]
+        if self._cosine is None or self._cosine[0] is not segment:
+            lists = InvertedIndex(segment.codes, self.threads, similarity="cosine", ids=segment.ids)
+            self._cosine = segment, lists
+        return self._cosine[1]
 
     def _reconstruct(self, x: np.ndarray) -> np.ndarray:
         """Unit x̂ of queries x (m, d); their values are refitted where the items' were."""
         ids, values = encode_rows(self.model, x, self.model.nonzeros)
-        if self.codes.settings.get("refit"):
+        if self.catalogue.segments[0].codes.settings.get("refit"):
             values = refit(x, ids, self._decoder)
         return unit_rows(decode(ids, values, self._decoder))
 
-    def _rescorer(
-        self, x: np.ndarray, dense: np.ndarray
-    ) -> Callable[[int, np.ndarray | None], np.ndarray]:
-        """A function (query number, rows or None for all) -> scores, for queries x (m, d) and
-        their q' (m, h)."""
-        codes = self.codes
-        if isinstance(codes, PackedCodes):
-            quantizer = codes.quantizer
-            return lambda i, rows: codes.rescore(dense[i], quantizer.tables(x[i : i + 1])[0], rows)
-        values = self._values
-        assert values is not None
-        return lambda i, rows: rescore(
-            codes.indptr, codes.indices, values, codes.scales, dense[i], rows
-        )
+    def add(self, embeddings: Any, ids: Any = None) -> np.ndarray:
+        """Code rows as those of the index are and add them; they are found from now on.
 
-    def _norms(self) -> np.ndarray:
-        """1/‖s‖ of every item (n,) float32; 0 for an empty row."""
-        if self._inverse_norms is None:
-            codes = self.codes
-            norms = (codes.unpack() if isinstance(codes, PackedCodes) else codes).norms()
-            self._inverse_norms = np.divide(
-                1, norms, out=np.zeros_like(norms), where=norms > 0, dtype=np.float32
-            )
-        return self._inverse_norms
+        Args:
+            embeddings: (m, d).
+            ids: (m,) whole numbers ≥ 0 that the index does not hold; the next ones when None.
+
+        Returns:
+            The ids (m,) int64.
+
+        Raises:
+            InputError: rows of another width, NaN, infinite or zero; an id is there already.
+                Nothing was changed.
+        """
+        return self.catalogue.add(self._code(embeddings), ids)
+
+    def remove(self, ids: Any) -> None:
+        """Remove items; they are not found any more, and ``compact`` frees their bytes.
+
+        Raises:
+            InputError: an id is not in the index, or given twice. Nothing was changed.
+        """
+        self.catalogue.remove(ids)
+
+    def update(self, ids: Any, embeddings: Any) -> None:
+        """Replace the items of ids (m,) by embeddings (m, d).
+
+        Raises:
+            InputError: see ``add`` and ``remove``. Nothing was changed.
+        """
+        self.catalogue.update(ids, self._code(embeddings))
+
+    def compact(self) -> None:
+        """Merge what was added into one set of lists, and forget what was removed."""
+        self.catalogue.compact()
+
+    def _code(self, embeddings: Any) -> Codes:
+        return compress_like(self.model, embeddings, self.catalogue.segments[0].codes)
 
     def save(self, path: str | Path) -> None:
-        """Write a folder that holds all that search needs: weights, codes and lists."""
-        kind = PACKED if isinstance(self.codes, PackedCodes) else CODES
+        """Write a folder that holds all that search needs: weights, codes and lists, compacted."""
+        segment = whole_segment(self.catalogue)
+        kind = PACKED if isinstance(segment.codes, PackedCodes) else CODES
         settings = {
             "model": self.model.artifact_settings(),
-            kind: self.codes.artifact_settings(),
+            kind: segment.codes.artifact_settings(),
+            "search": {
+                "query_nonzeros": self.query_nonzeros,
+                "candidates": self.candidates,
+                "lists": self._lists,
+                "weights": self.weights,
+            },
         }
         tensors = {
             "model": self.model.arrays(),
-            kind: self.codes.arrays(),
-            "lists": self.lists.arrays(scales=kind == PACKED),
+            kind: segment.codes.arrays(),
+            "lists": list_arrays(segment),
         }
         save_artifact(path, KIND, settings, tensors)
 
@@ -240,28 +324,25 @@ class CompressedIndex:
         """
         artifact = load_artifact(path, KIND, verify)
         settings, tensors = artifact.settings, artifact.tensors
-        index = cls.__new__(cls)
         model = CompresSAE.from_arrays(settings["model"], tensors["model"], str(path))
-        arrays = tensors["lists"]
-        codes: SparseCodes | PackedCodes
+        codes: Codes
         if PACKED in tensors:
             codes = PackedCodes.from_parts(settings[PACKED], tensors[PACKED])
-            scales: np.ndarray | None = arrays["scales"]
         else:
             codes = SparseCodes.from_parts(settings[CODES], tensors[CODES])
-            scales = codes.scales
         _check_model(model, codes)
-        built = InvertedIndex.from_arrays(arrays, scales, codes.shape, str(path))
-        index._set(model, codes, built, threads)
+        search = settings.get("search", {})
+        index = cls.__new__(cls)
+        index._set(model, threads, search.get("lists", True), search.get("weights", "int8"))
+        index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)
+        index.candidates = search.get("candidates")
+        index.catalogue = open_lists(codes, index._build, tensors.get("lists", {}), str(path))
         return index
 
 
-def _check_model(model: CompresSAE, codes: SparseCodes | PackedCodes) -> None:
+def _check_model(model: CompresSAE, codes: Codes) -> None:
     if codes.model_id != model.model_id:
         raise InputError(
             f"codes of model {codes.model_id}, but this is model {model.model_id}; "
             "give the model that encoded them, or encode again"
         )
-
-
-_Scorer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]

@@ -8,7 +8,9 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
+from compressae.kernels.postings import LARGEST
 from compressae.kernels.quantize import quantize_rows
+from compressae.kernels.rescore import rescore
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 
@@ -144,6 +146,21 @@ class SparseCodes:
         csr.eliminate_zeros()
         return cls.from_arrays(csr.indptr, csr.indices, csr.data, csr.shape[1], value_type)
 
+    @classmethod
+    def from_torch(cls, tensor: Any, value_type: ValueType = "float32") -> "SparseCodes":
+        """Codes of a sparse torch tensor (n, h) of any layout and device, such as
+        ``SparseEncoder.encode`` of sentence-transformers gives.
+
+        Raises:
+            InputError: as of ``from_scipy``; or the tensor is not sparse.
+        """
+        if not hasattr(tensor, "to_sparse_coo") or str(tensor.layout) == "torch.strided":
+            raise InputError(f"{type(tensor).__name__}: expected a sparse torch tensor")
+        coo = tensor.detach().to_sparse_coo().coalesce().cpu()
+        places = tuple(coo.indices().numpy())
+        matrix = sparse.coo_array((coo.values().float().numpy(), places), shape=tuple(coo.shape))
+        return cls.from_scipy(matrix, value_type)
+
     def to_scipy(self) -> sparse.csr_array:
         """The dequantised codes as a float32 CSR matrix (n, h); rows keep their order."""
         return sparse.csr_array(
@@ -178,6 +195,80 @@ class SparseCodes:
         bounds = 0 if self.uniform is not None else self.indptr.nbytes
         scales = 0 if self.scales is None else self.scales.nbytes
         return self.indices.nbytes + self.values.nbytes + scales + bounds
+
+    @property
+    def nonzeros(self) -> np.ndarray:
+        """(n,) int64 nonzeros of each row."""
+        return np.diff(self.indptr)
+
+    @property
+    def largest(self) -> float:
+        """The largest |value|, scales applied; 0 without a nonzero."""
+        if self.scales is not None:
+            return float(LARGEST * np.abs(self.scales).max())
+        return max(float(self.values.max()), -float(self.values.min())) if self.nnz else 0.0
+
+    def read(
+        self, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Rows start..stop as bounds, latents, values and factors of rows; nothing is copied,
+        float16 apart."""
+        bounds = self.indptr[start : stop + 1]
+        ids = self.indices[bounds[0] : bounds[-1]]
+        values = self.values[bounds[0] : bounds[-1]]
+        if values.dtype == np.float16:
+            values = values.astype(np.float32)
+        scales = None if self.scales is None else self.scales[start:stop]
+        return bounds - bounds[0], ids, values, scales
+
+    def dots(self, dense_query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """q·s (m,) float32 of rows (m,), of all when None, for a query (h,); summed in float64."""
+        return rescore(self.indptr, self.indices, self.values, self.scales, dense_query, rows)
+
+    def take(self, rows: np.ndarray) -> "SparseCodes":
+        """The given rows (m,), m ≥ 1, in that order."""
+        counts = self.nonzeros[rows]
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        place = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], counts)
+        return replace(
+            self,
+            indptr=indptr,
+            indices=self.indices[place],
+            values=self.values[place],
+            scales=None if self.scales is None else self.scales[rows],
+        )
+
+    def join(self, others: "list[SparseCodes]") -> "SparseCodes":
+        """These rows and then the others', which ``check_alike`` accepts."""
+        parts = [self, *others]
+        counts = np.concatenate([part.nonzeros for part in parts])
+        scales = None
+        if self.scales is not None:
+            scales = np.concatenate([part.scales for part in parts])  # type: ignore[misc]
+        return replace(
+            self,
+            indptr=np.concatenate([[0], np.cumsum(counts)]),
+            indices=np.concatenate([part.indices for part in parts]),
+            values=np.concatenate([part.values for part in parts]),
+            scales=scales,
+        )
+
+    def check_alike(self, other: Any) -> None:
+        """Refuse codes that cannot stand in one index with these.
+
+        Raises:
+            InputError: of another kind, another h or another model.
+        """
+        if not isinstance(other, SparseCodes) or other.latents != self.latents:
+            raise InputError(
+                f"{type(other).__name__} over {getattr(other, 'latents', '?')} latents; expected "
+                f"SparseCodes over {self.latents}, as in the index"
+            )
+        if other.value_type != self.value_type or other.model_id != self.model_id:
+            raise InputError(
+                f"codes with {other.value_type} values of model {other.model_id}; expected "
+                f"{self.value_type} of model {self.model_id}, as in the index"
+            )
 
     def row_values(self) -> np.ndarray:
         """The values with their scales applied: (nnz,) float32."""

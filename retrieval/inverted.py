@@ -6,164 +6,307 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from compressae.kernels.accumulate import accumulate
-from compressae.kernels.postings import build_postings
+from compressae.kernels.candidates import TOGETHER, Candidates, find_candidates
+from compressae.kernels.postings import Postings, touched
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
+from compressae.retrieval.catalogue import Catalogue, Codes, Segment
+from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.packed import PackedCodes
+from compressae.retrieval.lists import (
+    Similarity,
+    Stored,
+    build_lists,
+    list_arrays,
+    open_lists,
+    whole_segment,
+)
+from compressae.retrieval.packed import PACKED, PackedCodes
 from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
 
 KIND = "inverted"
+#: Where no more rows than these are allowed, they are scored one by one, without lists.
+_FEW = 4096
 
 
 class InvertedIndex:
-    """Posting lists over codes (n, h); answers equal brute force over every row.
+    """Posting lists over sparse rows (n, h); answers equal brute force over every row.
 
-    A row that shares no latent with the query has score 0 and is ranked like any other, before
-    rows of negative score. Values are kept as they are in the codes, float16 as float32.
+    Lists hold row numbers and int8 values, three bytes a nonzero. Integer sums over them find the
+    rows that may be among the best, with a proven bound (``compressae.kernels.candidates``); those
+    are scored from the codes, which the index keeps: summed in float64, rounded to float32, ties by
+    smaller id. A row that shares no latent with the query has score 0 and is ranked like any other,
+    before rows of negative score.
 
     Args:
-        codes: the rows; of packed ones the nonzeros, as int8.
+        codes: the rows: ``SparseCodes``, a scipy sparse matrix, a sparse torch tensor, or
+            ``PackedCodes``, of which the nonzeros are searched. Any h up to 2^32, rows of any
+            lengths and signs.
         threads: processors to use; all that the process may use when None. Results are the same
             for any number.
+        similarity: "dot" or "cosine" of the sparse rows.
+        values: of the lists: "float32" takes six bytes a nonzero and leaves fewer rows to score
+            where a few values are much larger than the rest.
+        ids: (n,) whole numbers ≥ 0 by which rows are known; 0…n − 1 when None.
+
+    Raises:
+        InputError: no codes, or ids that do not fit them.
     """
 
-    def __init__(self, codes: SparseCodes | PackedCodes, threads: int | None = None) -> None:
-        if isinstance(codes, PackedCodes):
-            codes = codes.unpack("int8")
-        values = codes.values
-        if values.dtype == np.float16:
-            values = values.astype(np.float32)
-        lists = build_postings(codes.indptr, codes.indices, values, codes.latents)
-        self._set(lists, codes.scales, codes.shape, threads)
-
-    def _set(
+    def __init__(
         self,
-        lists: tuple[np.ndarray, np.ndarray, np.ndarray],
-        scales: np.ndarray | None,
-        shape: tuple[int, int],
-        threads: int | None,
+        codes: Any,
+        threads: int | None = None,
+        *,
+        similarity: Similarity = "dot",
+        values: Stored = "int8",
+        ids: Any = None,
     ) -> None:
-        self._starts, self._docs, self._values = lists
-        self._scales, self.shape, self.threads = scales, shape, threads
+        self._set(similarity, values, threads)
+        codes = as_codes(codes, "codes")
+        self._shape_of(codes)
+        self.catalogue = Catalogue(codes, self._build, ids)
+
+    def _set(self, similarity: Similarity, values: Stored, threads: int | None) -> None:
+        if similarity not in ("dot", "cosine") or values not in ("int8", "float32"):
+            raise InputError(
+                f"similarity {similarity!r}, values {values!r}; expected dot or cosine, int8 or "
+                "float32"
+            )
+        self.similarity, self.values, self.threads = similarity, values, threads
+
+    def _shape_of(self, codes: Codes) -> None:
+        self.latents = codes.latents
+        self._kind = type(codes)
+
+    def _build(self, codes: Codes) -> tuple[Postings, np.ndarray | None]:
+        return build_lists(codes, self.similarity, self.values, self.threads)
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return len(self.catalogue)
 
     @property
-    def latents(self) -> int:
-        return self.shape[1]
+    def codes(self) -> Codes:
+        """The rows by ascending id; merged into one segment first if they are not."""
+        self.compact()
+        return self.catalogue.segments[0].codes
 
     @property
     def nbytes(self) -> int:
-        """Bytes of lists and row scales; the h + 1 list bounds included."""
-        scales = 0 if self._scales is None else self._scales.nbytes
-        return self._starts.nbytes + self._docs.nbytes + self._values.nbytes + scales
+        """Bytes of lists and codes; everything that grows with n."""
+        return self.catalogue.nbytes
 
-    def scores(self, query_indices: np.ndarray, query_values: np.ndarray) -> np.ndarray:
-        """Dot products of one sparse query with every row: (n,) float32.
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the lists alone, their bounds included."""
+        return sum(s.lists.nbytes for s in self.catalogue.segments if s.lists is not None)
 
-        Args:
-            query_indices: (kq,) latents, each once.
-            query_values: (kq,) float32.
-        """
-        scores = np.empty(len(self), np.float32)
-        accumulate(self._starts, self._docs, self._values, query_indices, query_values, scores)
-        if self._scales is not None:
-            scores *= self._scales
-        return scores
-
-    def search(self, queries: Any, K: int) -> Hits:
-        """The K rows of largest dot product with each query.
+    def search(self, queries: Any, K: int, allowed: Any = None) -> Hits:
+        """The K rows of largest score with each query.
 
         Args:
-            queries: (q, h) sparse rows: a scipy sparse matrix or ``SparseCodes``.
+            queries: (q, h) sparse rows: a scipy sparse matrix, a sparse torch tensor or
+                ``SparseCodes``.
             K: results a query; above n, rows are padded.
+            allowed: only these may be found: ids (m,), or bool (m,) by id with m above the
+                largest; all when None.
 
         Raises:
-            InputError: queries of another width, NaN or infinite; K < 1.
+            InputError: queries of another width, NaN or infinite; K < 1; another form of allowed.
         """
         check_count(K)
-        if not isinstance(queries, SparseCodes):
-            if not sparse.issparse(queries):
-                raise InputError(
-                    f"queries: {type(queries).__name__}; expected a scipy sparse matrix or "
-                    "SparseCodes (dense queries go to CompressedIndex)"
-                )
-            queries = SparseCodes.from_scipy(queries)
+        queries = as_codes(queries, "queries")
+        if isinstance(queries, PackedCodes):
+            queries = queries.unpack()
         if queries.latents != self.latents:
             raise InputError(
                 f"queries: {queries.latents} latents; expected {self.latents}, those of the index"
             )
+        segments, masks = self.catalogue.snapshot(allowed)
+        direct = [None if allowed is None else _few_rows(mask) for mask in masks]
+        values = queries.row_values()
         hits = Hits.empty(len(queries), K)
 
         def fill(start: int, stop: int) -> None:
-            for i in range(start, stop):
-                ids, scores = best(self.scores(*queries.row(i)), K)
-                hits.ids[i, : len(ids)], hits.scores[i, : len(ids)] = ids, scores
+            dense = np.zeros(self.latents, np.float32)
+            for first in range(start, stop, TOGETHER):
+                bounds = queries.indptr[first : min(first + TOGETHER, stop) + 1]
+                ids = queries.indices[bounds[0] : bounds[-1]]
+                numbers = values[bounds[0] : bounds[-1]]
+                bounds = bounds - bounds[0]
+                found: list[Candidates | None] = []
+                for segment, mask, rows in zip(segments, masks, direct, strict=True):
+                    part = None
+                    if rows is None and segment.lists is not None:
+                        part = find_candidates(segment.lists, bounds, ids, numbers, K, True, mask)
+                    found.append(part)
+                for i in range(len(bounds) - 1):
+                    latents = ids[bounds[i] : bounds[i + 1]]
+                    dense[latents] = numbers[bounds[i] : bounds[i + 1]]
+                    parts = []
+                    for segment, mask, rows, part in zip(
+                        segments, masks, direct, found, strict=True
+                    ):
+                        if part is not None and part.complete[i]:
+                            rows = part.rows[i]
+                        elif rows is None:
+                            rows = _every_row(segment, latents, K, mask)
+                        parts.append(_best_of(segment, rows, dense, K))
+                    dense[latents] = 0
+                    merge_hits(parts, hits, first + i)
 
         over_rows(fill, len(queries), self.threads)
+        if self.similarity == "cosine":
+            norms = queries.norms()[:, None]
+            np.divide(hits.scores, norms, out=hits.scores, where=norms > 0)
         return hits
 
+    def add(self, codes: Any, ids: Any = None) -> np.ndarray:
+        """Add rows; they are found from now on.
+
+        Args:
+            codes: (m, h) rows of the index's own kind of codes; a scipy sparse matrix or a sparse
+                torch tensor for an index of ``SparseCodes``.
+            ids: (m,) whole numbers ≥ 0 that the index does not hold; the next ones when None.
+
+        Returns:
+            The ids (m,) int64.
+
+        Raises:
+            InputError: the codes do not go with the index's, or an id is there already. Nothing
+                was changed.
+        """
+        return self.catalogue.add(self._alike(codes), ids)
+
+    def remove(self, ids: Any) -> None:
+        """Remove rows; they are not found any more, and ``compact`` frees their bytes.
+
+        Raises:
+            InputError: an id is not in the index, or given twice. Nothing was changed.
+        """
+        self.catalogue.remove(ids)
+
+    def update(self, ids: Any, codes: Any) -> None:
+        """Replace the rows of ids (m,) by codes (m, h).
+
+        Raises:
+            InputError: see ``add`` and ``remove``. Nothing was changed.
+        """
+        self.catalogue.update(ids, self._alike(codes))
+
+    def compact(self) -> None:
+        """Merge what was added into one set of lists, and forget what was removed."""
+        self.catalogue.compact()
+
+    def _alike(self, codes: Any) -> Codes:
+        """Rows to add in the form of those here."""
+        if isinstance(codes, SparseCodes | PackedCodes):
+            return codes
+        codes = as_codes(codes, "codes")
+        first = self.catalogue.segments[0].codes
+        if isinstance(first, SparseCodes) and first.model_id is None:
+            return codes.with_values(first.value_type)
+        return codes
+
     def save(self, path: str | Path) -> None:
-        """Write the lists as a folder."""
-        settings = {"rows": self.shape[0], "latents": self.shape[1]}
-        save_artifact(path, KIND, settings, {"lists": self.arrays(scales=True)})
+        """Write codes and lists as a folder, compacted.
+
+        Raises:
+            InputError: no row is left, or the disk failed. What stood there still stands.
+        """
+        segment = whole_segment(self.catalogue)
+        kind = PACKED if isinstance(segment.codes, PackedCodes) else CODES
+        settings = {
+            "similarity": self.similarity,
+            "values": self.values,
+            kind: segment.codes.artifact_settings(),
+        }
+        tensors = {kind: segment.codes.arrays(), "lists": list_arrays(segment)}
+        save_artifact(path, KIND, settings, tensors)
 
     @classmethod
     def load(
         cls, path: str | Path, threads: int | None = None, verify: bool = True
     ) -> "InvertedIndex":
-        """Open saved lists, memory-mapped.
+        """Open a saved index, memory-mapped.
 
         Raises:
-            InputError: they are no whole index; the message names the file.
+            InputError: it is no whole index; the message names the file.
         """
         artifact = load_artifact(path, KIND, verify)
-        arrays, settings = artifact.tensors["lists"], artifact.settings
-        shape = (settings["rows"], settings["latents"])
-        return cls.from_arrays(arrays, arrays.get("scales"), shape, str(path), threads)
-
-    def arrays(self, scales: bool) -> dict[str, np.ndarray]:
-        """The lists, with the row scales or without them, where the codes hold them already."""
-        arrays = {"starts": self._starts, "docs": self._docs, "values": self._values}
-        if scales and self._scales is not None:
-            arrays["scales"] = self._scales
-        return arrays
-
-    @classmethod
-    def from_arrays(
-        cls,
-        arrays: dict[str, np.ndarray],
-        scales: np.ndarray | None,
-        shape: tuple[int, int],
-        name: str,
-        threads: int | None = None,
-    ) -> "InvertedIndex":
-        """An index of what ``arrays`` gave; ``name`` is for the error message.
-
-        Raises:
-            InputError: list bounds or row numbers are outside the index.
-        """
-        starts, docs, values = arrays["starts"], arrays["docs"], arrays["values"]
-        whole = (
-            len(starts) == shape[1] + 1
-            and (int(starts[0]), int(starts[-1])) == (0, len(docs))
-            and len(docs) == len(values)
-            and not (np.diff(starts) < 0).any()
-            and (len(docs) == 0 or int(docs.max()) < shape[0])
-            and (scales is None or len(scales) == shape[0])
-        )
-        if not whole:
-            raise InputError(f"{name}: posting lists do not fit {shape}; build the index again")
+        settings, tensors = artifact.settings, artifact.tensors
         index = cls.__new__(cls)
-        index._set((starts, docs, values), scales, shape, threads)
+        index._set(settings.get("similarity", "dot"), settings.get("values", "int8"), threads)
+        codes: Codes
+        if PACKED in tensors:
+            codes = PackedCodes.from_parts(settings[PACKED], tensors[PACKED])
+        elif CODES in tensors:
+            codes = SparseCodes.from_parts(settings[CODES], tensors[CODES])
+        else:
+            raise InputError(f"{path}: lists of an older compressae; build the index again")
+        index._shape_of(codes)
+        index.catalogue = open_lists(codes, index._build, tensors["lists"], str(path))
         return index
 
 
-def list_bytes(rows: int, nonzeros: int, latents: int) -> int:
-    """``InvertedIndex.nbytes`` of int8 codes with ``nonzeros`` in all their rows."""
-    return 8 * (latents + 1) + (4 + 1) * nonzeros + 4 * rows
+def as_codes(rows: Any, name: str) -> Any:
+    """Codes of any sparse rows.
+
+    Raises:
+        InputError: they are dense, or of a kind unknown.
+    """
+    if isinstance(rows, SparseCodes | PackedCodes):
+        return rows
+    if sparse.issparse(rows):
+        return SparseCodes.from_scipy(rows)
+    if hasattr(rows, "to_sparse_coo") and str(rows.layout) != "torch.strided":
+        return SparseCodes.from_torch(rows)
+    raise InputError(
+        f"{name}: {type(rows).__name__}; expected a scipy sparse matrix, a sparse torch tensor or "
+        "SparseCodes (dense queries go to CompressedIndex)"
+    )
+
+
+def _few_rows(mask: np.ndarray | None) -> np.ndarray | None:
+    """The rows of a mask where they are few."""
+    if mask is None or int(np.count_nonzero(mask)) > _FEW:
+        return None
+    return np.flatnonzero(mask)
+
+
+def _every_row(
+    segment: Segment, latents: np.ndarray, K: int, mask: np.ndarray | None
+) -> np.ndarray:
+    """Rows that hold every one of the K best, where sums cannot tell: all that share a latent with
+    the query, and the first K that share none, whose score is 0."""
+    assert segment.lists is not None
+    flags = touched(segment.lists, latents.astype(np.int64))
+    rest = ~flags
+    if mask is not None:
+        flags &= mask
+        rest &= mask
+    return np.sort(np.concatenate([np.flatnonzero(flags), np.flatnonzero(rest)[:K]]))
+
+
+def _best_of(
+    segment: Segment, rows: np.ndarray, dense: np.ndarray, K: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and scores of the K best of ascending rows (m,)."""
+    scores = segment.codes.dots(dense, rows)
+    if segment.factors is not None:
+        scores *= segment.factors[rows]
+    place, top = best(scores, K)
+    return segment.ids_of(rows[place]), top
+
+
+def merge_hits(parts: list[tuple[np.ndarray, np.ndarray]], hits: Hits, query: int) -> None:
+    """The best of each segment's ids and scores, best first, into a query's row of hits."""
+    ids, scores = parts[0]
+    if len(parts) > 1:
+        ids = np.concatenate([part[0] for part in parts])
+        scores = np.concatenate([part[1] for part in parts])
+        order = np.lexsort((ids, -scores))[: hits.ids.shape[1]]
+        ids, scores = ids[order], scores[order]
+    hits.ids[query, : len(ids)], hits.scores[query, : len(ids)] = ids, scores

@@ -1,6 +1,6 @@
 """PackedCodes: sparse codes and residual codes in a few bytes a row."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from compressae.retrieval.storage import load_artifact, save_artifact
 
 #: The file of packed codes in their folder.
 PACKED = "packed"
+#: Rows unpacked at a time.
+_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,35 +84,115 @@ class PackedCodes:
         counts = 0 if self.counts is None else self.counts.nbytes
         return self.data.nbytes + counts + self.rows.blocks.nbytes
 
-    def unpack(self, values: ValueType = "float32") -> SparseCodes:
-        """The nonzeros as CSR codes, gains multiplied in; residual codes are left out."""
-        indptr, ids, codes = packed.unpack(self.rows)
-        ranks = np.arange(len(ids)) - np.repeat(indptr[:-1], np.diff(indptr))
-        numbers = self.quantizer.levels[ranks, codes]
-        numbers *= np.repeat(self.gains(), np.diff(indptr))
-        if (ids >= self.latents).any():
+    @property
+    def nonzeros(self) -> np.ndarray:
+        """(n,) int64 nonzeros of each row."""
+        return self.rows.nonzeros
+
+    @property
+    def largest(self) -> float:
+        """No |value|, gains applied, is larger."""
+        q = self.quantizer
+        levels = max(
+            np.abs(row[: 1 << bits]).max() for row, bits in zip(q.levels, q.value_bits, strict=True)
+        )
+        return float(levels * np.abs(self.gains()).max())
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows start..stop as bounds, latents, values and factors of rows.
+
+        Raises:
+            InputError: a latent is outside the codes: they are damaged.
+        """
+        indptr, ids, codes = packed.unpack(self.rows, start, stop, threads=1)
+        if len(ids) and int(ids.max()) >= self.latents:
             raise InputError(
                 f"packed codes: latent {ids.max()} of {self.latents}; encode the table again"
             )
+        ranks = np.arange(len(ids)) - np.repeat(indptr[:-1], np.diff(indptr))
+        return indptr, ids, self.quantizer.levels[ranks, codes], self.gains(start, stop)
+
+    def unpack(self, values: ValueType = "float32") -> SparseCodes:
+        """The nonzeros as CSR codes, gains multiplied in; residual codes are left out."""
+        indptr, ids, numbers, gains = self.read(0, len(self))
+        numbers *= np.repeat(gains, np.diff(indptr))
         flat = ids.astype(id_dtype(self.latents))
         return SparseCodes.from_arrays(
             indptr, flat, numbers, self.latents, values, self.model_id, self.settings
         )
 
+    def norms(self) -> np.ndarray:
+        """‖s‖ of every row, gains applied: (n,) float32."""
+        norms = np.empty(len(self), np.float32)
+        for start in range(0, len(self), _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, len(self))
+            indptr, _, numbers, gains = self.read(start, stop)
+            sums = np.concatenate([[0], np.cumsum(numbers.astype(np.float64) ** 2)])
+            norms[start:stop] = gains * np.sqrt(np.diff(sums[indptr]))
+        return norms
+
+    def dots(self, dense_query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """q·s (m,) float32 of rows (m,), of all when None, for a query (h,); residual codes are
+        left out."""
+        tables = np.zeros((self.quantizer.residual_bytes, 256), np.float32)
+        return self.rescore(np.asarray(dense_query, np.float32), tables, rows)
+
+    def take(self, rows: np.ndarray) -> "PackedCodes":
+        """The given rows (m,), m ≥ 1, in that order."""
+        lengths = self.rows.layout.lengths[self.nonzeros]
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])[rows]
+        taken = lengths[rows]
+        ends = np.cumsum(taken)
+        place = np.arange(ends[-1]) + np.repeat(starts - ends + taken, taken)
+        data = np.concatenate([self.data[place], np.zeros(SPARE, np.uint8)])
+        counts = None if self.counts is None else self.counts[rows]
+        return replace(self, data=data, counts=counts)
+
+    def join(self, others: "list[PackedCodes]") -> "PackedCodes":
+        """These rows and then the others', which ``check_alike`` accepts."""
+        parts = [self, *others]
+        data = [part.data[:-SPARE] for part in parts]
+        counts = None
+        if any(part.counts is not None for part in parts):
+            counts = np.concatenate([part.nonzeros for part in parts]).astype(np.uint8)
+        return replace(self, data=np.concatenate([*data, np.zeros(SPARE, np.uint8)]), counts=counts)
+
+    def check_alike(self, other: Any) -> None:
+        """Refuse codes that cannot stand in one index with these.
+
+        Raises:
+            InputError: of another kind, or packed by another quantiser.
+        """
+        if not isinstance(other, PackedCodes):
+            raise InputError(
+                f"{type(other).__name__}: expected packed codes, as in the index; make them with "
+                "model.compress(rows, like=index.codes)"
+            )
+        mine, its = self.quantizer.arrays(), other.quantizer.arrays()
+        same = all(np.array_equal(mine[name], its[name]) for name in mine)
+        if not same or other.latents != self.latents or other.model_id != self.model_id:
+            raise InputError(
+                "packed codes of another model or quantiser than the index's; make them with "
+                "model.compress(rows, like=index.codes)"
+            )
+
     def residual_codes(self) -> np.ndarray:
         """(n, residual_bytes) uint8."""
         return self._heads()[:, :-1]
 
-    def gains(self) -> np.ndarray:
-        """(n,) float32 factors of the rows."""
-        return self.quantizer.gains[self._heads()[:, -1]]
+    def gains(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """(m,) float32 factors of rows start..stop, of all when they are not given."""
+        return self.quantizer.gains[self._heads(start, stop)[:, -1]]
 
-    def _heads(self) -> np.ndarray:
-        """(n, residual_bytes + 1) uint8: the bytes before the nonzeros."""
+    def _heads(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """(m, residual_bytes + 1) uint8: the bytes before the nonzeros."""
         layout = self.rows.layout
         if self.counts is None:
-            return self.data[:-SPARE].reshape(len(self), -1)[:, : layout.fixed]
-        starts = np.concatenate([[0], np.cumsum(layout.lengths[self.counts])[:-1]])
+            return self.data[:-SPARE].reshape(len(self), -1)[start:stop, : layout.fixed]
+        lengths = layout.lengths[self.counts[start:stop]]
+        first = int(self.rows.blocks[start // BLOCK])
+        first += int(layout.lengths[self.counts[start - start % BLOCK : start]].sum())
+        starts = first + np.concatenate([[0], np.cumsum(lengths)[:-1]])
         return self.data[starts[:, None] + np.arange(layout.fixed)]
 
     def reconstruct(self, decoder: np.ndarray) -> np.ndarray:

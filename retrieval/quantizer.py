@@ -1,10 +1,11 @@
 """RowQuantizer: what turns the nonzeros and the residual of a row into bytes, and back."""
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 
-from compressae.kernels.packed import MAX_BITS, Layout
+from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
 from compressae.retrieval.errors import InputError
 
 _CENTROIDS = 256
@@ -80,7 +81,12 @@ class RowQuantizer:
     def residual_bytes(self) -> int:
         return len(self.codebooks)
 
-    @property
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        """(m, s, 256): the codebooks, one centroid a column."""
+        return np.ascontiguousarray(self.codebooks.transpose(0, 2, 1))
+
+    @cached_property
     def layout(self) -> Layout:
         """Where the parts of a row are."""
         return Layout(id_bits(self.latents), self.value_bits, self.residual_bytes + 1)
@@ -113,8 +119,7 @@ class RowQuantizer:
     def tables(self, x: np.ndarray) -> np.ndarray:
         """Look-up tables (q, m, 256) float32 of queries x (q, d): x · centroid."""
         m, _, s = self.codebooks.shape
-        parts = (x @ self.restore).reshape(len(x), m, s)
-        return np.ascontiguousarray(np.einsum("qms,mcs->qmc", parts, self.codebooks, optimize=True))
+        return look_up_tables((x @ self.restore).reshape(len(x), m, s), self._columns)
 
     def encode_gain(self, gains: np.ndarray) -> np.ndarray:
         """(n,) uint8: the nearest of ``self.gains``."""

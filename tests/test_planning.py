@@ -31,7 +31,7 @@ def test_a_plan_takes_what_its_index_takes(table, latents, lists):
         codes = model.compress(table, one.values, residual_bytes=one.residual_bytes)
         index = CompressedIndex(model, codes)
         assert isinstance(codes, PackedCodes)
-        held = codes.nbytes + (index.lists.nbytes if lists else 0)
+        held = codes.nbytes + (index.list_nbytes if lists else 0)
         arrays = codes.quantizer.arrays()
         constants = sum(a.nbytes for a in [*model.arrays().values(), *arrays.values()])
         # Levels are planned for as if each rank had all 256.

@@ -8,6 +8,7 @@ of ``BLOCK`` rows and the counts of the rows before them in it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,15 +46,20 @@ class Layout:
                 f"{MAX_BITS} together"
             )
 
-    @property
+    @cached_property
     def shifts(self) -> np.ndarray:
         """(K + 1,) int64: the bit at which the r-th nonzero starts; the last is where it ends."""
         return np.concatenate([[0], np.cumsum(self.value_bits + self.id_bits)]).astype(np.int64)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """(K + 1,) int64: bytes of a row of k nonzeros."""
         return self.fixed + (self.shifts + 7) // 8
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(K,) uint32: the bits of the r-th nonzero's level."""
+        return ((1 << self.value_bits) - 1).astype(np.uint32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +114,18 @@ def pack(head: np.ndarray, indices: np.ndarray, codes: np.ndarray, layout: Layou
     return out
 
 
-def unpack(rows: Rows, threads: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row bounds (n + 1,) int64, latents (nnz,) uint32 and level numbers (nnz,) uint8."""
+def unpack(
+    rows: Rows, start: int = 0, stop: int | None = None, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bounds (m + 1,) int64, latents (nnz,) uint32 and level numbers (nnz,) uint8 of the m rows
+    start..stop, of all when they are not given."""
     layout = rows.layout
-    indptr = np.concatenate([[0], np.cumsum(rows.nonzeros)])
+    stop = len(rows) if stop is None else stop
+    indptr = np.concatenate([[0], np.cumsum(rows.nonzeros[start:stop])])
     ids, codes = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], np.uint8)
-    masks = ((1 << layout.value_bits) - 1).astype(np.uint32)
-    rest = (layout.fixed, layout.shifts, layout.id_bits, masks, indptr, ids, codes)
+    rest = (layout.fixed, layout.shifts, layout.id_bits, layout.masks, start, indptr, ids, codes)
     kernel: Callable[..., None] = cpu.unpack
-    over_rows(lambda a, b: kernel(*rows._place(), *rest, a, b), len(rows), threads)
+    over_rows(lambda a, b: kernel(*rows._place(), *rest, a, b), stop - start, threads)
     return indptr, ids, codes
 
 
@@ -145,10 +154,24 @@ def rescore(
         return np.empty(0, np.float32)
     layout = rows.layout
     out = np.empty(len(rows) if which is None else len(which), np.float32)
-    masks = ((1 << layout.value_bits) - 1).astype(np.uint32)
     kernel: Callable[..., None] = cpu.rescore
     kernel(
-        *rows._place(), layout.fixed - 1, gains, layout.shifts, layout.id_bits, masks, levels,
-        dense_query, tables, len(layout.value_bits), _NONE if which is None else which, out,
+        *rows._place(), layout.fixed - 1, gains, layout.shifts, layout.id_bits, layout.masks,
+        levels, dense_query, tables, len(layout.value_bits), _NONE if which is None else which, out,
     )  # fmt: skip
+    return out
+
+
+def look_up_tables(parts: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """x · centroid of every part: ``einsum("qms,msc->qmc", parts, codebooks)``.
+
+    Args:
+        parts: (q, m, s) float32 queries cut to parts.
+        codebooks: (m, s, 256) float32 centroids, one a column.
+
+    Returns:
+        (q, m, 256) float32.
+    """
+    out = np.empty((len(parts), *codebooks.shape[::2]), np.float32)
+    cpu.look_up_tables(parts, codebooks, out)
     return out

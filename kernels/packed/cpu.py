@@ -7,25 +7,11 @@ value_bits[r] bits.
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
+
+from compressae.kernels.intrinsics import load_u32
 
 #: Rows scored side by side, rank by rank, so that the compiler makes vectors of them.
 _TOGETHER = 64
-
-
-@intrinsic
-def _load(typing_context, data, at):
-    """Four bytes of uint8 ``data`` from ``at`` as a little-endian uint32, aligned or not."""
-
-    def code(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.gep(array.data, [arguments[1]])
-        word = builder.load(builder.bitcast(place, ir.IntType(32).as_pointer()))
-        word.align = 1
-        return word
-
-    return numba.types.uint32(data, at), code
 
 
 @numba.njit(nogil=True, cache=True)
@@ -58,15 +44,15 @@ def pack(head, ids, codes, shifts, id_bits, out):
 
 @numba.njit(nogil=True, cache=True)
 def unpack(
-    data, stride, blocks, counts, lengths, block, fixed, shifts, id_bits, masks, indptr,
+    data, stride, blocks, counts, lengths, block, fixed, shifts, id_bits, masks, first, indptr,
     ids, codes, start, stop,
 ):  # fmt: skip
-    """Ids and level numbers of rows start..stop into flat arrays at indptr."""
+    """Ids and level numbers of rows first + (start..stop) into flat arrays at indptr."""
     id_mask = np.uint32((1 << id_bits) - 1)
     for i in range(start, stop):
-        place = _start(i, stride, blocks, counts, lengths, block) + fixed
+        place = _start(first + i, stride, blocks, counts, lengths, block) + fixed
         for r in range(indptr[i + 1] - indptr[i]):
-            word = _load(data, place + (shifts[r] >> 3)) >> np.uint32(shifts[r] & 7)
+            word = load_u32(data, place + (shifts[r] >> 3)) >> np.uint32(shifts[r] & 7)
             ids[indptr[i] + r] = word & id_mask
             codes[indptr[i] + r] = (word >> np.uint32(id_bits)) & masks[r]
 
@@ -101,7 +87,19 @@ def rescore(
             mask, level = masks[j], levels[j]
             for i in range(count):
                 if j < filled[i]:
-                    word = _load(data, place[i] + at) >> shift
+                    word = load_u32(data, place[i] + at) >> shift
                     total[i] += dense_query[word & id_mask] * level[(word >> ids_end) & mask]
         for i in range(count):
             out[first + i] = total[i] * gains[data[place[i] + residual_bytes]]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def look_up_tables(parts, codebooks, out):
+    for q in range(out.shape[0]):
+        for m in range(out.shape[1]):
+            table = out[q, m]
+            table[:] = 0
+            for s in range(codebooks.shape[1]):
+                number, column = parts[q, m, s], codebooks[m, s]
+                for c in range(table.shape[0]):
+                    table[c] += number * column[c]

@@ -38,3 +38,8 @@ def rescore(
         stream >>= int(value_bits[r])
         total += float(dense_query[latent]) * float(levels[r, level])
     return total * float(gains[row[m]])
+
+
+def look_up_tables(parts: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """(q, m, 256) float32 of parts (q, m, s) and codebooks (m, s, 256)."""
+    return np.einsum("qms,msc->qmc", parts, codebooks)

@@ -3,11 +3,23 @@
 import numpy as np
 
 
-def build_postings(
-    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, h: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """starts (h + 1,), docs (nnz,) ascending within a latent's list, values (nnz,)."""
-    order = np.argsort(indices, kind="stable")
+def build_window(
+    indptr: np.ndarray,
+    ids: np.ndarray,
+    numbers: np.ndarray,
+    factors: np.ndarray,
+    step: float,
+    h: int,
+    values: np.dtype | type,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    """bounds (h + 1,), docs (nnz,) ascending within a list, stored values (nnz,), the largest
+    ‖row‖² as stored, and of what rounding took."""
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    starts = np.searchsorted(indices[order], np.arange(h + 1))
-    return starts.astype(np.int64), rows[order].astype(np.uint32), values[order]
+    exact = numbers.astype(np.float64) * (factors.astype(np.float64)[rows] / step)
+    stored = (np.rint(exact) if values == np.int8 else exact).astype(values)
+    order = np.argsort(ids, kind="stable")
+    bounds = np.searchsorted(ids[order], np.arange(h + 1))
+    norms, errors = np.zeros(len(indptr) - 1), np.zeros(len(indptr) - 1)
+    np.add.at(norms, rows, stored.astype(np.float64) ** 2)
+    np.add.at(errors, rows, (exact - stored) ** 2)
+    return bounds, rows[order], stored[order], norms.max(), errors.max()

@@ -3,13 +3,32 @@
 import numba
 import numpy as np
 
+from compressae.kernels.intrinsics import prefetch
+
+_AHEAD = 8  # Rows asked for before they are read, which may lie anywhere.
+
 
 @numba.njit(nogil=True, cache=True)
-def rescore(indptr, indices, values, scales, dense_query, rows, out):
-    """``scales`` or ``rows`` of length 0 stand for none and for all rows."""
-    for r in range(out.shape[0]):
+def rescore(indptr, indices, values, table, scales, dense_query, rows, out):
+    """``table``, ``scales`` or ``rows`` of length 0 stand for none, none and all rows."""
+    count = out.shape[0]
+    for r in range(count):
         row = rows[r] if rows.shape[0] else r
-        total = np.float32(0)
-        for s in range(indptr[row], indptr[row + 1]):
-            total += dense_query[indices[s]] * np.float32(values[s])
-        out[r] = total * scales[row] if scales.shape[0] else total
+        if rows.shape[0] and r + 2 * _AHEAD < count:
+            prefetch(indptr, np.uint64(rows[r + 2 * _AHEAD]))
+        if rows.shape[0] and r + _AHEAD < count:
+            a, b = indptr[rows[r + _AHEAD]], indptr[rows[r + _AHEAD] + 1]
+            for s in range(a, b, 64 // indices.itemsize):
+                prefetch(indices, s)
+            for s in range(a, b, 64 // values.itemsize):
+                prefetch(values, s)
+        total = 0.0
+        if table.shape[0]:
+            for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                value = np.float64(table[np.uint64(values[s])])
+                total += np.float64(dense_query[np.uint64(indices[s])]) * value
+        else:
+            for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                value = np.float64(values[s])
+                total += np.float64(dense_query[np.uint64(indices[s])]) * value
+        out[r] = total * np.float64(scales[row]) if scales.shape[0] else total

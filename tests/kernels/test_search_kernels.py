@@ -4,10 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from compressae.kernels import accumulate, decode, postings, quantize, rescore, topk
-from compressae.kernels.accumulate import reference as accumulate_reference
+from compressae.kernels import decode, quantize, rescore, topk
 from compressae.kernels.decode import reference as decode_reference
-from compressae.kernels.postings import reference as postings_reference
 from compressae.kernels.quantize import reference as quantize_reference
 from compressae.kernels.rescore import reference as rescore_reference
 from compressae.kernels.topk import reference as topk_reference
@@ -86,35 +84,18 @@ def ragged(n, h, seed, dtype=np.float32):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
 @pytest.mark.parametrize(("n", "h"), [(1, 1), (63, 65), (200, 9)])
-def test_postings_accumulate_and_rescore_are_the_references(n, h, dtype):
+def test_rescore_is_the_reference(n, h, dtype):
     indptr, indices, values, dense = ragged(n, h, n + h, dtype)
-    lists = postings.build_postings(indptr, indices, values, h)
-    for got, expected in zip(
-        lists, postings_reference.build_postings(indptr, indices, values, h), strict=True
-    ):
-        np.testing.assert_array_equal(got, expected)
-        assert got.dtype == expected.dtype
-    csc = sparse.csr_array(dense).tocsc()
-    np.testing.assert_array_equal(lists[0], csc.indptr)
-    np.testing.assert_array_equal(lists[1], csc.indices)
-
     rng = np.random.default_rng(3)
-    latents = rng.permutation(h)[: max(1, h // 2)]
-    weights = rng.integers(-4, 5, len(latents)).astype(np.float32)
-    query = np.zeros(h, np.float32)
-    query[latents] = weights
-    scores = np.full(n, np.nan, np.float32)  # What is not written shows.
-    accumulate.accumulate(*lists, latents, weights, scores)
-    np.testing.assert_array_equal(scores, dense @ query)
-    expected = np.full(n, np.nan, np.float32)
-    accumulate_reference.accumulate(*lists, latents, weights, expected)
-    np.testing.assert_array_equal(scores, expected)
-
+    query = rng.integers(-4, 5, h).astype(np.float32)
     scales = rng.random(n).astype(np.float32)
-    chosen = rng.integers(0, n, 11)
-    for rows in (None, chosen, chosen[:0]):
+    chosen = rng.integers(0, n, 41)
+    np.testing.assert_array_equal(
+        rescore.rescore(indptr, indices, values, None, query, None), dense @ query
+    )
+    for rows in (None, chosen, chosen.astype(np.int32), chosen[:0]):
         for scale in (None, scales):
             arguments = (indptr, indices, values, scale, query, rows)
             np.testing.assert_array_equal(

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from compressae import CompresSAE, CompressedIndex, InputError
 from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
 from compressae.retrieval import exact as exact_module
+from compressae.retrieval.lists import list_arrays, open_lists
 from compressae.retrieval.metrics import recall_at, recall_per_query
 
 
@@ -61,11 +62,21 @@ def test_a_saved_inverted_index_answers_alike(values, tmp_path):
     np.testing.assert_allclose(before.scores, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_lists_that_do_not_fit_are_refused():
-    arrays_ = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4))).arrays(scales=False)
-    for name, wrong in (("docs", arrays_["docs"] + 4), ("starts", arrays_["starts"][:-1])):
-        with pytest.raises(InputError, match="posting lists do not fit"):
-            InvertedIndex.from_arrays({**arrays_, name: wrong}, None, (4, 4), "index")
+@pytest.mark.parametrize("part", ["docs", "values", "bounds", "places", "scale", "ids", "factors"])
+def test_lists_that_do_not_fit_are_refused(part):
+    codes = SparseCodes.from_scipy(scipy.sparse.eye_array(4))
+    index = InvertedIndex(codes, similarity="cosine", ids=[1, 2, 3, 5])
+    arrays_ = list_arrays(index.catalogue.segments[0])
+    assert len(open_lists(codes, index._build, arrays_, "index")) == 4
+    wrong = {
+        "docs": arrays_["docs"] + np.uint16(4),
+        "places": arrays_["places"] + 1,
+        "ids": arrays_["ids"][::-1],
+    }.get(part, arrays_[part][:-1])
+    with pytest.raises(InputError, match="posting lists do not fit"):
+        open_lists(codes, index._build, {**arrays_, part: wrong}, "index")
+    with pytest.raises(InputError, match="older compressae"):
+        open_lists(codes, index._build, {"starts": arrays_["bounds"]}, "index")
 
 
 def test_sparse_queries_are_checked():

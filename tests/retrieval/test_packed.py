@@ -70,9 +70,10 @@ def test_scores_are_dot_products_with_the_remembered_rows(model, table, decoder,
     for query, want in zip(queries, expected, strict=True):
         tables = codes.quantizer.tables(query[None])[0]
         np.testing.assert_allclose(codes.rescore(decoder @ query, tables), want, atol=2e-5)
-    hits = CompressedIndex(model, codes).search(queries, 20, candidates="all")
+    index = CompressedIndex(model, codes, weights="float32")
+    hits = index.search(queries, 20, candidates="all")
     np.testing.assert_array_equal(hits.ids, np.argsort(-expected, axis=1, kind="stable")[:, :20])
-    two_stages = CompressedIndex(model, codes).search(queries, 20, query_nonzeros=H)
+    two_stages = index.search(queries, 20, query_nonzeros=H)
     assert (two_stages.ids == hits.ids).mean() > 0.95
 
 

@@ -1,0 +1,23 @@
+"""The definition of candidates, in plain numpy."""
+
+import numpy as np
+
+from compressae.kernels.postings import WINDOW, Postings
+
+
+def sums(postings: Postings, latents: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Σ weight · stored value of every row: (n,) int64 of a query's latents and whole weights."""
+    p = postings
+    out = np.zeros(p.rows, np.int64)
+    for w, place in enumerate(p.places):
+        for latent, weight in zip(latents, weights, strict=True):
+            a, b = place + p.bounds[w, latent], place + p.bounds[w, latent + 1]
+            rows = WINDOW * w + p.docs[a:b].astype(np.int64)
+            out[rows] += int(weight) * p.values[a:b].astype(np.int64)
+    return out
+
+
+def candidates(sums: np.ndarray, count: int, band: int) -> np.ndarray:
+    """Rows whose positive sum is at most ``band`` below the ``count``-th largest sum."""
+    least = np.sort(sums)[::-1][min(count, len(sums)) - 1] - band
+    return np.flatnonzero(sums >= max(1, least))

@@ -1,0 +1,245 @@
+"""A catalogue that lives: rows come, go and change by id without a rebuild."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from compressae.kernels.postings import Postings
+from compressae.retrieval.codes import SparseCodes
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.packed import PackedCodes
+
+Codes = SparseCodes | PackedCodes
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Rows of codes with their posting lists. Nothing in it changes; a removal makes another.
+
+    Attributes:
+        codes: (n, h).
+        lists: of the same rows; None where search scans the codes.
+        factors: (n,) float32 by which scores are multiplied, or None.
+        ids: (n,) int64 ascending; row numbers when None.
+        alive: (n,) bool, the rows that are not removed; all when None.
+    """
+
+    codes: Codes
+    lists: Postings | None = None
+    factors: np.ndarray | None = None
+    ids: np.ndarray | None = None
+    alive: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Rows that are not removed."""
+        return len(self.codes) if self.alive is None else int(self.alive.sum())
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.factors, self.ids, self.alive)
+        extra = sum(array.nbytes for array in arrays if array is not None)
+        return self.codes.nbytes + extra + (0 if self.lists is None else self.lists.nbytes)
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """Ids (m,) int64 of rows (m,)."""
+        return rows if self.ids is None else self.ids[rows]
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows (m,) of ids (m,) int64; −1 for those that are not here or are removed."""
+        n = len(self.codes)
+        if self.ids is None:
+            rows, found = ids, (ids >= 0) & (ids < n)
+        else:
+            rows = np.minimum(np.searchsorted(self.ids, ids), n - 1)
+            found = self.ids[rows] == ids
+        if self.alive is not None:
+            found = found & self.alive[np.where(found, rows, 0)]
+        return np.where(found, rows, -1)
+
+    def without(self, rows: np.ndarray) -> "Segment":
+        """The same with rows (m,) removed."""
+        alive = np.ones(len(self.codes), bool) if self.alive is None else self.alive.copy()
+        alive[rows] = False
+        return replace(self, alive=alive)
+
+
+Build = Callable[[Codes], tuple[Postings | None, np.ndarray | None]]
+
+
+class Catalogue:
+    """Segments: the rows first given, and tails of rows added since.
+
+    Tails are merged as they grow, so that there are at most log2 of the rows added; the first
+    segment is only rebuilt by ``compact``. A search works on the segments of its start, whatever
+    other threads change meanwhile.
+
+    Args:
+        codes: the first rows.
+        build: makes lists and factors of codes.
+        ids: (n,) of the rows, each once, ≥ 0; 0…n − 1 when None.
+        lists: what ``build`` made of the codes earlier.
+    """
+
+    def __init__(
+        self,
+        codes: Codes,
+        build: Build,
+        ids: Any = None,
+        lists: tuple[Postings | None, np.ndarray | None] | None = None,
+    ) -> None:
+        self._build = build
+        self._lock = threading.Lock()
+        self._next = len(codes)
+        if ids is not None:
+            ids = _check_ids(ids, len(codes))
+            self._next = int(ids.max()) + 1
+            if lists is None:
+                codes, ids = _by_id(codes, ids)
+        made = build(codes) if lists is None else lists
+        self.segments: tuple[Segment, ...] = (Segment(codes, *made, ids),)
+
+    def __len__(self) -> int:
+        return sum(len(segment) for segment in self.segments)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(segment.nbytes for segment in self.segments)
+
+    @property
+    def whole(self) -> bool:
+        """One segment and no row removed."""
+        return len(self.segments) == 1 and self.segments[0].alive is None
+
+    def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
+        """Add rows; see ``InvertedIndex.add``."""
+        with self._lock:
+            self.segments[0].codes.check_alike(codes)
+            ids = self._new_ids(codes, ids)
+            present = ids[np.any([segment.rows_of(ids) >= 0 for segment in self.segments], axis=0)]
+            if len(present):
+                raise InputError(
+                    f"id {present[0]} is in the index already; update it or choose another id"
+                )
+            self._append(self.segments, codes, ids)
+            return ids
+
+    def remove(self, ids: Any) -> None:
+        """Remove rows; see ``InvertedIndex.remove``."""
+        with self._lock:
+            self.segments = self._without(_check_ids(ids, None))
+
+    def update(self, ids: Any, codes: Codes) -> None:
+        """Replace rows; see ``InvertedIndex.update``."""
+        with self._lock:
+            self.segments[0].codes.check_alike(codes)
+            ids = _check_ids(ids, len(codes))
+            self._append(self._without(ids), codes, ids)
+
+    def compact(self) -> None:
+        """Merge all segments into one and forget removed rows."""
+        with self._lock:
+            if not self.whole and len(self):
+                self.segments = (self._merge(self.segments),)
+
+    def snapshot(self, allowed: Any) -> tuple[tuple[Segment, ...], list[np.ndarray | None]]:
+        """The segments as they are now, and for each the rows (n,) bool that may be found, or
+        None for all.
+
+        Args:
+            allowed: ids (m,), of which those that the index lacks are passed over; or bool (m,) by
+                id, m above the largest; None for all.
+        """
+        segments = self.segments
+        if allowed is None:
+            return segments, [segment.alive for segment in segments]
+        allowed = np.asarray(allowed)
+        if allowed.ndim != 1 or (allowed.dtype != bool and allowed.dtype.kind not in "iu"):
+            if allowed.size:
+                raise InputError(
+                    f"allowed: {allowed.dtype} of shape {allowed.shape}; expected ids (m,) or a "
+                    "bool (m,) by id"
+                )
+            allowed = np.empty(0, np.int64)
+        masks: list[np.ndarray | None] = []
+        for segment in segments:
+            n = len(segment.codes)
+            if allowed.dtype == bool:
+                last = n - 1 if segment.ids is None else int(segment.ids[-1])
+                if len(allowed) <= last:
+                    raise InputError(
+                        f"allowed: {len(allowed)} flags; expected one for each id, up to {last}"
+                    )
+                mask = allowed[:n].copy() if segment.ids is None else allowed[segment.ids]
+                if segment.alive is not None:
+                    mask &= segment.alive
+            else:
+                rows = segment.rows_of(allowed.astype(np.int64))
+                mask = np.zeros(n, bool)
+                mask[rows[rows >= 0]] = True
+            masks.append(mask)
+        return segments, masks
+
+    def _new_ids(self, codes: Codes, ids: Any) -> np.ndarray:
+        if ids is None:
+            return np.arange(self._next, self._next + len(codes), dtype=np.int64)
+        return _check_ids(ids, len(codes))
+
+    def _without(self, ids: np.ndarray) -> tuple[Segment, ...]:
+        left, found = [], np.zeros(len(ids), bool)
+        for segment in self.segments:
+            rows = segment.rows_of(ids)
+            here = rows >= 0
+            found |= here
+            left.append(segment.without(rows[here]) if here.any() else segment)
+        if not found.all():
+            raise InputError(f"id {ids[~found][0]} is not in the index; nothing was changed")
+        return (left[0], *(segment for segment in left[1:] if len(segment)))
+
+    def _append(self, segments: tuple[Segment, ...], codes: Codes, ids: np.ndarray) -> None:
+        codes, ids = _by_id(codes, ids)
+        new = Segment(codes, *self._build(codes), ids)
+        tails = [*segments[1:], new]
+        while len(tails) > 1 and len(tails[-2]) < 2 * len(tails[-1]):
+            tails[-2:] = [self._merge(tails[-2:])]
+        self.segments = (segments[0], *tails)
+        self._next = max(self._next, int(ids.max()) + 1)
+
+    def _merge(self, segments: Any) -> Segment:
+        parts, ids = [], []
+        for segment in segments:
+            rows = np.arange(len(segment.codes)) if segment.alive is None else None
+            rows = np.flatnonzero(segment.alive) if rows is None else rows
+            if len(rows):
+                parts.append(segment.codes if segment.alive is None else segment.codes.take(rows))
+                ids.append(segment.ids_of(rows))
+        codes, kept = _by_id(parts[0].join(parts[1:]), np.concatenate(ids))
+        plain = kept[-1] == len(kept) - 1  # Ascending and distinct: 0…n − 1.
+        return Segment(codes, *self._build(codes), None if plain else kept)
+
+
+def _by_id(codes: Codes, ids: np.ndarray) -> tuple[Codes, np.ndarray]:
+    """Rows in ascending order of their ids."""
+    if (np.diff(ids) > 0).all():
+        return codes, ids
+    order = np.argsort(ids)
+    return codes.take(order), ids[order]
+
+
+def _check_ids(ids: Any, count: int | None) -> np.ndarray:
+    """Ids as (m,) int64, distinct and ≥ 0."""
+    given = np.atleast_1d(np.asarray(ids))
+    if given.size == 0 and count is None:
+        return np.empty(0, np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise InputError(f"ids: {given.dtype} of shape {given.shape}; expected whole numbers (m,)")
+    if count is not None and len(given) != count:
+        raise InputError(f"{len(given)} ids for {count} rows; expected one a row")
+    distinct, counts = np.unique(given, return_counts=True)
+    if counts.max() > 1:
+        raise InputError(f"id {distinct[counts.argmax()]} is given more than once")
+    if int(distinct[0]) < 0 or int(distinct[-1]) >= np.iinfo(np.int64).max:
+        raise InputError(f"ids from {distinct[0]} to {distinct[-1]}; expected 0 to 2⁶³ − 2")
+    return given.astype(np.int64)

@@ -1,5 +1,6 @@
 """Dense queries in, ids out: search over compressed items."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from compressae.retrieval.packed import PACKED, PackedCodes
 from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
 from compressae.stages import Stages, rank_dense
+from compressae.tuning import Setting, tune
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
 SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
@@ -90,6 +92,7 @@ class CompressedIndex:
         self._cosine: tuple[Segment, InvertedIndex] | None = None
         self.query_nonzeros = min(QUERY_NONZEROS, model.latents)
         self.candidates: Candidates = None
+        self._tuned_results = 1
 
     def _build(self, codes: Codes) -> tuple[Postings | None, np.ndarray | None]:
         return build_lists(codes, "dot", "int8", self.threads) if self._lists else (None, None)
@@ -209,11 +212,14 @@ class CompressedIndex:
 
     def _candidates(self, candidates: Candidates, K: int) -> int:
         """How many items are rescored a query."""
+        if candidates is None and not self._lists:
+            candidates = "all"
         if candidates is None:
-            candidates = self.candidates if self._lists else "all"
-        if candidates is None:
-            candidates = CANDIDATES
-            return max(candidates, 10 * K)
+            if self.candidates is None:
+                return max(CANDIDATES, 10 * K)
+            candidates = self.candidates
+            if isinstance(candidates, int):
+                candidates = -(-candidates * max(K, self._tuned_results) // self._tuned_results)
         count = len(self) if candidates == "all" else int(candidates)
         if count < K and count < len(self):
             raise InputError(f"{count} candidates for {K} results; expected at least {K}")
@@ -280,6 +286,35 @@ class CompressedIndex:
         """
         self.catalogue.update(ids, self._code(embeddings))
 
+    def tune(
+        self,
+        queries: Any,
+        K: int = 100,
+        recall: float = 0.99,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> list[Setting]:
+        """Set ``query_nonzeros`` and ``candidates`` to the fastest that reach a recall.
+
+        Recall is against a scan of all codes (``candidates="all"``): what the first stage loses,
+        not what the codes lost. A saved index keeps the setting.
+
+        Args:
+            queries: (q, d) like those to come; some hundred.
+            K: results a query; searches for more raise the candidates in proportion.
+            recall: above 0, to 1.
+            progress: called with (settings tried, settings, the next).
+
+        Returns:
+            All settings tried, the one that is set first.
+
+        Raises:
+            InputError: bad queries, K, or recall; no more than K items.
+        """
+        found = tune(self, queries, K, recall, progress)
+        self.query_nonzeros, self.candidates = found[0].query_nonzeros, found[0].candidates
+        self._tuned_results = K
+        return found
+
     def compact(self) -> None:
         """Merge what was added into one set of lists, and forget what was removed."""
         self.catalogue.compact()
@@ -297,6 +332,7 @@ class CompressedIndex:
             "search": {
                 "query_nonzeros": self.query_nonzeros,
                 "candidates": self.candidates,
+                "results": self._tuned_results,
                 "lists": self._lists,
                 "weights": self.weights,
             },
@@ -336,6 +372,7 @@ class CompressedIndex:
         index._set(model, threads, search.get("lists", True), search.get("weights", "int8"))
         index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)
         index.candidates = search.get("candidates")
+        index._tuned_results = search.get("results", 1)
         index.catalogue = open_lists(codes, index._build, tensors.get("lists", {}), str(path))
         return index
 

@@ -71,6 +71,16 @@ def lowest_bit(typing_context, word):
 
 
 @intrinsic
+def count_bits(typing_context, word):
+    """How many bits of a uint64 are set."""
+
+    def code(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(word), code
+
+
+@intrinsic
 def dot_i8_i16(typing_context, weights, at, numbers):
     """Σ_j weights[at + j]·numbers[j] as int32, for int8 weights and all of contiguous int16
     ``numbers``, a multiple of 64 of them.

@@ -7,6 +7,7 @@ in batches and resident memory stays at a batch.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,24 @@ class Embeddings:
         name: what error messages call the table.
         shape: (n, d).
         dtype_name: the stored dtype, or "mixed".
-        nbytes: bytes of the stored numbers.
     """
 
     def __init__(self, shards: list[Shard], name: str, rows: np.ndarray | None = None) -> None:
         self.name = name
         self._shards = shards
         self._rows = rows
-        self._starts = np.cumsum([0] + [shard.shape[0] for shard in shards])
+        self._starts = np.array([0, *accumulate(shard.shape[0] for shard in shards)])
         n = int(self._starts[-1]) if rows is None else len(rows)
         self.shape = (n, shards[0].shape[1])
         names = {shard.dtype_name for shard in shards}
         self.dtype_name = names.pop() if len(names) == 1 else "mixed"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored numbers."""
         widths = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-        held = sum(s.shape[0] * widths[s.dtype_name] for s in shards) * self.shape[1]
-        self.nbytes = held * n // max(int(self._starts[-1]), 1)
+        held = sum(s.shape[0] * widths[s.dtype_name] for s in self._shards) * self.shape[1]
+        return held * len(self) // max(int(self._starts[-1]), 1)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -9,7 +9,7 @@ at once.
 import numba
 import numpy as np
 
-from compressae.kernels.intrinsics import at_least, lowest_bit, prefetch
+from compressae.kernels.intrinsics import at_least, count_bits, lowest_bit, prefetch
 
 _LINE = 64  # Bytes of a cache line.
 
@@ -88,6 +88,8 @@ def find(
                 for p in range(np.uint64(a), np.uint64(b)):
                     sums[docs[p]] += sums.dtype.type(weight * values[p])
             edge, found = edges[i], filled[i]
+            if edge == 0 and mask.shape[0] == 0:
+                edge = _first_threshold(sums, width, count) >> shift
             threshold = max(1, (edge << shift) - bands[i])
             level = sums.dtype.type(threshold)
             for block in range(0, width, 64):
@@ -124,6 +126,34 @@ def find(
 
 
 @numba.njit(nogil=True, cache=True)
+def _first_threshold(sums, width, count):
+    """A number that at least ``count`` of the sums reach, and not many more; 0 if none is found.
+
+    It is searched for among an eighth of them; then all are counted.
+    """
+    if 4 * count > width:
+        return 0
+    wanted = count // 6 + 8
+    low, high = 0, 1 << 24 if sums.itemsize == 4 else 1 << 15  # float32 sums are below 2^15.
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if _reaching(sums, width, middle, 512) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return low if low > 0 and _reaching(sums, width, low, 64) >= count else 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _reaching(sums, width, least, stride):
+    """How many sums of every ``stride // 64``-th block of 64 are at least ``least``."""
+    level, reached = sums.dtype.type(least), np.uint64(0)
+    for block in range(0, width, stride):
+        reached += count_bits(at_least(sums, block, level))
+    return np.int64(reached)
+
+
+@numba.njit(nogil=True, cache=True)
 def _ask(docs, values, here, place, latent):
     """Prefetch the list of a latent."""
     first = place + np.int64(here[np.uint64(latent)])
@@ -138,8 +168,8 @@ def _ask(docs, values, here, place, latent):
 def _keep(rows, scores, found, threshold):
     """Drop candidates below the threshold; their number is returned."""
     kept = 0
-    for c in range(found):
-        if scores[c] >= threshold:
-            rows[kept], scores[kept] = rows[c], scores[c]
-            kept += 1
+    for c in range(found):  # Written without a branch, which could not be foretold.
+        row, score = rows[c], scores[c]
+        rows[kept], scores[kept] = row, score
+        kept += np.int64(score >= threshold)
     return kept

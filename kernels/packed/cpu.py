@@ -8,7 +8,7 @@ value_bits[r] bits.
 import numba
 import numpy as np
 
-from compressae.kernels.intrinsics import load_u32
+from compressae.kernels.intrinsics import load_u32, prefetch
 
 #: Rows scored side by side, rank by rank, so that the compiler makes vectors of them.
 _TOGETHER = 64
@@ -75,6 +75,8 @@ def rescore(
             if row != last + 1 or stride:
                 ends = _start(row, stride, blocks, counts, lengths, block)
             place[i] = ends
+            prefetch(data, ends)
+            prefetch(data, ends + 63)
             if not stride:
                 last, ends = row, ends + lengths[filled[i]]
             total[i] = 0

@@ -104,6 +104,11 @@ class Catalogue:
     def __len__(self) -> int:
         return sum(len(segment) for segment in self.segments)
 
+    def known(self, ids: Any) -> np.ndarray:
+        """(m,) bool: which of the ids (m,) are in the index."""
+        given = np.asarray(ids, np.int64)
+        return np.any([segment.rows_of(given) >= 0 for segment in self.segments], axis=0)
+
     @property
     def nbytes(self) -> int:
         return sum(segment.nbytes for segment in self.segments)
@@ -118,7 +123,7 @@ class Catalogue:
         with self._lock:
             self.segments[0].codes.check_alike(codes)
             ids = self._new_ids(codes, ids)
-            present = ids[np.any([segment.rows_of(ids) >= 0 for segment in self.segments], axis=0)]
+            present = ids[self.known(ids)]
             if len(present):
                 raise InputError(
                     f"id {present[0]} is in the index already; update it or choose another id"

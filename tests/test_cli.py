@@ -95,7 +95,7 @@ def test_an_index_without_a_model_takes_sparse_queries(made, tmp_path):
         code == 0 and err == "warning: residual codes are left out; give -m to search with them\n"
     )
     code, _, err = call("search", made / "lists", made / "queries.npy")
-    assert code == 1 and "no sparse queries" in err
+    assert code == 1 and "no sparse rows" in err
 
 
 def test_encode_takes_every_form_of_codes(made, tmp_path):

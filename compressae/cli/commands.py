@@ -11,6 +11,8 @@ _COMMANDS = {
     "encode": "Compress a table to sparse codes.",
     "index": "Build a search index from codes or embeddings.",
     "search": "Find the nearest items of queries.",
+    "tune": "Set the fastest search that reaches a recall.",
+    "update": "Add, replace and remove rows of an index.",
     "evaluate": "Compare compressed search with dense search on a table.",
     "plan": "Say which codes fit a memory and what recall to expect.",
     "info": "Say what an artifact or a table is.",

@@ -123,13 +123,7 @@ def make_codes(options: dict[str, Any]) -> dict[str, Any]:
 
     weights, like = options["weights"], options["like"]
     if weights is not None:
-        try:
-            loaded = np.load(weights, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{weights}: expected a .npy of one number a row ({error})") from error
-        if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiub":
-            raise InputError(f"{weights}: expected a .npy of one number a row")
-        weights = loaded
+        weights = load_numbers(weights, "one number a row", "fiub")
     return {
         "values": options["values"],
         "nonzeros": options["codes_nnz"],
@@ -138,6 +132,50 @@ def make_codes(options: dict[str, Any]) -> dict[str, Any]:
         "weights": weights,
         "like": None if like is None else PackedCodes.load(like),
     }
+
+
+def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
+    """An array of a .npy file whose dtype is of the given kinds.
+
+    Raises:
+        InputError: there is none, or another.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected a .npy of {what} ({error})") from error
+    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in kinds:
+        raise InputError(f"{path}: expected a .npy of {what}")
+    return loaded
+
+
+def load_ids(path: Path) -> np.ndarray:
+    """Ids (m,) of a .npy file."""
+    return load_numbers(path, "ids, whole numbers (m,)", "iu")
+
+
+def sparse_rows(path: Path) -> Any:
+    """Sparse rows: saved codes, or a scipy .npz.
+
+    Raises:
+        InputError: the file is neither.
+    """
+    from scipy import sparse
+
+    from compressae.retrieval.codes import SparseCodes
+    from compressae.retrieval.packed import load_codes
+
+    if path.is_dir():
+        return load_codes(path)
+    try:
+        return SparseCodes.from_scipy(sparse.load_npz(path))
+    except FileNotFoundError:
+        raise
+    except (ValueError, TypeError, OSError, KeyError, EOFError) as error:
+        raise InputError(
+            f"{path}: no sparse rows ({error}); expected codes or a scipy sparse .npz; an index "
+            "made with -m MODEL takes dense ones"
+        ) from error
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,15 +4,12 @@ import json
 from pathlib import Path
 
 import click
-from scipy import sparse
 
 from compressae.cli import common
-from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import KIND as INVERTED
 from compressae.retrieval.inverted import InvertedIndex
-from compressae.retrieval.packed import PackedCodes, load_codes
 from compressae.retrieval.searcher import Hits
 from compressae.retrieval.storage import read_config
 from compressae.search import SCORINGS, CompressedIndex
@@ -43,6 +40,21 @@ from compressae.search import SCORINGS, CompressedIndex
     help="Entries of the query that search the lists; more find more and take longer.",
 )
 @click.option(
+    "--allowed",
+    type=click.Path(path_type=Path),
+    help="A .npy of the only ids that may be found, or of one flag an id.",
+)
+@click.option(
+    "--dense",
+    type=click.Path(path_type=Path),
+    help="The items' embeddings: the best items are read from them and ranked exactly.",
+)
+@click.option(
+    "--dense-candidates",
+    type=click.IntRange(min=1),
+    help="How many items are read from --dense a query; 4 times -k if not given.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
 )
 @common.json_option
@@ -53,6 +65,9 @@ def search(
     scoring: str,
     candidates: str | None,
     query_nonzeros: int | None,
+    allowed: Path | None,
+    dense: Path | None,
+    dense_candidates: int | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -69,8 +84,9 @@ def search(
         raise InputError(
             f"{output}: could not be written (a folder stands there); choose another name"
         )
+    kept = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
     if read_config(index)["kind"] == INVERTED:
-        hits = InvertedIndex.load(index).search(_sparse_queries(queries), count)
+        hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, kept)
     else:
         rescored = candidates if candidates in (None, "all") else int(candidates)
         searcher = CompressedIndex.load(index)
@@ -80,6 +96,9 @@ def search(
             scoring,  # type: ignore[arg-type]
             rescored,  # type: ignore[arg-type]
             query_nonzeros,
+            kept,
+            dense,
+            dense_candidates,
         )
     if output is not None:
         hits.save(output)
@@ -97,18 +116,3 @@ def _print(hits: Hits, as_json: bool) -> None:
         else:
             pairs = zip(ids[found], scores[found], strict=True)
             click.echo(f"{number}: " + ", ".join(f"{i} {s:.4f}" for i, s in pairs))
-
-
-def _sparse_queries(path: Path) -> SparseCodes:
-    if path.is_dir():
-        codes = load_codes(path)
-        return codes.unpack() if isinstance(codes, PackedCodes) else codes
-    try:
-        return SparseCodes.from_scipy(sparse.load_npz(path))
-    except FileNotFoundError:
-        raise
-    except (ValueError, TypeError, OSError, KeyError, EOFError) as error:
-        raise InputError(
-            f"{path}: no sparse queries ({error}); expected codes or a scipy sparse .npz; an index "
-            "made with -m MODEL takes dense ones"
-        ) from error

@@ -1,0 +1,71 @@
+"""compressae update"""
+
+from pathlib import Path
+
+import click
+
+from compressae.cli import common
+from compressae.retrieval.embeddings import open_embeddings
+from compressae.retrieval.inverted import KIND as INVERTED
+from compressae.retrieval.inverted import InvertedIndex
+from compressae.retrieval.storage import read_config
+from compressae.search import CompressedIndex
+
+
+@click.command(cls=common.Command)
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option("--remove", type=click.Path(path_type=Path), help="A .npy of ids to remove.")
+@click.option(
+    "--add",
+    type=click.Path(path_type=Path),
+    help="Rows to add: a table; codes or a scipy .npz where the index has no model.",
+)
+@click.option(
+    "--ids",
+    type=click.Path(path_type=Path),
+    help="A .npy of the added rows' ids, the next ones if not given. An id that is there already "
+    "gets the new row.",
+)
+@common.json_option
+def update(
+    index: Path, remove: Path | None, add: Path | None, ids: Path | None, as_json: bool
+) -> None:
+    """Remove, replace and add rows of INDEX by id; it is saved compacted.
+
+    Nothing is changed where anything is wrong.
+    """
+    if add is None and remove is None:
+        raise click.UsageError("nothing to do: give --add or --remove")
+    if ids is not None and add is None:
+        raise click.UsageError("--ids are those of --add, which is missing")
+    searcher: InvertedIndex | CompressedIndex
+    rows: object = None
+    if read_config(index)["kind"] == INVERTED:
+        searcher = InvertedIndex.load(index)
+        rows = None if add is None else common.sparse_rows(add)
+    else:
+        searcher = CompressedIndex.load(index)
+        rows = None if add is None else open_embeddings(add)
+    removed = added = replaced = 0
+    if remove is not None:
+        gone = common.load_ids(remove)
+        searcher.remove(gone)
+        removed = len(gone)
+    if add is not None:
+        new = None if ids is None else common.load_ids(ids)
+        if new is not None:
+            known = new[searcher.catalogue.known(new)]
+            searcher.remove(known)
+            replaced = len(known)
+        added = len(searcher.add(rows, new)) - replaced
+    searcher.save(index)
+    common.say(
+        {
+            "index": str(index),
+            "rows": len(searcher),
+            "added": added,
+            "replaced": replaced,
+            "removed": removed,
+        },
+        as_json,
+    )

@@ -116,6 +116,17 @@ class CompressedIndex:
         """Bytes that grow with n and that one scoring reads."""
         return self.catalogue.nbytes if scoring != "sparse" else self._cosine_index().nbytes
 
+    def constant_nbytes_for(self, scoring: Scoring) -> int:
+        """Bytes that one scoring needs whatever n: weights and the quantiser of packed codes."""
+        model, codes = self.model, self.catalogue.segments[0].codes
+        encoder = 4 * (model.encoder.numel() + model.encoder_bias.numel())
+        if scoring == "sparse":
+            return encoder
+        weights = self._decoder.nbytes if self._matrix is None else self._matrix.nbytes
+        if isinstance(codes, PackedCodes):
+            weights += codes.quantizer.nbytes
+        return weights + (encoder + self._decoder.nbytes if scoring == "reconstructed" else 0)
+
     @property
     def list_nbytes(self) -> int:
         """Bytes of the posting lists alone."""

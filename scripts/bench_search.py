@@ -231,10 +231,7 @@ def add_ours(
     turns: Rounds, index: CompressedIndex, name: str, asked: np.ndarray, corpus: Path
 ) -> None:
     """Points of one index: at each of STAGES, a scan of the codes, and with rows read from disk."""
-    assert isinstance(index.codes, PackedCodes)
-    n = len(index)
-    quantizer = index.codes.quantizer.nbytes
-    constant = index.model.latents * (index.model.dim + 4) + quantizer
+    n, constant = len(index), index.constant_nbytes_for("asymmetric")
     searches: dict[str, dict[str, Any]] = {
         f"kq {kq}, C {C}": {"query_nonzeros": kq, "candidates": C} for kq, C in STAGES
     }

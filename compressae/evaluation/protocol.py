@@ -14,7 +14,6 @@ from compressae.model import CompresSAE
 from compressae.retrieval.embeddings import Embeddings
 from compressae.retrieval.exact import ExactIndex, exact_search
 from compressae.retrieval.metrics import recall_per_query
-from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.searcher import Hits
 from compressae.retrieval.storage import library_version
 from compressae.search import CompressedIndex, Scoring
@@ -177,17 +176,12 @@ def _measure_compressed(
         return index.search(x, K, scoring, candidates, width)
 
     held = codes.nbytes if method == "asymmetric-all" else index.nbytes_for(scoring)
-    matrix = 4 * model.decoder.numel()
-    encoder = matrix + 4 * model.encoder_bias.numel()
-    quantizer = codes.quantizer.nbytes if isinstance(codes, PackedCodes) else 0
-    matrix += quantizer
-    weights = {"asymmetric": matrix, "reconstructed": matrix + encoder, "sparse": encoder}
     return Record(
         method,
         {"scoring": scoring, "query_nonzeros": width, "candidates": candidates},
         code_bytes=codes.nbytes / len(codes),
         bytes_an_item=held / len(codes),
-        constant_bytes=weights[scoring],
+        constant_bytes=index.constant_nbytes_for(scoring),
         build_seconds=seconds,
         **_answers(search, queries, truth),
     )

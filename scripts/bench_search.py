@@ -10,6 +10,8 @@ x_i + (x_j − x_k) / 2 of random i, j, k.
 
 growth: the time of one query of ours against the number of rows.
 
+product: the time of q' = W·x, by which every dense query begins, with weights of several widths.
+
 Engines that are not installed are named. Each figure is the median of --rounds rounds, in which all
 engines take turns; OUTPUT gets the records (JSON), a table (Markdown) and a picture.
 """
@@ -40,6 +42,7 @@ QUERIES = 1000
 LATENTS = 4096
 #: (nonzeros, residual bytes) of our codes, and (query nonzeros, candidates) of the search.
 CODES = ((6, 48), (8, 48), (16, 32), (8, 96), (16, 96))
+FLOAT_CODES = "16+32"
 STAGES = ((32, 150), (64, 250), (64, 500), (128, 1000), (128, 3000))
 GROWTH = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000, 4_000_000)
 
@@ -236,6 +239,15 @@ def add_ours(
         f"kq {kq}, C {C}": {"query_nonzeros": kq, "candidates": C} for kq, C in STAGES
     }
     searches["scan"] = {"candidates": "all"}
+    if name == FLOAT_CODES:  # What int8 weights lose.
+        exact = CompressedIndex(index.model, index.codes, threads=1, weights="float32")
+        for setting in ("kq 128, C 1000", "scan"):
+            turns.add(
+                Point(f"compressae {name} float32 W", setting, n, index.nbytes / n,
+                      exact.constant_nbytes_for("asymmetric"), 0.0),
+                lambda i, own=searches[setting]: exact.search(asked[i : i + 1], 10, **own).ids[0],
+                lambda own=searches[setting]: exact.search(asked, 10, **own).ids,
+            )  # fmt: skip
     for kq, C, R in ((64, 250, 20), (64, 500, 40), (128, 1000, 80)):
         own = {"query_nonzeros": kq, "candidates": C, "dense": corpus, "dense_candidates": R}
         searches[f"kq {kq}, C {C}, {R} rows from disk"] = own
@@ -274,6 +286,42 @@ def growth(output: Path, rounds: int, most: int) -> None:
             points += turns.run()
             click.echo(f"{kind} {n:,}: {points[-1].p50_ms:.3f} ms", err=True)
     write(output, "growth", points, [], {"rounds": rounds})
+
+
+@main.command()
+@click.option("--rounds", default=200, show_default=True)
+def product(rounds: int) -> None:
+    """The time of q' = W·x."""
+    import torch
+
+    from compressae.kernels.product import Int8Matrix
+    from compressae.kernels.product import product as int8_product
+
+    torch.set_num_threads(1)
+    click.echo("| h | d | float32 | bfloat16 | int8 | float32, 256 queries | int8 off by |")
+    click.echo("|---|---|---|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for h, d in ((4096, 384), (16384, 384), (4096, 768)):
+        W, X = unit_rows(rng.standard_normal((h, d))), unit_rows(rng.standard_normal((256, d)))
+        W, X = W.astype(np.float32), X.astype(np.float32)
+        small, half, x = Int8Matrix.of(W), torch.from_numpy(W).bfloat16(), X[:1]
+        half_x = torch.from_numpy(x[0]).bfloat16()
+        jobs = [lambda: W @ x[0], lambda: half @ half_x, lambda: int8_product(small, x),
+                lambda: X @ W.T]  # fmt: skip
+        seconds: list[list[float]] = [[] for _ in jobs]
+        for round_ in range(rounds + 1):
+            for job, kept in zip(jobs, seconds, strict=True):
+                if job is jobs[3] and round_ > 10:
+                    continue
+                started = time.perf_counter()
+                job()
+                kept.append(time.perf_counter() - started)
+        one, two, three, batch = (1e6 * float(np.median(kept[1:])) for kept in seconds)
+        off = np.abs(int8_product(small, X) - X @ W.T).max()
+        click.echo(
+            f"| {h:,} | {d} | {one:.0f} µs | {two:.0f} µs | {three:.0f} µs | "
+            f"{batch / 256:.0f} µs each | {off:.4f} |"
+        )
 
 
 if __name__ == "__main__":

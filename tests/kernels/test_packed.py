@@ -11,6 +11,7 @@ from compressae.kernels.packed import (
     SPARE,
     Layout,
     Rows,
+    look_up_tables,
     pack,
     reference,
     rescore,
@@ -62,6 +63,12 @@ def test_packing_is_the_reference_and_unpacking_gives_it_back(table):
     ):
         np.testing.assert_array_equal(ids[start:stop], expected_ids)
         np.testing.assert_array_equal(codes[start:stop], expected_codes)
+    start, stop = len(rows) // 3, len(rows) - len(rows) // 4
+    part_indptr, part_ids, part_codes = unpack(rows, start, stop, threads=1)
+    here = slice(indptr[start], indptr[stop])
+    np.testing.assert_array_equal(part_indptr, indptr[start : stop + 1] - indptr[start])
+    np.testing.assert_array_equal(part_ids, ids[here])
+    np.testing.assert_array_equal(part_codes, codes[here])
 
 
 @given(tables(), st.integers(0, 2**32))
@@ -94,3 +101,13 @@ def test_rescoring_is_the_reference_for_any_rows(table, seed):
 def test_a_nonzero_of_more_bits_than_four_bytes_hold_is_refused():
     with pytest.raises(ValueError, match="18 bits an id and 8 a value: expected at most 25"):
         Layout(18, np.array([8]), 1)
+
+
+@pytest.mark.parametrize(("q", "m", "s"), [(1, 1, 1), (3, 5, 7), (2, 0, 0)])
+def test_look_up_tables_are_the_reference(q, m, s):
+    rng = np.random.default_rng(m)
+    parts = rng.standard_normal((q, m, s)).astype(np.float32)
+    codebooks = rng.standard_normal((m, s, 256)).astype(np.float32)
+    np.testing.assert_allclose(
+        look_up_tables(parts, codebooks), reference.look_up_tables(parts, codebooks), atol=1e-5
+    )

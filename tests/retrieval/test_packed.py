@@ -233,3 +233,28 @@ def test_a_gain_byte_is_the_nearest_of_its_256():
     wanted = np.array([0.5, 0.9, 1.0, 1.2345, 1.4, 2], np.float32)
     found = gains[quantizer.encode_gain(wanted)]
     np.testing.assert_allclose(found, np.clip(wanted, 0.9, 1.4), atol=0.5 / 255)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_rows_can_be_taken_joined_and_read_in_part(model, table, kind):
+    """Rows that differ in k lie at places of their own."""
+    codes = model.compress(table, **kind)
+    whole = codes.unpack().to_scipy().toarray()
+    rows = np.random.default_rng(0).integers(0, N, 300)
+    taken = codes.take(rows)
+    np.testing.assert_array_equal(taken.unpack().to_scipy().toarray(), whole[rows])
+    np.testing.assert_array_equal(taken.residual_codes(), codes.residual_codes()[rows])
+    joined = codes.take(np.arange(5)).join([taken, codes])
+    expected = np.concatenate([whole[:5], whole[rows], whole])
+    np.testing.assert_array_equal(joined.unpack().to_scipy().toarray(), expected)
+    np.testing.assert_allclose(codes.norms(), np.linalg.norm(whole, axis=1), rtol=1e-5)
+    assert codes.largest >= np.abs(whole).max() > 0.3 * codes.largest
+    query = np.random.default_rng(1).standard_normal(H).astype(np.float32)
+    np.testing.assert_allclose(codes.dots(query, rows), whole[rows] @ query, atol=1e-5)
+    for start, stop in ((0, 1), (63, 65), (64, 64 + 130), (N - 1, N)):
+        indptr, ids, values, factors = codes.read(start, stop)
+        dense = np.zeros((stop - start, H), np.float32)
+        owner = np.repeat(np.arange(stop - start), np.diff(indptr))
+        dense[owner, ids] = values * factors[owner]
+        np.testing.assert_array_equal(dense, whole[start:stop])
+        np.testing.assert_array_equal(codes.gains(start, stop), codes.gains()[start:stop])

@@ -9,7 +9,6 @@ import numpy as np
 from compressae.coding import encode_rows
 from compressae.compress import compress_like
 from compressae.kernels.decode import decode
-from compressae.kernels.postings import Postings
 from compressae.kernels.product import Int8Matrix, product
 from compressae.kernels.refit import refit
 from compressae.kernels.threads import over_rows
@@ -20,7 +19,7 @@ from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import InvertedIndex
-from compressae.retrieval.lists import build_lists, list_arrays, open_lists, whole_segment
+from compressae.retrieval.lists import build_segment, list_arrays, open_lists, whole_segment
 from compressae.retrieval.packed import PACKED, PackedCodes
 from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
@@ -94,8 +93,10 @@ class CompressedIndex:
         self.candidates: Candidates = None
         self._tuned_results = 1
 
-    def _build(self, codes: Codes) -> tuple[Postings | None, np.ndarray | None]:
-        return build_lists(codes, "dot", "int8", self.threads) if self._lists else (None, None)
+    def _build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+        if not self._lists:
+            return Segment(codes, ids=ids)
+        return build_segment(codes, ids, "dot", "int8", self.threads)
 
     def __len__(self) -> int:
         return len(self.catalogue)
@@ -210,7 +211,7 @@ class CompressedIndex:
                 raise InputError("dense_candidates without dense: give the embeddings to read")
             return None, K
         table = as_embeddings(dense, "dense")
-        last = max(int(s.ids_of(np.array([len(s.codes) - 1]))[0]) for s in self.catalogue.segments)
+        last = max(segment.last_id for segment in self.catalogue.segments)
         if table.shape[1] != self.model.dim or len(table) <= last:
             raise InputError(
                 f"{table.name}: {table.shape}; expected rows of {self.model.dim} for ids up to "
@@ -340,6 +341,7 @@ class CompressedIndex:
         settings = {
             "model": self.model.artifact_settings(),
             kind: segment.codes.artifact_settings(),
+            "next_id": self.catalogue.next_id,
             "search": {
                 "query_nonzeros": self.query_nonzeros,
                 "candidates": self.candidates,
@@ -384,7 +386,9 @@ class CompressedIndex:
         index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)
         index.candidates = search.get("candidates")
         index._tuned_results = search.get("results", 1)
-        index.catalogue = open_lists(codes, index._build, tensors.get("lists", {}), str(path))
+        next_id = settings.get("next_id", 0)
+        lists = tensors.get("lists", {})
+        index.catalogue = open_lists(codes, index._build, lists, next_id, str(path))
         return index
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from compressae.kernels.postings import Postings
+from compressae.retrieval.blocks import Blocks
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.packed import PackedCodes
@@ -23,7 +24,9 @@ class Segment:
         codes: (n, h).
         lists: of the same rows; None where search scans the codes.
         factors: (n,) float32 by which scores are multiplied, or None.
-        ids: (n,) int64 ascending; row numbers when None.
+        ids: (n,) int64; row numbers when None.
+        by_id: (n,) rows by ascending id; None where they ascend.
+        blocks: bounds of blocks of rows, or None.
         alive: (n,) bool, the rows that are not removed; all when None.
     """
 
@@ -31,6 +34,8 @@ class Segment:
     lists: Postings | None = None
     factors: np.ndarray | None = None
     ids: np.ndarray | None = None
+    by_id: np.ndarray | None = None
+    blocks: Blocks | None = None
     alive: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -39,9 +44,15 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.factors, self.ids, self.alive)
-        extra = sum(array.nbytes for array in arrays if array is not None)
-        return self.codes.nbytes + extra + (0 if self.lists is None else self.lists.nbytes)
+        parts = (self.lists, self.blocks, self.factors, self.ids, self.by_id, self.alive)
+        return self.codes.nbytes + sum(part.nbytes for part in parts if part is not None)
+
+    @property
+    def last_id(self) -> int:
+        """The largest id."""
+        if self.ids is None:
+            return len(self.codes) - 1
+        return int(self.ids[-1 if self.by_id is None else self.by_id[-1]])
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Ids (m,) int64 of rows (m,)."""
@@ -53,7 +64,8 @@ class Segment:
         if self.ids is None:
             rows, found = ids, (ids >= 0) & (ids < n)
         else:
-            rows = np.minimum(np.searchsorted(self.ids, ids), n - 1)
+            rows = np.minimum(np.searchsorted(self.ids, ids, sorter=self.by_id), n - 1)
+            rows = rows if self.by_id is None else self.by_id[rows].astype(np.int64)
             found = self.ids[rows] == ids
         if self.alive is not None:
             found = found & self.alive[np.where(found, rows, 0)]
@@ -66,7 +78,8 @@ class Segment:
         return replace(self, alive=alive)
 
 
-Build = Callable[[Codes], tuple[Postings | None, np.ndarray | None]]
+#: Codes and their ids, ascending or None for 0…n − 1, to a segment of them.
+Build = Callable[[Codes, np.ndarray | None], Segment]
 
 
 class Catalogue:
@@ -74,32 +87,32 @@ class Catalogue:
 
     Tails are merged as they grow, so that there are at most log2 of the rows added; the first
     segment is only rebuilt by ``compact``. A search works on the segments of its start, whatever
-    other threads change meanwhile.
+    other threads change meanwhile. Ids of removed rows are not given again by themselves.
 
     Args:
         codes: the first rows.
-        build: makes lists and factors of codes.
+        build: makes segments.
         ids: (n,) of the rows, each once, ≥ 0; 0…n − 1 when None.
-        lists: what ``build`` made of the codes earlier.
     """
 
-    def __init__(
-        self,
-        codes: Codes,
-        build: Build,
-        ids: Any = None,
-        lists: tuple[Postings | None, np.ndarray | None] | None = None,
-    ) -> None:
+    def __init__(self, codes: Codes, build: Build, ids: Any = None) -> None:
+        if ids is not None:
+            codes, ids = _by_id(codes, _check_ids(ids, len(codes)))
+        self._begin(build(codes, ids), build)
+
+    @classmethod
+    def of(cls, segment: Segment, build: Build, next_id: int) -> "Catalogue":
+        """A catalogue of what ``build`` made earlier, whose new rows have ids from ``next_id``."""
+        catalogue = cls.__new__(cls)
+        catalogue._begin(segment, build)
+        catalogue.next_id = max(catalogue.next_id, next_id)
+        return catalogue
+
+    def _begin(self, segment: Segment, build: Build) -> None:
         self._build = build
         self._lock = threading.Lock()
-        self._next = len(codes)
-        if ids is not None:
-            ids = _check_ids(ids, len(codes))
-            self._next = int(ids.max()) + 1
-            if lists is None:
-                codes, ids = _by_id(codes, ids)
-        made = build(codes) if lists is None else lists
-        self.segments: tuple[Segment, ...] = (Segment(codes, *made, ids),)
+        self.next_id = segment.last_id + 1
+        self.segments: tuple[Segment, ...] = (segment,)
 
     def __len__(self) -> int:
         return sum(len(segment) for segment in self.segments)
@@ -172,10 +185,10 @@ class Catalogue:
         for segment in segments:
             n = len(segment.codes)
             if allowed.dtype == bool:
-                last = n - 1 if segment.ids is None else int(segment.ids[-1])
-                if len(allowed) <= last:
+                if len(allowed) <= segment.last_id:
                     raise InputError(
-                        f"allowed: {len(allowed)} flags; expected one for each id, up to {last}"
+                        f"allowed: {len(allowed)} flags; expected one for each id, up to "
+                        f"{segment.last_id}"
                     )
                 mask = allowed[:n].copy() if segment.ids is None else allowed[segment.ids]
                 if segment.alive is not None:
@@ -189,7 +202,7 @@ class Catalogue:
 
     def _new_ids(self, codes: Codes, ids: Any) -> np.ndarray:
         if ids is None:
-            return np.arange(self._next, self._next + len(codes), dtype=np.int64)
+            return np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
         return _check_ids(ids, len(codes))
 
     def _without(self, ids: np.ndarray) -> tuple[Segment, ...]:
@@ -205,12 +218,11 @@ class Catalogue:
 
     def _append(self, segments: tuple[Segment, ...], codes: Codes, ids: np.ndarray) -> None:
         codes, ids = _by_id(codes, ids)
-        new = Segment(codes, *self._build(codes), ids)
-        tails = [*segments[1:], new]
+        tails = [*segments[1:], self._build(codes, ids)]
         while len(tails) > 1 and len(tails[-2]) < 2 * len(tails[-1]):
             tails[-2:] = [self._merge(tails[-2:])]
         self.segments = (segments[0], *tails)
-        self._next = max(self._next, int(ids.max()) + 1)
+        self.next_id = max(self.next_id, int(ids.max()) + 1)
 
     def _merge(self, segments: Any) -> Segment:
         parts, ids = [], []
@@ -222,7 +234,7 @@ class Catalogue:
                 ids.append(segment.ids_of(rows))
         codes, kept = _by_id(parts[0].join(parts[1:]), np.concatenate(ids))
         plain = kept[-1] == len(kept) - 1  # Ascending and distinct: 0…n − 1.
-        return Segment(codes, *self._build(codes), None if plain else kept)
+        return self._build(codes, None if plain else kept)
 
 
 def _by_id(codes: Codes, ids: np.ndarray) -> tuple[Codes, np.ndarray]:

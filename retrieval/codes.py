@@ -10,7 +10,7 @@ from scipy.sparse.linalg import norm as sparse_norm
 
 from compressae.kernels.postings import LARGEST
 from compressae.kernels.quantize import quantize_rows
-from compressae.kernels.rescore import rescore
+from compressae.kernels.rescore import as_kernels_take, rescore
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 
@@ -224,6 +224,10 @@ class SparseCodes:
     def dots(self, dense_query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """q·s (m,) float32 of rows (m,), of all when None, for a query (h,); summed in float64."""
         return rescore(self.indptr, self.indices, self.values, self.scales, dense_query, rows)
+
+    def as_kernels_take(self) -> tuple[np.ndarray, ...]:
+        """indptr, indices, values, a table of float16's numbers if any, scales if any."""
+        return as_kernels_take(self.indptr, self.indices, self.values, self.scales)
 
     def take(self, rows: np.ndarray) -> "SparseCodes":
         """The given rows (m,), m ≥ 1, in that order."""

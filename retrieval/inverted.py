@@ -1,15 +1,18 @@
 """Exact search over sparse rows by posting lists."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from compressae.kernels.candidates import TOGETHER, Candidates, find_candidates
-from compressae.kernels.postings import Postings, touched
+from compressae.kernels.candidates import TOGETHER, find_candidates
+from compressae.kernels.postings import touched
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
+from compressae.retrieval.blocks import RESULTS
 from compressae.retrieval.catalogue import Catalogue, Codes, Segment
 from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
@@ -17,7 +20,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.lists import (
     Similarity,
     Stored,
-    build_lists,
+    build_segment,
     list_arrays,
     open_lists,
     whole_segment,
@@ -29,6 +32,13 @@ from compressae.retrieval.storage import load_artifact, save_artifact
 KIND = "inverted"
 #: Where no more rows than these are allowed, they are scored one by one, without lists.
 _FEW = 4096
+#: Fewest rows that are worth bounds of blocks.
+_BLOCKS_FROM = 4096
+#: Queries of a sample that are timed, and results of each.
+_SAMPLE, _SAMPLE_RESULTS = 200, 100
+
+#: Ids and scores of the best, best first.
+Best = tuple[np.ndarray, np.ndarray]
 
 
 class InvertedIndex:
@@ -50,6 +60,9 @@ class InvertedIndex:
         values: of the lists: "float32" takes six bytes a nonzero and leaves fewer rows to score
             where a few values are much larger than the rest.
         ids: (n,) whole numbers ≥ 0 by which rows are known; 0…n − 1 when None.
+        sample: sparse queries like those to come. Rows are then ordered by similarity and bounds of
+            blocks of them are added (``compressae.kernels.blocks``), if that answers the sample
+            faster; not for ``PackedCodes``.
 
     Raises:
         InputError: no codes, or ids that do not fit them.
@@ -63,11 +76,16 @@ class InvertedIndex:
         similarity: Similarity = "dot",
         values: Stored = "int8",
         ids: Any = None,
+        sample: Any = None,
     ) -> None:
         self._set(similarity, values, threads)
         codes = as_codes(codes, "codes")
-        self._shape_of(codes)
+        self.latents = codes.latents
         self.catalogue = Catalogue(codes, self._build, ids)
+        if sample is not None:
+            if not isinstance(codes, SparseCodes):
+                raise InputError("sample: bounds of blocks are for SparseCodes; leave it out")
+            self._choose(codes, ids, as_codes(sample, "sample"))
 
     def _set(self, similarity: Similarity, values: Stored, threads: int | None) -> None:
         if similarity not in ("dot", "cosine") or values not in ("int8", "float32"):
@@ -76,13 +94,27 @@ class InvertedIndex:
                 "float32"
             )
         self.similarity, self.values, self.threads = similarity, values, threads
+        self.has_blocks = False
 
-    def _shape_of(self, codes: Codes) -> None:
-        self.latents = codes.latents
-        self._kind = type(codes)
+    def _build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+        blocks = self.has_blocks and len(codes) >= _BLOCKS_FROM
+        return build_segment(codes, ids, self.similarity, self.values, self.threads, blocks)
 
-    def _build(self, codes: Codes) -> tuple[Postings, np.ndarray | None]:
-        return build_lists(codes, self.similarity, self.values, self.threads)
+    def _choose(self, codes: SparseCodes, ids: Any, sample: Codes) -> None:
+        """Keep bounds of blocks if they answer the sample in less than 0.9 of the time."""
+        singles = [sample.take(np.array([i])) for i in range(min(len(sample), _SAMPLE))]
+        K = min(_SAMPLE_RESULTS, len(codes))
+        plain = self.catalogue
+        self.has_blocks = True
+        with_blocks = Catalogue(codes, self._build, ids)
+        seconds = []
+        for self.catalogue in (plain, with_blocks, plain, with_blocks):  # The first two warm up.
+            started = time.perf_counter()
+            for one in singles:
+                self.search(one, K)
+            seconds.append(time.perf_counter() - started)
+        self.has_blocks = seconds[3] < 0.9 * seconds[2]
+        self.catalogue = with_blocks if self.has_blocks else plain
 
     def __len__(self) -> int:
         return len(self.catalogue)
@@ -91,7 +123,8 @@ class InvertedIndex:
     def codes(self) -> Codes:
         """The rows by ascending id; merged into one segment first if they are not."""
         self.compact()
-        return self.catalogue.segments[0].codes
+        segment = self.catalogue.segments[0]
+        return segment.codes if segment.by_id is None else segment.codes.take(segment.by_id)
 
     @property
     def nbytes(self) -> int:
@@ -125,36 +158,21 @@ class InvertedIndex:
                 f"queries: {queries.latents} latents; expected {self.latents}, those of the index"
             )
         segments, masks = self.catalogue.snapshot(allowed)
-        direct = [None if allowed is None else _few_rows(mask) for mask in masks]
+        few = [None if allowed is None else _few_rows(mask) for mask in masks]
         values = queries.row_values()
         hits = Hits.empty(len(queries), K)
 
         def fill(start: int, stop: int) -> None:
             dense = np.zeros(self.latents, np.float32)
             for first in range(start, stop, TOGETHER):
-                bounds = queries.indptr[first : min(first + TOGETHER, stop) + 1]
-                ids = queries.indices[bounds[0] : bounds[-1]]
-                numbers = values[bounds[0] : bounds[-1]]
-                bounds = bounds - bounds[0]
-                found: list[Candidates | None] = []
-                for segment, mask, rows in zip(segments, masks, direct, strict=True):
-                    part = None
-                    if rows is None and segment.lists is not None:
-                        part = find_candidates(segment.lists, bounds, ids, numbers, K, True, mask)
-                    found.append(part)
-                for i in range(len(bounds) - 1):
-                    latents = ids[bounds[i] : bounds[i + 1]]
-                    dense[latents] = numbers[bounds[i] : bounds[i + 1]]
-                    parts = []
-                    for segment, mask, rows, part in zip(
-                        segments, masks, direct, found, strict=True
-                    ):
-                        if part is not None and part.complete[i]:
-                            rows = part.rows[i]
-                        elif rows is None:
-                            rows = _every_row(segment, latents, K, mask)
-                        parts.append(_best_of(segment, rows, dense, K))
-                    dense[latents] = 0
+                ends = queries.indptr[first : min(first + TOGETHER, stop) + 1]
+                here = slice(ends[0], ends[-1])
+                asked = (ends - ends[0], queries.indices[here], values[here])
+                answers = [
+                    _answers(segment, *asked, dense, K, mask, rows)
+                    for segment, mask, rows in zip(segments, masks, few, strict=True)
+                ]
+                for i, parts in enumerate(zip(*answers, strict=True)):
                     merge_hits(parts, hits, first + i)
 
         over_rows(fill, len(queries), self.threads)
@@ -221,6 +239,8 @@ class InvertedIndex:
         settings = {
             "similarity": self.similarity,
             "values": self.values,
+            "blocks": self.has_blocks,
+            "next_id": self.catalogue.next_id,
             kind: segment.codes.artifact_settings(),
         }
         tensors = {kind: segment.codes.arrays(), "lists": list_arrays(segment)}
@@ -246,8 +266,9 @@ class InvertedIndex:
             codes = SparseCodes.from_parts(settings[CODES], tensors[CODES])
         else:
             raise InputError(f"{path}: lists of an older compressae; build the index again")
-        index._shape_of(codes)
-        index.catalogue = open_lists(codes, index._build, tensors["lists"], str(path))
+        index.latents, index.has_blocks = codes.latents, settings.get("blocks", False)
+        next_id = settings.get("next_id", 0)
+        index.catalogue = open_lists(codes, index._build, tensors["lists"], next_id, str(path))
         return index
 
 
@@ -269,6 +290,78 @@ def as_codes(rows: Any, name: str) -> Any:
     )
 
 
+def merge_hits(parts: Sequence[Best], hits: Hits, query: int) -> None:
+    """The best of each segment's ids and scores, best first, into a query's row of hits."""
+    ids, scores = parts[0]
+    if len(parts) > 1:
+        ids = np.concatenate([part[0] for part in parts])
+        scores = np.concatenate([part[1] for part in parts])
+        order = np.lexsort((ids, -scores))[: hits.ids.shape[1]]
+        ids, scores = ids[order], scores[order]
+    hits.ids[query, : len(ids)], hits.scores[query, : len(ids)] = ids, scores
+
+
+def _answers(
+    segment: Segment,
+    ends: np.ndarray,
+    ids: np.ndarray,
+    values: np.ndarray,
+    dense: np.ndarray,
+    K: int,
+    mask: np.ndarray | None,
+    few: np.ndarray | None,
+) -> list[Best]:
+    """The K best of a segment for each of m queries.
+
+    Args:
+        segment: its lists are there.
+        ends, ids, values: of the queries, as CSR.
+        dense: (h,) zeros, and zeros afterwards.
+        K, mask: results, and rows (n,) bool that may be found.
+        few: these rows where they are few, which are then scored one by one.
+    """
+    assert segment.lists is not None
+    blocks = segment.blocks if few is None and K <= RESULTS else None
+    part = None
+    if few is None and blocks is None:
+        part = find_candidates(segment.lists, ends, ids, values, K, True, mask)
+    answers = []
+    for i in range(len(ends) - 1):
+        latents, numbers = ids[ends[i] : ends[i + 1]], values[ends[i] : ends[i + 1]]
+        dense[latents] = numbers
+        rows, scores = few, None
+        if blocks is not None and isinstance(segment.codes, SparseCodes):
+            found = blocks.best(segment.codes, segment.factors, latents, numbers, dense, K, mask)
+            if found.complete:
+                rows, scores = found.rows, found.scores
+        if rows is None:
+            one, at = part, i
+            if one is None:
+                alone = np.array([0, len(latents)])
+                one, at = find_candidates(segment.lists, alone, latents, numbers, K, True, mask), 0
+            rows = one.rows[at] if one.complete[at] else _every_row(segment, latents, K, mask)
+        if scores is None:
+            scores = segment.codes.dots(dense, rows)
+            if segment.factors is not None:
+                scores *= segment.factors[rows]
+        answers.append(_best(segment, rows, scores, K))
+        dense[latents] = 0
+    return answers
+
+
+def _best(segment: Segment, rows: np.ndarray, scores: np.ndarray, K: int) -> Best:
+    """Ids and scores of the K best of rows (m,), which ascend unless the segment is by_id."""
+    if segment.by_id is None:
+        place, top = best(scores, K)
+        return segment.ids_of(rows[place]), top
+    near = np.arange(len(rows))
+    if len(rows) > K:
+        near = np.flatnonzero(scores >= np.partition(scores, -K)[-K])
+    ids = segment.ids_of(rows[near])
+    order = np.lexsort((ids, -scores[near]))[:K]
+    return ids[order], scores[near][order]
+
+
 def _few_rows(mask: np.ndarray | None) -> np.ndarray | None:
     """The rows of a mask where they are few."""
     if mask is None or int(np.count_nonzero(mask)) > _FEW:
@@ -287,26 +380,8 @@ def _every_row(
     if mask is not None:
         flags &= mask
         rest &= mask
-    return np.sort(np.concatenate([np.flatnonzero(flags), np.flatnonzero(rest)[:K]]))
-
-
-def _best_of(
-    segment: Segment, rows: np.ndarray, dense: np.ndarray, K: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores of the K best of ascending rows (m,)."""
-    scores = segment.codes.dots(dense, rows)
-    if segment.factors is not None:
-        scores *= segment.factors[rows]
-    place, top = best(scores, K)
-    return segment.ids_of(rows[place]), top
-
-
-def merge_hits(parts: list[tuple[np.ndarray, np.ndarray]], hits: Hits, query: int) -> None:
-    """The best of each segment's ids and scores, best first, into a query's row of hits."""
-    ids, scores = parts[0]
-    if len(parts) > 1:
-        ids = np.concatenate([part[0] for part in parts])
-        scores = np.concatenate([part[1] for part in parts])
-        order = np.lexsort((ids, -scores))[: hits.ids.shape[1]]
-        ids, scores = ids[order], scores[order]
-    hits.ids[query, : len(ids)], hits.scores[query, : len(ids)] = ids, scores
+    if segment.by_id is None:
+        first = np.flatnonzero(rest)[:K]
+    else:
+        first = segment.by_id[rest[segment.by_id]][:K].astype(np.int64)
+    return np.sort(np.concatenate([np.flatnonzero(flags), first]))

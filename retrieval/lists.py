@@ -5,17 +5,37 @@ from typing import Literal
 import numpy as np
 
 from compressae.kernels.postings import WINDOW, Postings, build_postings
+from compressae.retrieval.blocks import SIZE, Blocks, build_blocks, similar_order
 from compressae.retrieval.catalogue import Build, Catalogue, Codes, Segment
+from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.errors import InputError
 
 Similarity = Literal["dot", "cosine"]
 Stored = Literal["int8", "float32"]
 
 
-def build_lists(
-    codes: Codes, similarity: Similarity, values: Stored, threads: int | None
-) -> tuple[Postings, np.ndarray | None]:
-    """Posting lists of codes, and for "cosine" the factor 1/‖s‖ of each row, 0 for an empty one."""
+def build_segment(
+    codes: Codes,
+    ids: np.ndarray | None,
+    similarity: Similarity,
+    values: Stored,
+    threads: int | None,
+    blocks: bool = False,
+) -> Segment:
+    """Codes with their posting lists and, for "cosine", the factor 1/‖s‖ of each row, 0 for an
+    empty one.
+
+    Args:
+        codes, ids: see ``catalogue.Build``.
+        similarity, values: of the lists.
+        threads: processors to use.
+        blocks: order rows by similarity and add bounds of blocks (not for packed codes).
+    """
+    by_id = layer = None
+    if blocks and isinstance(codes, SparseCodes):
+        order = similar_order(codes)
+        codes, ids = codes.take(order), order if ids is None else ids[order]
+        by_id = np.argsort(ids).astype(np.uint32)
     factors = None
     largest = codes.largest
     if similarity == "cosine":
@@ -24,14 +44,17 @@ def build_lists(
         largest = 1.0
 
     def read(start: int, stop: int) -> tuple:
-        indptr, ids, numbers, scales = codes.read(start, stop)
+        indptr, latents, numbers, scales = codes.read(start, stop)
         if factors is not None:
             own = factors[start:stop]
             scales = own if scales is None else scales * own
-        return indptr, ids, numbers, scales
+        return indptr, latents, numbers, scales
 
     kind = np.int8 if values == "int8" else np.float32
-    return build_postings(read, codes.nonzeros, codes.latents, largest, kind, threads), factors
+    lists = build_postings(read, codes.nonzeros, codes.latents, largest, kind, threads)
+    if by_id is not None and isinstance(codes, SparseCodes):
+        layer = build_blocks(codes, factors, threads)
+    return Segment(codes, lists, factors, ids, by_id, layer)
 
 
 def list_bytes(rows: int, nonzeros: int, latents: int) -> int:
@@ -42,11 +65,13 @@ def list_bytes(rows: int, nonzeros: int, latents: int) -> int:
 
 def list_arrays(segment: Segment) -> dict[str, np.ndarray]:
     """What a saved folder holds of a segment beside its codes."""
-    arrays = {}
-    if segment.lists is not None:
-        p = segment.lists
-        arrays = {"docs": p.docs, "values": p.values, "bounds": p.bounds, "places": p.places}
-        arrays["scale"] = np.array([p.step, p.norm, p.error])
+    arrays: dict[str, np.ndarray] = {}
+    bounds = None if segment.blocks is None else segment.blocks.bounds
+    for prefix, p in (("", segment.lists), ("blocks.", bounds)):
+        if p is not None:
+            made = {"docs": p.docs, "values": p.values, "bounds": p.bounds, "places": p.places}
+            made["scale"] = np.array([p.step, p.norm, p.error])
+            arrays |= {prefix + name: array for name, array in made.items()}
     if segment.factors is not None:
         arrays["factors"] = segment.factors
     if segment.ids is not None:
@@ -54,7 +79,9 @@ def list_arrays(segment: Segment) -> dict[str, np.ndarray]:
     return arrays
 
 
-def open_lists(codes: Codes, build: Build, arrays: dict[str, np.ndarray], name: str) -> Catalogue:
+def open_lists(
+    codes: Codes, build: Build, arrays: dict[str, np.ndarray], next_id: int, name: str
+) -> Catalogue:
     """A catalogue of codes and what ``list_arrays`` gave; ``name`` is for the error message.
 
     Raises:
@@ -62,32 +89,50 @@ def open_lists(codes: Codes, build: Build, arrays: dict[str, np.ndarray], name: 
     """
     if "starts" in arrays:
         raise InputError(f"{name}: lists of an older compressae; build the index again")
-    lists, factors, ids = None, arrays.get("factors"), arrays.get("ids")
+    factors, ids = arrays.get("factors"), arrays.get("ids")
+    by_id = None
     whole = all(array is None or len(array) == len(codes) for array in (factors, ids))
-    whole = whole and (ids is None or bool((np.diff(ids) > 0).all() and ids[0] >= 0))
-    if "docs" in arrays:
-        n, windows = len(codes), -(-len(codes) // WINDOW)
-        docs, bounds, places = arrays["docs"], arrays["bounds"], arrays["places"]
-        ends = [*places[1:].tolist(), len(docs)]
-        whole = (
-            whole
-            and bounds.shape == (windows, codes.latents + 1)
-            and len(places) == windows
-            and len(docs) == len(arrays["values"])
-            and not bounds[:, 0].any()
-            and not (np.diff(bounds.astype(np.int64)) < 0).any()
-            and (places + bounds[:, -1] == ends).all()
-            and int(places[0]) == 0
-            and int(docs[places[-1] :].max(initial=0)) < n - WINDOW * (windows - 1)
-            and len(arrays["scale"]) == 3
-        )
-        if whole:
-            step, norm, error = arrays["scale"].tolist()
-            values = arrays["values"]
-            lists = Postings(docs, values, bounds, places, n, step, norm, error)
+    if whole and ids is not None:
+        if not (np.diff(ids) > 0).all():
+            by_id = np.argsort(ids).astype(np.uint32)
+        ordered = ids if by_id is None else ids[by_id]
+        whole = bool((np.diff(ordered) > 0).all() and ordered[0] >= 0)
+    lists = blocks = None
+    if whole and "docs" in arrays:
+        lists = _open_postings(arrays, "", len(codes), codes.latents)
+        whole = lists is not None
+    if whole and "blocks.docs" in arrays:
+        rows = -(-len(codes) // SIZE)
+        bounds = _open_postings(arrays, "blocks.", rows, 2 * codes.latents)
+        whole = bounds is not None and isinstance(codes, SparseCodes)
+        blocks = None if bounds is None else Blocks(bounds)
     if not whole:
         raise InputError(f"{name}: posting lists do not fit {codes.shape}; build the index again")
-    return Catalogue(codes, build, ids, (lists, factors))
+    return Catalogue.of(Segment(codes, lists, factors, ids, by_id, blocks), build, next_id)
+
+
+def _open_postings(
+    arrays: dict[str, np.ndarray], prefix: str, rows: int, latents: int
+) -> Postings | None:
+    """Lists of rows over latents; None where the arrays do not fit."""
+    names = ("docs", "values", "bounds", "places", "scale")
+    if any(prefix + name not in arrays for name in names):
+        return None
+    docs, values, bounds, places, scale = (arrays[prefix + name] for name in names)
+    windows = -(-rows // WINDOW)
+    ends = [*places[1:].tolist(), len(docs)]
+    whole = (
+        bounds.shape == (windows, latents + 1)
+        and len(places) == windows
+        and len(docs) == len(values)
+        and not bounds[:, 0].any()
+        and not (np.diff(bounds.astype(np.int64)) < 0).any()
+        and (places + bounds[:, -1] == ends).all()
+        and int(places[0]) == 0
+        and int(docs[places[-1] :].max(initial=0)) < rows - WINDOW * (windows - 1)
+        and len(scale) == 3
+    )
+    return Postings(docs, values, bounds, places, rows, *scale.tolist()) if whole else None
 
 
 def whole_segment(catalogue: Catalogue) -> Segment:

@@ -40,12 +40,14 @@ class Candidates:
         complete: (m,) bool: the rows hold every one of the K best, ties included. Where not, too
             few sums are clearly positive, or too many are alike.
         unit: (m,) float64: what a sum of 1 stands for.
+        slack: (m,) float64: a row's score is within (sum ± slack)·unit.
     """
 
     rows: list[np.ndarray]
     scores: list[np.ndarray]
     complete: np.ndarray
     unit: np.ndarray
+    slack: np.ndarray
 
 
 def find_candidates(
@@ -80,6 +82,7 @@ def find_candidates(
         indptr, values, limit - 1, postings.norm, postings.error, LARGEST if whole else 0,
         postings.step, weights, bands, unit,
     )  # fmt: skip
+    slack = bands / 2
     if not exact:
         bands[:] = 0
     room = min(8192 + 8 * count, -(-postings.rows // 64) * 64 + 64)
@@ -97,6 +100,7 @@ def find_candidates(
         [scores[i, : filled[i]].copy() for i in range(m)],
         complete,
         unit,
+        slack,
     )
 
 

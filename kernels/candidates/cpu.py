@@ -39,12 +39,11 @@ def weigh(indptr, values, limit, norm, error, largest, step, weights, bands, uni
             weights[indptr[i] + j] = kept
             off_square += (kept - exact) * (kept - exact)
             off_total += abs(kept - exact)
+        # What rounding of sums in float32 may take, in the lists or where rows are scored.
+        bound = (here.shape[0] + 4) * 2.0**-23 * limit
         if largest:
-            bound = min(np.sqrt(off_square) * norm, off_total * largest)
+            bound += min(np.sqrt(off_square) * norm, off_total * largest)
             bound += s * min(length * error, total / 2)
-        else:
-            # Rounding of weights, values, products and sums in float32.
-            bound = (here.shape[0] + 4) * 2.0**-23 * limit
         bands[i] = np.int64(np.ceil(2 * bound * (1 + 1e-9))) + 2
         unit[i] = step / s if s > 0 else 0.0
 

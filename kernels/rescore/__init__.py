@@ -1,5 +1,7 @@
 """Exact scores of chosen rows for one dense query."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from compressae.kernels.rescore import cpu
@@ -34,15 +36,22 @@ def rescore(
     if rows is not None and len(rows) == 0:
         return np.empty(0, np.float32)
     out = np.empty(len(indptr) - 1 if rows is None else len(rows), np.float32)
+    codes = as_kernels_take(indptr, indices, values, scales)
+    kernel: Callable[..., None] = cpu.rescore
+    kernel(*codes, dense_query, _ALL_ROWS if rows is None else rows, out)
+    return out
+
+
+def as_kernels_take(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, scales: np.ndarray | None
+) -> tuple[np.ndarray, ...]:
+    """Codes as kernels read them: indptr, indices, values, what float16 values stand for or an
+    empty table, scales or an empty array."""
     half = values.dtype == np.float16
-    cpu.rescore(
+    return (
         indptr,
         indices,
         values.view(np.uint16) if half else values,
         _HALF if half else _NO_TABLE,
         _NO_SCALES if scales is None else scales,
-        dense_query,
-        _ALL_ROWS if rows is None else rows,
-        out,
     )
-    return out

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from compressae import CompresSAE, CompressedIndex, InputError
 from compressae.retrieval import InvertedIndex, SparseCodes
 from compressae.retrieval import inverted as inverted_module
+from compressae.retrieval.catalogue import Catalogue
 
 H = 9
 
@@ -25,13 +26,20 @@ def sparse_rows(seed, count):
 class Living(RuleBasedStateMachine):
     """An index beside a dictionary of what it should hold."""
 
-    @initialize(seed=st.integers(0, 99), count=st.integers(1, 12), named=st.booleans())
-    def build(self, seed, count, named):
+    @initialize(
+        seed=st.integers(0, 99), count=st.integers(1, 12), named=st.booleans(), blocks=st.booleans()
+    )
+    def build(self, seed, count, named, blocks):
         ids = np.random.default_rng(seed).permutation(40)[:count] if named else np.arange(count)
         rows = sparse_rows(seed, count)
         self.rows = dict(zip(ids.tolist(), rows, strict=True))
         self.index = InvertedIndex(scipy.sparse.csr_array(rows), ids=ids if named else None)
         self.next = max(self.rows) + 1
+        if blocks:
+            inverted_module._BLOCKS_FROM = 1
+            self.index.has_blocks = True
+            self.index.catalogue = Catalogue(self.index.codes, self.index._build, np.sort(ids))
+            assert self.index.catalogue.segments[0].blocks is not None
 
     @rule(seed=st.integers(0, 99), count=st.integers(1, 6))
     def add(self, seed, count):
@@ -118,6 +126,7 @@ TestLiving = Living.TestCase
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
     monkeypatch.setattr(inverted_module, "_FEW", 4096)
+    monkeypatch.setattr(inverted_module, "_BLOCKS_FROM", 4096)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8", "int2", "budget"])

@@ -8,6 +8,8 @@ from scipy import sparse
 from compressae import InputError
 from compressae.retrieval import InvertedIndex, SparseCodes
 from compressae.retrieval import inverted as inverted_module
+from compressae.retrieval.blocks import Blocks
+from compressae.retrieval.catalogue import Catalogue
 
 KINDS = ("normal", "whole", "heavy", "positive", "few rows repeated", "one outlier")
 
@@ -46,6 +48,14 @@ def check(index, rows, queries, K, mask):
         assert (np.abs(scores[: len(order)] - want) <= slack + 1e-38).all()
 
 
+def add_blocks(index, monkeypatch):
+    """Bounds of blocks, whether they pay or not."""
+    monkeypatch.setattr(inverted_module, "_BLOCKS_FROM", 1)
+    index.has_blocks = True
+    index.catalogue = Catalogue(index.codes, index._build)
+    assert index.catalogue.segments[0].blocks is not None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_ten_thousand_pairs_of_awkward_shapes(seed, monkeypatch):
@@ -62,6 +72,8 @@ def test_ten_thousand_pairs_of_awkward_shapes(seed, monkeypatch):
         monkeypatch.setattr(inverted_module, "_FEW", int(rng.choice([0, 4096])))
         stored = str(rng.choice(["int8", "float32"]))
         index = InvertedIndex(sparse.csr_array(rows.astype(np.float32)), values=stored)
+        if rng.random() < 0.5:
+            add_blocks(index, monkeypatch)
         check(index, rows, queries, int(rng.choice([1, 3, 10, 100, n, n + 5])), mask)
 
 
@@ -78,6 +90,64 @@ def test_windows_and_threads(values, threads):
     order = np.argsort(-scores.astype(np.float32), axis=1, kind="stable")[:, :12]
     np.testing.assert_array_equal(hits.ids, order)
     np.testing.assert_array_equal(hits.scores, np.take_along_axis(scores, order, 1).astype("f4"))
+
+
+def similar_rows(n, h):
+    """Rows around 100 centres, so that bounds of blocks tell them apart."""
+    rng = np.random.default_rng(0)
+    centres = np.where(rng.random((100, h)) < 6 / h, rng.standard_normal((100, h)), 0)
+    rows = centres[rng.integers(0, 100, n)] * rng.uniform(0.7, 1.3, (n, h))
+    return sparse.csr_array(rows.astype(np.float32)), sparse.csr_array(centres.astype(np.float32))
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_bounds_of_blocks_change_no_answer(stored, similarity, monkeypatch, tmp_path):
+    """Nor do they through a save, a restriction or rows that come and go; and they are used."""
+    rows, queries = similar_rows(6000, 300)
+    codes = SparseCodes.from_scipy(rows, stored)
+    ids = np.random.default_rng(1).permutation(9000)[:6000]
+    plain = InvertedIndex(codes, similarity=similarity, ids=ids)
+    blocks = InvertedIndex(codes, similarity=similarity, ids=ids)
+    blocks.has_blocks = True
+    blocks.catalogue = Catalogue(codes, blocks._build, ids)
+    blocks.save(tmp_path / "index")
+    loaded = InvertedIndex.load(tmp_path / "index")
+    assert loaded.has_blocks and loaded.nbytes == blocks.nbytes > plain.nbytes
+    np.testing.assert_array_equal(loaded.codes.indices, plain.codes.indices)
+    used = []
+    found_best = Blocks.best
+    monkeypatch.setattr(
+        Blocks, "best", lambda *a: (found := found_best(*a), used.append(found.complete))[0]
+    )
+    for K in (1, 7, 300, 600):
+        for allowed in (None, ids[::2]):
+            monkeypatch.setattr(inverted_module, "_FEW", 0)
+            want = plain.search(queries, K, allowed)
+            for index in (blocks, loaded):
+                got = index.search(queries, K, allowed)
+                np.testing.assert_array_equal(got.ids, want.ids)
+                np.testing.assert_array_equal(got.scores, want.scores)
+    assert np.mean(used) > 0.2
+    for index in (plain, loaded):
+        index.remove(ids[:700])
+        index.update(ids[700:900], codes.take(np.arange(200)))
+        index.add(codes.take(np.arange(300, 350)))
+    np.testing.assert_array_equal(loaded.search(queries, 9).ids, plain.search(queries, 9).ids)
+    loaded.compact()
+    assert loaded.catalogue.whole and loaded.catalogue.segments[0].blocks is not None
+    np.testing.assert_array_equal(loaded.search(queries, 9).ids, plain.search(queries, 9).ids)
+
+
+def test_bounds_of_blocks_are_kept_where_the_sample_is_faster(monkeypatch):
+    rows, queries = similar_rows(5000, 300)
+    clock = iter([0, 9, 0, 9, 0, 1.0, 0, 0.8, 0, 9, 0, 9, 0, 1.0, 0, 0.95])
+    monkeypatch.setattr(inverted_module.time, "perf_counter", lambda: next(clock))
+    faster = InvertedIndex(rows, sample=queries)
+    slower = InvertedIndex(rows, sample=queries)
+    assert faster.has_blocks and faster.catalogue.segments[0].blocks is not None
+    assert not slower.has_blocks and slower.catalogue.segments[0].blocks is None
+    np.testing.assert_array_equal(faster.search(queries, 9).ids, slower.search(queries, 9).ids)
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "int8"])

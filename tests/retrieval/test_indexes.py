@@ -67,16 +67,16 @@ def test_lists_that_do_not_fit_are_refused(part):
     codes = SparseCodes.from_scipy(scipy.sparse.eye_array(4))
     index = InvertedIndex(codes, similarity="cosine", ids=[1, 2, 3, 5])
     arrays_ = list_arrays(index.catalogue.segments[0])
-    assert len(open_lists(codes, index._build, arrays_, "index")) == 4
+    assert len(open_lists(codes, index._build, arrays_, 0, "index")) == 4
     wrong = {
         "docs": arrays_["docs"] + np.uint16(4),
         "places": arrays_["places"] + 1,
-        "ids": arrays_["ids"][::-1],
+        "ids": arrays_["ids"][[0, 0, 1, 2]],
     }.get(part, arrays_[part][:-1])
     with pytest.raises(InputError, match="posting lists do not fit"):
-        open_lists(codes, index._build, {**arrays_, part: wrong}, "index")
+        open_lists(codes, index._build, {**arrays_, part: wrong}, 0, "index")
     with pytest.raises(InputError, match="older compressae"):
-        open_lists(codes, index._build, {"starts": arrays_["bounds"]}, "index")
+        open_lists(codes, index._build, {"starts": arrays_["bounds"]}, 0, "index")
 
 
 def test_sparse_queries_are_checked():

@@ -145,7 +145,7 @@ def draw(path: Path, what: str, points: list[Point]) -> None:
                 edgecolors="red" if mark == "o" else "none", label="ours" if mark == "o" else
                 "others",
             )  # fmt: skip
-        for name in {p.engine for p in points}:
+        for name in {p.engine for p in points if p not in ours}:
             best = max((p for p in points if p.engine == name), key=lambda p: p.recall)
             axes.annotate(name, (best.p50_ms, best.recall), fontsize=7)
         axes.set(xscale="log", xlabel="ms a query (p50), one thread", ylabel="recall")

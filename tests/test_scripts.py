@@ -62,3 +62,45 @@ def test_rescoring_is_timed_without_an_error():
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| packed")]
     assert len(rows) == 4 and all("| 29.0 |" in r or "| 61.0 |" in r for r in rows)
+
+
+@pytest.mark.slow
+def test_search_is_timed_beside_what_is_installed(table, tmp_path):
+    """Peers that are missing (in CI: SINDI, Seismic, hnswlib, usearch, annoy) are named."""
+    few = ("--rounds", 1, "--queries", 20)
+    done = run("bench_search.py", "sparse", tmp_path, "--rows", 5000, *few)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "sparse.json").read_text())
+    exact = [p for p in record["points"] if p["engine"].startswith(("compressae", "scipy"))]
+    assert len(exact) == 8 and all(p["recall"] >= 0.9999 for p in exact)
+    lists = [p["more"]["bytes_a_posting"] for p in exact if p["engine"] == "compressae int8"]
+    assert all(3 < one < 3.2 for one in lists)
+    done = run("bench_search.py", "growth", tmp_path, "--most", 30_000, "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    points = json.loads((tmp_path / "growth.json").read_text())["points"]
+    assert [p["rows"] for p in points] == [10_000, 30_000] * 2
+    for picture in ("sparse.png", "growth.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_dense_search_is_timed_beside_faiss(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((200, 64))[rng.integers(0, 200, 11_000)]
+    np.save(tmp_path / "table.npy", (rows + rng.standard_normal(rows.shape)).astype(np.float32))
+    done = run(
+        "bench_search.py", "dense", tmp_path / "table.npy", tmp_path / "out", "--rounds", 1,
+        "--queries", 20, "--codes", "8+48", "--rows", 12_000,
+        "--without", "PQ,RaBitQ,SQ,hnswlib,usearch,annoy",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    points = json.loads((tmp_path / "out" / "dense.json").read_text())["points"]
+    assert {p["rows"] for p in points} == {12_000}
+    by_name = {(p["engine"], p["setting"]): p for p in points}
+    assert by_name["faiss Flat", ""]["recall"] == 1
+    assert by_name["faiss Flat", ""]["bytes_an_item"] == 256
+    scan = by_name["compressae 8+48", "scan"]
+    assert scan["bytes_an_item"] == pytest.approx(63, abs=0.01) and 0.5 < scan["recall"] < 1
+    disk = by_name["compressae 8+48", "kq 128, C 1000, 80 rows from disk"]
+    assert disk["recall"] > scan["recall"] and disk["bytes_an_item"] > 63
+    assert not (tmp_path / "out" / "corpus.npy").exists()

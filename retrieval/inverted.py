@@ -52,8 +52,8 @@ class InvertedIndex:
 
     Args:
         codes: the rows: ``SparseCodes``, a scipy sparse matrix, a sparse torch tensor, or
-            ``PackedCodes``, of which the nonzeros are searched. Any h up to 2^32, rows of any
-            lengths and signs.
+            ``PackedCodes``, of which the nonzeros are searched. Rows of any lengths and signs; h
+            costs 4 bytes for each 65,536 rows.
         threads: processors to use; all that the process may use when None. Results are the same
             for any number.
         similarity: "dot" or "cosine" of the sparse rows.

@@ -16,14 +16,14 @@ from compressae.model import CompresSAE
 from compressae.retrieval.catalogue import Catalogue, Codes, Segment
 from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
-from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
+from compressae.retrieval.embeddings import as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import InvertedIndex
 from compressae.retrieval.lists import build_segment, list_arrays, open_lists, whole_segment
 from compressae.retrieval.packed import PACKED, PackedCodes
 from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
-from compressae.stages import Stages, rank_dense
+from compressae.stages import Stages, dense_stage, rank_dense
 from compressae.tuning import Setting, tune
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
@@ -35,8 +35,6 @@ KIND = "index"
 #: Defaults of the two-stage search, chosen on WordNet (docs/results/recall_wordnet.md).
 QUERY_NONZEROS = 64
 CANDIDATES = 3000
-#: With a dense last stage, how many times K rows are read for it.
-DENSE_FACTOR = 4
 _QUERY_BATCH = 1024
 
 
@@ -51,14 +49,14 @@ class CompressedIndex:
     - "reconstructed": x̂·ŷ with x̂ of unit length, the paper's accurate mode. The same with x̂ in
       place of x, which equals the paper's form through K = W Wᵀ at O(k) instead of O(k²) a pair.
     - "sparse": cos(s_x, s_y), the paper's fast mode: posting lists alone, exact. They are of
-      other values, and built when this scoring is first used.
+      other values, and built when this scoring is first used and after every change, compacted.
 
     Args:
         model: the one that made the codes.
         codes: (n, h), from ``model.compress``: plain or packed.
         threads: processors to use; all that the process may use when None.
         ids: (n,) whole numbers ≥ 0 by which items are known; 0…n − 1 when None.
-        lists: hold posting lists. Without them every search scans all codes.
+        lists: hold posting lists. Without them a search scans all codes ("sparse" apart).
         weights: how W is held for q': "int8" takes a third of the time for one query and moves
             scores by some 0.001 (``compressae.kernels.product``), "float32" is exact.
 
@@ -91,7 +89,7 @@ class CompressedIndex:
         self._cosine: tuple[Segment, InvertedIndex] | None = None
         self.query_nonzeros = min(QUERY_NONZEROS, model.latents)
         self.candidates: Candidates = None
-        self._tuned_results = 1
+        self._tuned: tuple[int, Candidates] = (0, None)  # Results tuned for, and candidates set.
 
     def _build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
         if not self._lists:
@@ -110,8 +108,10 @@ class CompressedIndex:
     @property
     def nbytes(self) -> int:
         """Bytes held that grow with n: codes, posting lists, those of "sparse" once in use."""
-        cosine = 0 if self._cosine is None else self._cosine[1].nbytes - self.codes.nbytes
-        return self.catalogue.nbytes + cosine
+        if self._cosine is None:
+            return self.catalogue.nbytes
+        own = self._cosine[1].catalogue.segments[0]  # Its codes are those of the index itself.
+        return self.catalogue.nbytes + own.nbytes - own.codes.nbytes
 
     def nbytes_for(self, scoring: Scoring) -> int:
         """Bytes that grow with n and that one scoring reads."""
@@ -175,17 +175,20 @@ class CompressedIndex:
                 f"{queries.name}: rows of {queries.shape[1]} columns; expected {self.model.dim}, "
                 "the width of the indexed embeddings"
             )
-        table, wanted = self._dense_stage(dense, dense_candidates, K)
-        count = self._candidates(candidates, wanted)
+        segments, masks = self.catalogue.snapshot(allowed)
+        table, wanted = dense_stage(
+            self.model.dim, segments, dense, dense_candidates, K, candidates
+        )
+        count = self._candidates(candidates, wanted, sum(map(len, segments)))
         kq = query_nonzeros
         if kq is None:
             kq = self.model.nonzeros if scoring == "sparse" else self.query_nonzeros
         if not 1 <= kq <= self.model.latents:
             raise InputError(f"{kq} query nonzeros; expected 1 to {self.model.latents}")
         view = self._reconstruct if scoring == "reconstructed" else None
-        stages = Stages(*self.catalogue.snapshot(allowed), self._project, view, count, kq)
+        stages = Stages(segments, masks, self._project, view, count, kq)
         hits = Hits.empty(len(queries), K)
-        if not len(self):
+        if not sum(map(len, segments)):
             return hits
         for start, rows in queries.batches(_QUERY_BATCH):
             x = unit_rows(rows)
@@ -202,45 +205,29 @@ class CompressedIndex:
                 rank_dense(table, x, found, hits, start)
         return hits
 
-    def _dense_stage(
-        self, dense: Any, dense_candidates: int | None, K: int
-    ) -> tuple[Embeddings | None, int]:
-        """The table of the last stage, and how many results the stages before it give."""
-        if dense is None:
-            if dense_candidates is not None:
-                raise InputError("dense_candidates without dense: give the embeddings to read")
-            return None, K
-        table = as_embeddings(dense, "dense")
-        last = max(segment.last_id for segment in self.catalogue.segments)
-        if table.shape[1] != self.model.dim or len(table) <= last:
-            raise InputError(
-                f"{table.name}: {table.shape}; expected rows of {self.model.dim} for ids up to "
-                f"{last}, the embeddings of the indexed items"
-            )
-        wanted = DENSE_FACTOR * K if dense_candidates is None else int(dense_candidates)
-        if wanted < K:
-            raise InputError(f"{wanted} dense candidates for {K} results; expected at least {K}")
-        return table, wanted
-
-    def _candidates(self, candidates: Candidates, K: int) -> int:
-        """How many items are rescored a query."""
+    def _candidates(self, candidates: Candidates, K: int, n: int) -> int | Literal["all"]:
+        """How many of n items are rescored a query."""
         if candidates is None and not self._lists:
             candidates = "all"
         if candidates is None:
             if self.candidates is None:
                 return max(CANDIDATES, 10 * K)
             candidates = self.candidates
-            if isinstance(candidates, int):
-                candidates = -(-candidates * max(K, self._tuned_results) // self._tuned_results)
-        count = len(self) if candidates == "all" else int(candidates)
-        if count < K and count < len(self):
-            raise InputError(f"{count} candidates for {K} results; expected at least {K}")
-        if not self._lists and count < len(self):
+            results, tuned = self._tuned
+            if candidates == tuned and isinstance(candidates, int) and results < K:
+                candidates = -(-candidates * K // results)
+        if candidates == "all":
+            return "all"
+        if not isinstance(candidates, int | np.integer):
+            raise InputError(f"candidates {candidates!r}: expected a number or 'all'")
+        if candidates < min(K, n):
+            raise InputError(f"{candidates} candidates for {K} results; expected at least {K}")
+        if not self._lists and candidates < n:
             raise InputError(
-                f"{count} candidates of an index without posting lists; expected 'all', or build "
-                "it with lists"
+                f"{candidates} candidates of an index without posting lists; expected 'all', or "
+                "build it with lists"
             )
-        return count
+        return int(candidates)
 
     def _project(self, x: np.ndarray) -> np.ndarray:
         """q' = W·x (m, h) float32 of unit queries x (m, d)."""
@@ -252,8 +239,7 @@ class CompressedIndex:
 
     def _cosine_index(self) -> InvertedIndex:
         """The lists of "sparse" over the rows as they are now."""
-        self.compact()
-        segment = self.catalogue.segments[0]
+        segment = self.catalogue.compact()
         if self._cosine is None or self._cosine[0] is not segment:
             lists = InvertedIndex(segment.codes, self.threads, similarity="cosine", ids=segment.ids)
             self._cosine = segment, lists
@@ -280,7 +266,9 @@ class CompressedIndex:
             InputError: rows of another width, NaN, infinite or zero; an id is there already.
                 Nothing was changed.
         """
-        return self.catalogue.add(self._code(embeddings), ids)
+        added = self.catalogue.add(self._code(embeddings), ids)
+        self._cosine = None
+        return added
 
     def remove(self, ids: Any) -> None:
         """Remove items; they are not found any more, and ``compact`` frees their bytes.
@@ -289,6 +277,7 @@ class CompressedIndex:
             InputError: an id is not in the index, or given twice. Nothing was changed.
         """
         self.catalogue.remove(ids)
+        self._cosine = None
 
     def update(self, ids: Any, embeddings: Any) -> None:
         """Replace the items of ids (m,) by embeddings (m, d).
@@ -297,6 +286,7 @@ class CompressedIndex:
             InputError: see ``add`` and ``remove``. Nothing was changed.
         """
         self.catalogue.update(ids, self._code(embeddings))
+        self._cosine = None
 
     def tune(
         self,
@@ -324,7 +314,7 @@ class CompressedIndex:
         """
         found = tune(self, queries, K, recall, progress)
         self.query_nonzeros, self.candidates = found[0].query_nonzeros, found[0].candidates
-        self._tuned_results = K
+        self._tuned = (K, self.candidates)
         return found
 
     def compact(self) -> None:
@@ -345,7 +335,7 @@ class CompressedIndex:
             "search": {
                 "query_nonzeros": self.query_nonzeros,
                 "candidates": self.candidates,
-                "results": self._tuned_results,
+                "tuned": list(self._tuned),
                 "lists": self._lists,
                 "weights": self.weights,
             },
@@ -385,7 +375,8 @@ class CompressedIndex:
         index._set(model, threads, search.get("lists", True), search.get("weights", "int8"))
         index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)
         index.candidates = search.get("candidates")
-        index._tuned_results = search.get("results", 1)
+        results, tuned = search.get("tuned", (0, None))
+        index._tuned = (results, tuned)
         next_id = settings.get("next_id", 0)
         lists = tensors.get("lists", {})
         index.catalogue = open_lists(codes, index._build, lists, next_id, str(path))

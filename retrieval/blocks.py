@@ -64,17 +64,15 @@ class Blocks:
         order = np.argsort(-sums)
         return score_blocks(
             blocks[order], (sums[order] + slack) * unit, (least + slack) * unit,
-            codes.as_kernels_take(), factors, SIZE, dense, K, mask,
+            codes.as_kernels_take(factors), SIZE, dense, K, mask,
         )  # fmt: skip
 
 
 def build_blocks(codes: SparseCodes, factors: np.ndarray | None, threads: int | None) -> Blocks:
     """Bounds of rows in the order they are in."""
     indptr, ids, numbers, scales = codes.read(0, len(codes))
-    if scales is not None:
-        factors = scales if factors is None else scales * factors
-    bounds = block_bounds(indptr, ids, numbers, factors, codes.latents, SIZE)
-    starts, latents, values = bounds
+    own = scales if factors is None else factors
+    starts, latents, values = block_bounds(indptr, ids, numbers, own, codes.latents, SIZE)
 
     def read(start: int, stop: int) -> tuple:
         part = starts[start : stop + 1]

@@ -14,6 +14,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.packed import PackedCodes
 
 Codes = SparseCodes | PackedCodes
+_LAST_ID = (1 << 63) - 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class Segment:
     Attributes:
         codes: (n, h).
         lists: of the same rows; None where search scans the codes.
-        factors: (n,) float32 by which scores are multiplied, or None.
+        factors: (n,) float64 by which sums of a row's values are multiplied, in place of its scale
+            where it has one; None for none but the scale.
         ids: (n,) int64; row numbers when None.
         by_id: (n,) rows by ascending id; None where they ascend.
         blocks: bounds of blocks of rows, or None.
@@ -49,7 +51,10 @@ class Segment:
 
     @property
     def last_id(self) -> int:
-        """The largest id."""
+        """The largest id that is not removed; −1 where all are."""
+        if self.alive is not None:
+            rows = np.flatnonzero(self.alive)
+            return int(self.ids_of(rows).max(initial=-1))
         if self.ids is None:
             return len(self.codes) - 1
         return int(self.ids[-1 if self.by_id is None else self.by_id[-1]])
@@ -119,7 +124,7 @@ class Catalogue:
 
     def known(self, ids: Any) -> np.ndarray:
         """(m,) bool: which of the ids (m,) are in the index."""
-        given = np.asarray(ids, np.int64)
+        given = np.asarray(ids).astype(np.int64)
         return np.any([segment.rows_of(given) >= 0 for segment in self.segments], axis=0)
 
     @property
@@ -156,11 +161,12 @@ class Catalogue:
             ids = _check_ids(ids, len(codes))
             self._append(self._without(ids), codes, ids)
 
-    def compact(self) -> None:
-        """Merge all segments into one and forget removed rows."""
+    def compact(self) -> Segment:
+        """Merge all segments into one, which is returned, and forget removed rows."""
         with self._lock:
             if not self.whole and len(self):
                 self.segments = (self._merge(self.segments),)
+            return self.segments[0]
 
     def snapshot(self, allowed: Any) -> tuple[tuple[Segment, ...], list[np.ndarray | None]]:
         """The segments as they are now, and for each the rows (n,) bool that may be found, or
@@ -190,7 +196,8 @@ class Catalogue:
                         f"allowed: {len(allowed)} flags; expected one for each id, up to "
                         f"{segment.last_id}"
                     )
-                mask = allowed[:n].copy() if segment.ids is None else allowed[segment.ids]
+                ids = segment.ids_of(np.arange(n))
+                mask = allowed[np.minimum(ids, max(len(allowed) - 1, 0))]
                 if segment.alive is not None:
                     mask &= segment.alive
             else:
@@ -202,6 +209,8 @@ class Catalogue:
 
     def _new_ids(self, codes: Codes, ids: Any) -> np.ndarray:
         if ids is None:
+            if self.next_id > _LAST_ID - len(codes):
+                raise InputError(f"no ids are left after {self.next_id - 1}; give the rows ids")
             return np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
         return _check_ids(ids, len(codes))
 
@@ -227,10 +236,12 @@ class Catalogue:
     def _merge(self, segments: Any) -> Segment:
         parts, ids = [], []
         for segment in segments:
-            rows = np.arange(len(segment.codes)) if segment.alive is None else None
-            rows = np.flatnonzero(segment.alive) if rows is None else rows
-            if len(rows):
-                parts.append(segment.codes if segment.alive is None else segment.codes.take(rows))
+            if segment.alive is None:
+                parts.append(segment.codes)
+                ids.append(segment.ids_of(np.arange(len(segment.codes))))
+            elif len(segment):
+                rows = np.flatnonzero(segment.alive)
+                parts.append(segment.codes.take(rows))
                 ids.append(segment.ids_of(rows))
         codes, kept = _by_id(parts[0].join(parts[1:]), np.concatenate(ids))
         plain = kept[-1] == len(kept) - 1  # Ascending and distinct: 0…n − 1.
@@ -257,6 +268,6 @@ def _check_ids(ids: Any, count: int | None) -> np.ndarray:
     distinct, counts = np.unique(given, return_counts=True)
     if counts.max() > 1:
         raise InputError(f"id {distinct[counts.argmax()]} is given more than once")
-    if int(distinct[0]) < 0 or int(distinct[-1]) >= np.iinfo(np.int64).max:
+    if int(distinct[0]) < 0 or int(distinct[-1]) > _LAST_ID:
         raise InputError(f"ids from {distinct[0]} to {distinct[-1]}; expected 0 to 2⁶³ − 2")
     return given.astype(np.int64)

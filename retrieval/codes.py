@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from compressae.kernels.postings import LARGEST
+from compressae.kernels.postings import LARGEST, repeated_latent
 from compressae.kernels.quantize import quantize_rows
 from compressae.kernels.rescore import as_kernels_take, rescore
 from compressae.retrieval.errors import InputError
@@ -74,6 +74,9 @@ class SparseCodes:
                 f"codes: latent {self.indices.max()} of {self.latents}; expected ids below "
                 f"{self.latents}; save or build them again"
             )
+        row = repeated_latent(self.indptr, self.indices, self.latents)
+        if row >= 0:
+            raise InputError(f"codes: row {row} holds a latent twice; sum its values first")
         if (self.scales is not None) != (self.value_type == "int8"):
             raise InputError("codes: scales go with int8 values and with no others")
         for name, numbers in (("values", self.values), ("scales", self.scales)):
@@ -141,6 +144,8 @@ class SparseCodes:
         """
         if not sparse.issparse(matrix) or matrix.ndim != 2:
             raise InputError(f"{type(matrix).__name__}: expected a 2-d scipy sparse matrix")
+        if matrix.dtype.kind not in "fiub":
+            raise InputError(f"sparse matrix of {matrix.dtype}: expected real numbers")
         csr = sparse.csr_array(matrix, copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()
@@ -221,13 +226,22 @@ class SparseCodes:
         scales = None if self.scales is None else self.scales[start:stop]
         return bounds - bounds[0], ids, values, scales
 
-    def dots(self, dense_query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """q·s (m,) float32 of rows (m,), of all when None, for a query (h,); summed in float64."""
-        return rescore(self.indptr, self.indices, self.values, self.scales, dense_query, rows)
+    def dots(
+        self,
+        dense_query: np.ndarray,
+        rows: np.ndarray | None = None,
+        factors: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """q·s (m,) float32 of rows (m,), of all when None, for a query (h,): summed in float64 and
+        rounded once; ``factors`` (n,) stand in place of the scales."""
+        scales = self.scales if factors is None else factors
+        return rescore(self.indptr, self.indices, self.values, scales, dense_query, rows)
 
-    def as_kernels_take(self) -> tuple[np.ndarray, ...]:
-        """indptr, indices, values, a table of float16's numbers if any, scales if any."""
-        return as_kernels_take(self.indptr, self.indices, self.values, self.scales)
+    def as_kernels_take(self, factors: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        """indptr, indices, values, a table of float16's numbers if any, and ``factors`` or scales
+        if any."""
+        scales = self.scales if factors is None else factors
+        return as_kernels_take(self.indptr, self.indices, self.values, scales)
 
     def take(self, rows: np.ndarray) -> "SparseCodes":
         """The given rows (m,), m ≥ 1, in that order."""
@@ -287,12 +301,14 @@ class SparseCodes:
         scale = np.float32(1) if self.scales is None else self.scales[i]
         return self.indices[here], self.values[here].astype(np.float32) * scale
 
-    def norms(self) -> np.ndarray:
-        """‖s‖ of every row: (n,) float32."""
-        return sparse_norm(self.to_scipy().astype(np.float64), axis=1).astype(np.float32)
+    def norms(self, dtype: Any = np.float32) -> np.ndarray:
+        """‖s‖ of every row: (n,)."""
+        return sparse_norm(self.to_scipy().astype(np.float64), axis=1).astype(dtype)
 
     def with_values(self, value_type: ValueType) -> "SparseCodes":
         """The same codes with values stored in another way."""
+        if value_type == self.value_type:
+            return self
         made = SparseCodes.from_arrays(
             self.indptr, self.indices, self.row_values(), self.latents, value_type
         )

@@ -46,9 +46,9 @@ class InvertedIndex:
 
     Lists hold row numbers and int8 values, three bytes a nonzero. Integer sums over them find the
     rows that may be among the best, with a proven bound (``compressae.kernels.candidates``); those
-    are scored from the codes, which the index keeps: summed in float64, rounded to float32, ties by
-    smaller id. A row that shares no latent with the query has score 0 and is ranked like any other,
-    before rows of negative score.
+    are scored from the codes, which the index keeps: summed in float64 (packed codes in float32),
+    rounded to float32, ties by smaller id. A row that shares no latent with the query has score 0
+    and is ranked like any other, before rows of negative score.
 
     Args:
         codes: the rows: ``SparseCodes``, a scipy sparse matrix, a sparse torch tensor, or
@@ -160,10 +160,13 @@ class InvertedIndex:
         segments, masks = self.catalogue.snapshot(allowed)
         few = [None if allowed is None else _few_rows(mask) for mask in masks]
         values = queries.row_values()
+        if self.similarity == "cosine":
+            norms = np.repeat(queries.norms(np.float64), queries.nonzeros)
+            values = np.divide(values, norms, where=norms > 0, out=np.zeros(len(values)))
         hits = Hits.empty(len(queries), K)
 
         def fill(start: int, stop: int) -> None:
-            dense = np.zeros(self.latents, np.float32)
+            dense = np.zeros(self.latents, values.dtype)
             for first in range(start, stop, TOGETHER):
                 ends = queries.indptr[first : min(first + TOGETHER, stop) + 1]
                 here = slice(ends[0], ends[-1])
@@ -176,9 +179,6 @@ class InvertedIndex:
                     merge_hits(parts, hits, first + i)
 
         over_rows(fill, len(queries), self.threads)
-        if self.similarity == "cosine":
-            norms = queries.norms()[:, None]
-            np.divide(hits.scores, norms, out=hits.scores, where=norms > 0)
         return hits
 
     def add(self, codes: Any, ids: Any = None) -> np.ndarray:
@@ -220,13 +220,11 @@ class InvertedIndex:
 
     def _alike(self, codes: Any) -> Codes:
         """Rows to add in the form of those here."""
-        if isinstance(codes, SparseCodes | PackedCodes):
+        codes, first = as_codes(codes, "codes"), self.catalogue.segments[0].codes
+        if not isinstance(first, SparseCodes) or not isinstance(codes, SparseCodes):
             return codes
-        codes = as_codes(codes, "codes")
-        first = self.catalogue.segments[0].codes
-        if isinstance(first, SparseCodes) and first.model_id is None:
-            return codes.with_values(first.value_type)
-        return codes
+        own = first.model_id is None and codes.model_id is None
+        return codes.with_values(first.value_type) if own else codes  # type: ignore[arg-type]
 
     def save(self, path: str | Path) -> None:
         """Write codes and lists as a folder, compacted.
@@ -315,20 +313,20 @@ def _answers(
 
     Args:
         segment: its lists are there.
-        ends, ids, values: of the queries, as CSR.
-        dense: (h,) zeros, and zeros afterwards.
+        ends, ids, values: of the queries, as CSR; float32, for cosines float64 of unit length.
+        dense: (h,) zeros of the same type, and zeros afterwards.
         K, mask: results, and rows (n,) bool that may be found.
         few: these rows where they are few, which are then scored one by one.
     """
     assert segment.lists is not None
     blocks = segment.blocks if few is None and K <= RESULTS else None
-    part = None
+    part, rounded = None, values.astype(np.float32)
     if few is None and blocks is None:
-        part = find_candidates(segment.lists, ends, ids, values, K, True, mask)
+        part = find_candidates(segment.lists, ends, ids, rounded, K, True, mask)
     answers = []
     for i in range(len(ends) - 1):
-        latents, numbers = ids[ends[i] : ends[i + 1]], values[ends[i] : ends[i + 1]]
-        dense[latents] = numbers
+        latents, numbers = ids[ends[i] : ends[i + 1]], rounded[ends[i] : ends[i + 1]]
+        dense[latents] = values[ends[i] : ends[i + 1]]
         rows, scores = few, None
         if blocks is not None and isinstance(segment.codes, SparseCodes):
             found = blocks.best(segment.codes, segment.factors, latents, numbers, dense, K, mask)
@@ -341,9 +339,7 @@ def _answers(
                 one, at = find_candidates(segment.lists, alone, latents, numbers, K, True, mask), 0
             rows = one.rows[at] if one.complete[at] else _every_row(segment, latents, K, mask)
         if scores is None:
-            scores = segment.codes.dots(dense, rows)
-            if segment.factors is not None:
-                scores *= segment.factors[rows]
+            scores = segment.codes.dots(dense, rows, segment.factors)
         answers.append(_best(segment, rows, scores, K))
         dense[latents] = 0
     return answers

@@ -9,6 +9,7 @@ from compressae.retrieval.blocks import SIZE, Blocks, build_blocks, similar_orde
 from compressae.retrieval.catalogue import Build, Catalogue, Codes, Segment
 from compressae.retrieval.codes import SparseCodes
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.packed import PackedCodes
 
 Similarity = Literal["dot", "cosine"]
 Stored = Literal["int8", "float32"]
@@ -22,8 +23,8 @@ def build_segment(
     threads: int | None,
     blocks: bool = False,
 ) -> Segment:
-    """Codes with their posting lists and, for "cosine", the factor 1/‖s‖ of each row, 0 for an
-    empty one.
+    """Codes with their posting lists and, for "cosine", the factor 1/‖s‖ of each row's values, 0
+    for an empty one.
 
     Args:
         codes, ids: see ``catalogue.Build``.
@@ -31,23 +32,24 @@ def build_segment(
         threads: processors to use.
         blocks: order rows by similarity and add bounds of blocks (not for packed codes).
     """
-    by_id = layer = None
+    by_id = layer = factors = None
     if blocks and isinstance(codes, SparseCodes):
         order = similar_order(codes)
         codes, ids = codes.take(order), order if ids is None else ids[order]
         by_id = np.argsort(ids).astype(np.uint32)
-    factors = None
     largest = codes.largest
     if similarity == "cosine":
-        norms = codes.norms()
-        factors = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0, dtype=np.float32)
+        norms = codes.norms(np.float64)
+        factors = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
         largest = 1.0
+        if isinstance(codes, SparseCodes) and codes.scales is not None:
+            factors *= codes.scales
 
     def read(start: int, stop: int) -> tuple:
         indptr, latents, numbers, scales = codes.read(start, stop)
         if factors is not None:
             own = factors[start:stop]
-            scales = own if scales is None else scales * own
+            scales = own * scales if isinstance(codes, PackedCodes) else own
         return indptr, latents, numbers, scales
 
     kind = np.int8 if values == "int8" else np.float32
@@ -122,7 +124,9 @@ def _open_postings(
     windows = -(-rows // WINDOW)
     ends = [*places[1:].tolist(), len(docs)]
     whole = (
-        bounds.shape == (windows, latents + 1)
+        [docs.dtype, bounds.dtype, places.dtype] == [np.uint16, np.uint32, np.int64]
+        and values.dtype in (np.int8, np.float32)
+        and bounds.shape == (windows, latents + 1)
         and len(places) == windows
         and len(docs) == len(values)
         and not bounds[:, 0].any()
@@ -131,6 +135,7 @@ def _open_postings(
         and int(places[0]) == 0
         and int(docs[places[-1] :].max(initial=0)) < rows - WINDOW * (windows - 1)
         and len(scale) == 3
+        and bool(np.isfinite(scale).all() and (scale >= 0).all())
     )
     return Postings(docs, values, bounds, places, rows, *scale.tolist()) if whole else None
 

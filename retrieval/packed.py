@@ -121,9 +121,9 @@ class PackedCodes:
             indptr, flat, numbers, self.latents, values, self.model_id, self.settings
         )
 
-    def norms(self) -> np.ndarray:
-        """‖s‖ of every row, gains applied: (n,) float32."""
-        norms = np.empty(len(self), np.float32)
+    def norms(self, dtype: Any = np.float32) -> np.ndarray:
+        """‖s‖ of every row, gains applied: (n,)."""
+        norms = np.empty(len(self), dtype)
         for start in range(0, len(self), _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, len(self))
             indptr, _, numbers, gains = self.read(start, stop)
@@ -131,11 +131,19 @@ class PackedCodes:
             norms[start:stop] = gains * np.sqrt(np.diff(sums[indptr]))
         return norms
 
-    def dots(self, dense_query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """q·s (m,) float32 of rows (m,), of all when None, for a query (h,); residual codes are
-        left out."""
+    def dots(
+        self,
+        dense_query: np.ndarray,
+        rows: np.ndarray | None = None,
+        factors: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """q·s (m,) float32 of rows (m,), of all when None, for a query (h,), times ``factors``
+        (n,); residual codes are left out. Summed in float32."""
         tables = np.zeros((self.quantizer.residual_bytes, 256), np.float32)
-        return self.rescore(np.asarray(dense_query, np.float32), tables, rows)
+        scores = self.rescore(np.asarray(dense_query, np.float32), tables, rows)
+        if factors is None:
+            return scores
+        return (scores * (factors if rows is None else factors[rows])).astype(np.float32)
 
     def take(self, rows: np.ndarray) -> "PackedCodes":
         """The given rows (m,), m ≥ 1, in that order."""

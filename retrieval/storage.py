@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.tensorfile import read_places
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _CONFIG = "config.json"
 
 

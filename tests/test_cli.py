@@ -264,7 +264,7 @@ def test_damaged_artifacts_are_refused_by_every_command(made, tmp_path, damage):
         elif damage == "missing":
             file.unlink()
         else:
-            changes = {"newer": {"format_version": 2}, "other kind": {"kind": "checkpoint"}}
+            changes = {"newer": {"format_version": 99}, "other kind": {"kind": "checkpoint"}}
             config.write_text(json.dumps(json.loads(config.read_text()) | changes[damage]))
     said = {"newer": "upgrade compressae", "other kind": "is checkpoint; expected"}
     said = said.get(damage, damage)

@@ -127,3 +127,36 @@ def test_search_among_allowed_ids_and_with_a_dense_stage(made, tmp_path):
     assert code == 1 and "give the embeddings to read" in err
     code, _, err = call(*command, "--allowed", made / "table.npy")
     assert code == 1 and "expected a .npy of ids or flags" in err
+
+
+def test_damaged_files_are_one_line(made, own):
+    scipy.sparse.save_npz(own / "rows.npz", scipy.sparse.eye_array(64, format="csr"))
+    whole = (own / "rows.npz").read_bytes()
+    (own / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (own / "bad.npz").write_bytes(whole[:60] + b"damage" + whole[66:])
+    np.save(own / "one.npy", np.array(5))
+    for command in (
+        ["update", own / "lists", "--remove", own / "cut.npz"],
+        ["update", own / "lists", "--remove", own / "one.npy"],
+        ["update", own / "lists", "--add", own / "cut.npz"],
+        ["update", own / "lists", "--add", own / "bad.npz"],
+        ["search", own / "index", made / "queries.npy", "--allowed", own / "cut.npz"],
+        ["search", own / "lists", own / "bad.npz"],
+        ["index", own / "cut.npz", "-o", own / "new"],
+    ):
+        code, _, err = call(*command)
+        assert code == 1 and err.count("\n") == 1, (command, err)
+    assert not (own / "new").exists()
+
+
+def test_a_sparse_matrix_is_indexed_and_changed(own):
+    rows = scipy.sparse.random_array((50, 30), density=0.2, rng=np.random.default_rng(0))
+    scipy.sparse.save_npz(own / "rows.npz", scipy.sparse.csr_array(rows))
+    succeed("index", own / "rows.npz", "-o", own / "matrix")
+    lines = succeed("search", own / "matrix", own / "rows.npz", "-k", 1, "--json").splitlines()
+    found = InvertedIndex(rows).search(rows, 1)
+    assert [json.loads(line)["ids"] for line in lines] == found.ids.tolist()
+    said = json.loads(succeed("update", own / "matrix", "--add", own / "rows.npz", "--json"))
+    assert said["rows"] == 100
+    code, _, err = call("search", own / "matrix", own / "rows.npz", "--candidates", 9)
+    assert code == 2 and "made with -m MODEL" in err

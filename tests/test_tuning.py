@@ -53,10 +53,15 @@ def test_the_setting_reaches_the_recall_with_few_candidates(index, table, recall
 
 
 def test_a_saved_index_keeps_its_setting_and_more_results_more_candidates(index, table, tmp_path):
-    index.query_nonzeros, index.candidates, index._tuned_results = 32, 40, 10
+    index.query_nonzeros, index.candidates, index._tuned = 32, 40, (10, 40)
     index.save(tmp_path / "index")
     loaded = CompressedIndex.load(tmp_path / "index")
     assert (loaded.query_nonzeros, loaded.candidates) == (32, 40)
+    by_hand = CompressedIndex.load(tmp_path / "index")
+    by_hand.candidates = 50
+    np.testing.assert_array_equal(
+        by_hand.search(table[:9], 20).ids, index.search(table[:9], 20, candidates=50).ids
+    )
     for one in (index, loaded):
         for K, C in ((5, 40), (10, 40), (25, 100)):
             np.testing.assert_array_equal(

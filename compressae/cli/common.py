@@ -1,9 +1,11 @@
 """What the commands share: errors as one line, and the options that several take."""
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -142,7 +144,7 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: expected a .npy of {what} ({error})") from error
     if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in kinds:
         raise InputError(f"{path}: expected a .npy of {what}")
@@ -151,7 +153,11 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
 
 def load_ids(path: Path) -> np.ndarray:
     """Ids (m,) of a .npy file."""
-    return load_numbers(path, "ids, whole numbers (m,)", "iu")
+    what = "ids, whole numbers (m,)"
+    ids = load_numbers(path, what, "iu")
+    if ids.ndim != 1:
+        raise InputError(f"{path}: shape {ids.shape}; expected a .npy of {what}")
+    return ids
 
 
 def sparse_rows(path: Path) -> Any:
@@ -171,7 +177,7 @@ def sparse_rows(path: Path) -> Any:
         return SparseCodes.from_scipy(sparse.load_npz(path))
     except FileNotFoundError:
         raise
-    except (ValueError, TypeError, OSError, KeyError, EOFError) as error:
+    except (ValueError, TypeError, OSError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path}: no sparse rows ({error}); expected codes or a scipy sparse .npz; an index "
             "made with -m MODEL takes dense ones"

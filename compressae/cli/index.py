@@ -28,10 +28,11 @@ def index(source: Path, model: Path | None, output: Path, as_json: bool, **optio
     """Build a search index.
 
     From codes and their model, or from embeddings and a model (which are encoded first), the index
-    takes dense queries. From codes alone it takes sparse queries. The options of codes are for
-    embeddings.
+    takes dense queries. From codes alone, or a scipy sparse .npz, it takes sparse queries. The
+    options of codes are for embeddings.
     """
-    coded = (source / "config.json").exists()
+    matrix = source.suffix == ".npz"
+    coded = matrix or (source / "config.json").exists()
     if not coded and model is None:
         open_embeddings(source)  # What is missing altogether is said first.
         raise click.UsageError("embeddings need a model: give -m MODEL")
@@ -46,7 +47,7 @@ def index(source: Path, model: Path | None, output: Path, as_json: bool, **optio
         with progress("encoding") as show:
             codes = encoder.compress(source, progress=show, **settings)
     else:
-        codes = load_codes(source)
+        codes = common.sparse_rows(source) if matrix else load_codes(source)
     built: CompressedIndex | InvertedIndex
     if encoder is not None:
         built = CompressedIndex(encoder, codes)

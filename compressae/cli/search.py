@@ -86,6 +86,11 @@ def search(
         )
     kept = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
     if read_config(index)["kind"] == INVERTED:
+        for option in (candidates, query_nonzeros, dense, dense_candidates):
+            if option is not None:
+                raise click.UsageError(
+                    "candidates, query nonzeros and dense rows are for an index made with -m MODEL"
+                )
         hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, kept)
     else:
         rescored = candidates if candidates in (None, "all") else int(candidates)

@@ -29,7 +29,7 @@ def block_bounds(
 
     Args:
         indptr: (n + 1,) int64; ids (nnz,) unsigned below h; numbers (nnz,): the rows.
-        factors: (n,) float32 of the rows, or None.
+        factors: (n,) of the rows, or None.
         h: latents.
         size: rows of a block.
 
@@ -77,7 +77,6 @@ def score_blocks(
     bounds: np.ndarray,
     rest: float,
     codes: tuple[np.ndarray, ...],
-    factors: np.ndarray | None,
     size: int,
     dense_query: np.ndarray,
     count: int,
@@ -90,9 +89,8 @@ def score_blocks(
         bounds: (b,) float64: no row of a block scores higher.
         rest: the same for all blocks that are not given.
         codes: indptr, indices, values, table, scales, as ``kernels.rescore`` takes them.
-        factors: (n,) float32 of the rows, or None.
         size: rows of a block.
-        dense_query: (h,) float32.
+        dense_query: (h,) float.
         count: K.
         mask: (n,) bool: rows that may be found; all when None.
 
@@ -103,7 +101,7 @@ def score_blocks(
     rows, scores = np.empty(len(blocks) * size, np.int64), np.empty(len(blocks) * size, np.float32)
     kernel: Callable[..., tuple[int, bool]] = cpu.score_blocks
     found, complete = kernel(
-        blocks, bounds, rest, *codes, _NONE if factors is None else factors, size, dense_query,
-        count, _NO_MASK if mask is None else mask, rows, scores,
+        blocks, bounds, rest, *codes, size, dense_query, count,
+        _NO_MASK if mask is None else mask, rows, scores,
     )  # fmt: skip
     return Found(rows[:found], scores[:found], complete)

@@ -57,8 +57,8 @@ def leading_latents(indptr, ids, values, out):
 
 @numba.njit(nogil=True, cache=True)
 def score_blocks(
-    blocks, bounds, rest, indptr, indices, values, table, scales, factors, size, dense_query,
-    count, mask, rows, scores,
+    blocks, bounds, rest, indptr, indices, values, table, scales, size, dense_query, count, mask,
+    rows, scores,
 ):  # fmt: skip
     """How many rows were kept, and whether none of the best is missing."""
     heap = np.full(count, -np.inf, np.float32)  # The best scores, the worst of them at the root.
@@ -79,8 +79,6 @@ def score_blocks(
                     value = np.float64(table[np.uint64(values[s])])
                 total += np.float64(dense_query[np.uint64(indices[s])]) * value
             score = np.float32(total * np.float64(scales[row]) if scales.shape[0] else total)
-            if factors.shape[0]:
-                score *= factors[row]
             if score >= heap[0]:
                 rows[found], scores[found] = row, score
                 found += 1

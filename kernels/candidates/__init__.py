@@ -26,6 +26,8 @@ _BINS = 1 << 12
 #: Sums of 16 bits while rows are shorter than this (in steps); above, 16 bits leave too few for the
 #: query's weights, and sums of 32 are kept.
 _SHORT = 300
+#: Arrays of more candidates than these are not kept for the next call.
+_KEEP = 1 << 21
 _NO_MASK = np.empty(0, np.bool_)
 _kept = threading.local()
 
@@ -38,7 +40,7 @@ class Candidates:
         rows: one (c,) int32 array a query, ascending.
         scores: one (c,) float32 array a query: sums in units of their own.
         complete: (m,) bool: the rows hold every one of the K best, ties included. Where not, too
-            few sums are clearly positive, or too many are alike.
+            few sums are clearly positive (then there are fewer rows than K), or too many are alike.
         unit: (m,) float64: what a sum of 1 stands for.
         slack: (m,) float64: a row's score is within (sum ± slack)·unit.
     """
@@ -108,9 +110,16 @@ def _scratch(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray,
     """Arrays of ``cpu.find``, kept for this thread's next call: fresh pages would take longer than
     a search of few rows. Sums begin a cache line, so that vectors of them lie within lines."""
     key = (m, room, width, kind)
+    if m * room > _KEEP:
+        _kept.key = None
+        return _arrays(m, room, width, kind)
     if getattr(_kept, "key", None) != key:
-        memory = np.empty(width + 64, kind)
-        sums = memory[-memory.ctypes.data % 64 // kind.itemsize :][:width]
-        rows, scores = np.empty((m, room), np.int32), np.empty((m, room), np.float32)
-        _kept.key, _kept.arrays = key, (sums, np.empty((m, _BINS), np.int32), rows, scores)
+        _kept.key, _kept.arrays = key, _arrays(m, room, width, kind)
     return _kept.arrays
+
+
+def _arrays(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
+    memory = np.empty(width + 64, kind)
+    sums = memory[-memory.ctypes.data % 64 // kind.itemsize :][:width]
+    rows, scores = np.empty((m, room), np.int32), np.empty((m, room), np.float32)
+    return sums, np.empty((m, _BINS), np.int32), rows, scores

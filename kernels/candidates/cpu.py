@@ -89,6 +89,7 @@ def find(
             edge, found = edges[i], filled[i]
             if edge == 0 and mask.shape[0] == 0:
                 edge = _first_threshold(sums, width, count) >> shift
+                above[i] = counts[i, edge:].sum()
             threshold = max(1, (edge << shift) - bands[i])
             level = sums.dtype.type(threshold)
             for block in range(0, width, 64):
@@ -106,7 +107,7 @@ def find(
                     score = sums[np.uint64(local)]
                     rows[i, found], scores[i, found] = base + local, score
                     found += 1
-                    bin_ = np.int64(score) >> shift
+                    bin_ = min(np.int64(score) >> shift, counts.shape[1] - 1)
                     if bin_ >= edge:
                         counts[i, bin_] += 1
                         above[i] += 1

@@ -18,6 +18,8 @@ WINDOW = 1 << 16
 #: Largest number of an int8 value.
 LARGEST = 127
 
+#: Latents up to which rows are checked with a stamp for each.
+_STAMPS = 1 << 22
 _NO_FACTORS = np.empty(0, np.float32)
 
 #: Rows start..stop as CSR: bounds (m + 1,), latents, values, and a factor of each row or None.
@@ -105,6 +107,13 @@ def build_postings(
     # A hair more than was computed, so that rounding in float64 cannot make them too small.
     norm, error = np.sqrt(extremes.max(0)) * (1 + 1e-9)
     return Postings(docs, stored, bounds, places[:-1], n, step, float(norm), float(error))
+
+
+def repeated_latent(indptr: np.ndarray, ids: np.ndarray, h: int) -> int:
+    """The first row of CSR bounds (n + 1,) that holds one of ids (nnz,) below h twice; −1 where
+    none does."""
+    met = np.zeros(h if h <= _STAMPS else 0, np.int64)
+    return int(cpu.repeated_latent(indptr, ids, met))
 
 
 def touched(postings: Postings, latents: np.ndarray) -> np.ndarray:

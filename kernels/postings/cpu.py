@@ -47,3 +47,21 @@ def touched(docs, bounds, places, latents, flags):
             a, b = places[w] + bounds[w, latent], places[w] + bounds[w, latent + 1]
             for s in range(np.uint64(a), np.uint64(b)):
                 flags[np.uint64(w << 16) + np.uint64(docs[s])] = True
+
+
+@numba.njit(nogil=True, cache=True)
+def repeated_latent(indptr, ids, met):
+    """``met`` (h,) zeros, or of length 0 where h is too large for it: rows are then sorted."""
+    for row in range(indptr.shape[0] - 1):
+        if met.shape[0]:
+            for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                latent = np.uint64(ids[s])
+                if met[latent] == row + 1:
+                    return row
+                met[latent] = row + 1
+        else:
+            ordered = np.sort(ids[indptr[row] : indptr[row + 1]])
+            for s in range(1, ordered.shape[0]):
+                if ordered[s] == ordered[s - 1]:
+                    return row
+    return -1

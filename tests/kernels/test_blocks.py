@@ -65,7 +65,7 @@ def test_scored_blocks_hold_the_best_or_say_that_they_do_not(masked, count):
         given = order[: rng.integers(1, len(order) + 1)]
         left = np.setdiff1d(order, given)
         rest = float(bounds[left].max(initial=-1.0))
-        found = score_blocks(given, bounds[given], rest, codes, None, size, query, count, mask)
+        found = score_blocks(given, bounds[given], rest, codes, size, query, count, mask)
         np.testing.assert_allclose(found.scores, scores[found.rows], rtol=1e-6)
         assert len(set(found.rows)) == len(found.rows)
         best = np.sort(scores)[::-1][min(count, n) - 1]
@@ -82,7 +82,7 @@ def test_blocks_are_given_up_where_too_many_could_matter():
     dense, csr = rows(2000, 10, 4, density=1)
     codes = as_kernels_take(*csr, None)
     many = np.arange(2000 // 16)
-    args = (codes, None, 16, np.ones(10, np.float32), 10, None)
+    args = (codes, 16, np.ones(10, np.float32), 10, None)
     found = score_blocks(many, np.full(len(many), 100.0), 0.0, *args)
     assert not found.complete and len(many) > _PROBE
     few = score_blocks(many[:5], np.full(5, 100.0), -1e9, *args)

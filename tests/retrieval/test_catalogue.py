@@ -272,3 +272,52 @@ def test_a_search_works_on_the_rows_of_its_start():
     stop = True
     thread.join()
     assert wrong == []
+
+
+def test_ids_are_not_given_twice_by_themselves(tmp_path):
+    index = InvertedIndex(scipy.sparse.eye_array(3))
+    index.remove(index.add(scipy.sparse.eye_array(3)))
+    index.save(tmp_path / "index")
+    loaded = InvertedIndex.load(tmp_path / "index")
+    assert loaded.add(scipy.sparse.eye_array(3)).tolist() == [6, 7, 8]
+    last = InvertedIndex(scipy.sparse.eye_array(3), ids=[1, 2, 2**63 - 2])
+    with pytest.raises(InputError, match="no ids are left"):
+        last.add(scipy.sparse.eye_array(3))
+    assert last.add(scipy.sparse.eye_array(3), [0, 5, 7]).tolist() == [0, 5, 7]
+
+
+def test_flags_and_tables_may_end_where_the_rows_left_do():
+    index = InvertedIndex(scipy.sparse.eye_array(5))
+    index.remove([3, 4])
+    hits = index.search(scipy.sparse.eye_array(5), 5, [True, True, False])
+    assert (np.sort(hits.ids[:, :2]) == [0, 1]).all() and (hits.ids[:, 2:] == -1).all()
+    with pytest.raises(InputError, match="2 flags; expected one for each id, up to 2"):
+        index.search(scipy.sparse.eye_array(5), 5, [True, True])
+
+
+def test_bytes_are_told_without_a_rebuild_and_follow_the_rows():
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((300, 8)).astype(np.float32)
+    model = CompresSAE(8, 32, 4, seed=0)
+    index = CompressedIndex(model, model.compress(table))
+    before = index.nbytes
+    index.search(table[:2], 2, "sparse")
+    assert before < index.nbytes
+    index.add(table[:5])
+    assert len(index.catalogue.segments) == 2 and before < index.nbytes
+    assert len(index.catalogue.segments) == 2
+
+
+def test_many_items_alike_hide_no_better_one():
+    """More rows of one sum than a query has room for: the last row is found all the same."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((1, 12)).repeat(12_000, 0)
+    table[-1] += 0.3 * rng.standard_normal(12)
+    model = CompresSAE(12, 64, 5, seed=1)
+    model.settings = {"recipe": "pursuit"}
+    index = CompressedIndex(model, model.compress(table, "float32"))
+    query = table[-1:]
+    want = index.search(query, 3, candidates="all")
+    got = index.search(query, 3, candidates=50)
+    np.testing.assert_array_equal(got.ids, want.ids)
+    assert want.ids[0, 0] == 11_999

@@ -210,3 +210,62 @@ def test_lists_take_three_bytes_a_nonzero_and_are_mapped_from_disk(tmp_path):
         while not isinstance(array, np.memmap):
             array = array.base
         assert str(tmp_path) in str(array.filename)
+
+
+@pytest.mark.parametrize("values", ["int8", "float32"])
+@pytest.mark.parametrize("weak", [9, 90, 1000])
+def test_windows_that_are_unlike(values, weak):
+    """Few and weak rows in the first window, many strong ones in the second: what was counted in
+    the first must not stand for rows of the second."""
+    rng = np.random.default_rng(weak)
+    rows = sparse.lil_array((85_000, 8), dtype=np.float32)
+    places = rng.permutation(60_000)[:weak]
+    rows[places, np.zeros(weak, int)] = rng.uniform(0.01, 0.02, weak)
+    rows = sparse.csr_array(rows)
+    strong = sparse.csr_array(rng.uniform(0.2, 1, (10_000, 8)).astype(np.float32))
+    rows = sparse.csr_array(sparse.vstack([rows[:70_000], strong, rows[80_000:]]))
+    queries = sparse.csr_array(rng.uniform(0.1, 1, (9, 8)).astype(np.float32))
+    index = InvertedIndex(rows, values=values)
+    for K in (10, 100, 1000):
+        check(index, rows.toarray().astype(np.float64), queries.toarray().astype("f8"), K, None)
+
+
+@pytest.mark.parametrize("values", ["int8", "float32"])
+def test_sums_at_their_very_limit(values):
+    """Query and row alike, so long that rounding in float32 goes past the limit."""
+    row = np.ones((1, 23_000), np.float32)
+    index = InvertedIndex(sparse.csr_array(np.concatenate([row, row / 2])), values=values)
+    hits = index.search(sparse.csr_array(row), 2)
+    assert hits.ids.tolist() == [[0, 1]] and hits.scores.tolist() == [[23_000, 11_500]]
+
+
+@pytest.mark.parametrize("factor", [1e-39, 1e-30, 1, 1e30])
+def test_cosine_does_not_depend_on_lengths(factor):
+    rng = np.random.default_rng(0)
+    rows = draw(rng, 300, 20, "normal", 0.4)
+    queries = draw(rng, 6, 20, "normal", 0.5)
+    plain = InvertedIndex(sparse.csr_array(rows.astype(np.float32)), similarity="cosine")
+    scaled = sparse.csr_array((rows * factor).astype(np.float32))
+    index = InvertedIndex(scaled, similarity="cosine")
+    want = plain.search(sparse.csr_array(queries.astype(np.float32)), 20)
+    got = index.search(sparse.csr_array((queries * factor).astype(np.float32)), 20)
+    atol = 1e-4 if factor == 1e-39 else 1e-6  # Such small numbers have few digits.
+    np.testing.assert_allclose(got.scores, want.scores, atol=atol)
+    assert (np.diff(got.scores, axis=1) <= 0).all()
+    order = [np.lexsort((i, -s)).tolist() for i, s in zip(got.ids, got.scores, strict=True)]
+    assert order == [list(range(20))] * 6
+    plain.add(sparse.csr_array(np.eye(1, 20, dtype=np.float32) * np.float32(1e-39)))
+    assert (plain.search(sparse.csr_array(queries.astype(np.float32)), 20).ids >= 0).all()
+
+
+def test_latents_given_twice_are_refused():
+    indptr, values = np.array([0, 1, 3]), np.ones(3, np.float32)
+    for h in (5, 1 << 23):
+        with pytest.raises(InputError, match="row 1 holds a latent twice"):
+            SparseCodes.from_arrays(indptr, np.array([4, 4, 4]), values, h)
+        assert len(SparseCodes.from_arrays(indptr, np.array([4, 4, 3]), values, h)) == 2
+
+
+def test_complex_matrices_are_refused():
+    with pytest.raises(InputError, match="complex128: expected real numbers"):
+        InvertedIndex(sparse.eye_array(3, dtype=complex))

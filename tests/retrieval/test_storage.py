@@ -98,8 +98,8 @@ def edit(folder, **changes):
 def test_versions_kinds_and_configs_are_checked(saved, tmp_path):
     with pytest.raises(InputError, match="is codes; expected model"):
         storage.load_artifact(saved, "model")
-    edit(saved, format_version=2)
-    with pytest.raises(InputError, match="format 2 is newer than the 1 .*upgrade compressae"):
+    edit(saved, format_version=3)
+    with pytest.raises(InputError, match="format 3 is newer than the 2 .*upgrade compressae"):
         storage.load_artifact(saved, "codes")
     (saved / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: damaged"):

@@ -37,7 +37,8 @@ def packed_codes(n: int, m: int, rng: np.random.Generator) -> PackedCodes:
         codebooks=rng.standard_normal((m, 256, part)).astype(np.float32),
     )
     head = rng.integers(0, 256, (n, m + 1), dtype=np.uint8)
-    ids = rng.integers(0, H, (n, K), dtype=np.int32)
+    # Distinct within a row: one of H / K latents in each of K parts.
+    ids = rng.integers(0, H // K, (n, K), dtype=np.int32) + np.arange(K, dtype=np.int32) * (H // K)
     rows = pack(head, ids, rng.integers(0, 4, (n, K), dtype=np.uint8), quantizer.layout)
     data = np.concatenate([rows.ravel(), np.zeros(SPARE, np.uint8)])
     return PackedCodes(data, None, quantizer)

@@ -11,12 +11,14 @@ from compressae import CompresSAE
 from compressae.retrieval.packed import PackedCodes
 
 PROGRAM = """
-import resource, sys
+import sys
 from compressae.cli import main
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    # Not getrusage's, which a process inherits from the one that started it.
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(peak.split()[1], file=sys.stderr)
 """
 
 

@@ -170,7 +170,7 @@ def test_cosine_is_the_dot_product_of_unit_rows(stored):
 def test_vectors_of_learned_sparse_encoders():
     """h = 30,522, long ragged rows, none negative: sums need 32 bits; tensors as they come."""
     rng = np.random.default_rng(0)
-    rows = sparse.random_array((3000, 30_522), density=0.006, rng=rng, dtype=np.float32)
+    rows = sparse.random_array((1000, 30_522), density=0.006, rng=rng, dtype=np.float32)
     queries = sparse.random_array((20, 30_522), density=0.002, rng=rng, dtype=np.float32)
     index = InvertedIndex(rows)
     assert index.catalogue.segments[0].lists.norm > 300

@@ -102,8 +102,7 @@ class CompressedIndex:
     @property
     def codes(self) -> Codes:
         """The codes by ascending id; merged into one segment first if they are not."""
-        self.compact()
-        return self.catalogue.segments[0].codes
+        return self.catalogue.compact().codes
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +130,7 @@ class CompressedIndex:
     @property
     def list_nbytes(self) -> int:
         """Bytes of the posting lists alone."""
-        return sum(s.lists.nbytes for s in self.catalogue.segments if s.lists is not None)
+        return self.catalogue.list_nbytes
 
     def search(
         self,
@@ -179,7 +178,8 @@ class CompressedIndex:
         table, wanted = dense_stage(
             self.model.dim, segments, dense, dense_candidates, K, candidates
         )
-        count = self._candidates(candidates, wanted, sum(map(len, segments)))
+        n = sum(map(len, segments))
+        count = self._candidates(candidates, wanted, n)
         kq = query_nonzeros
         if kq is None:
             kq = self.model.nonzeros if scoring == "sparse" else self.query_nonzeros
@@ -188,7 +188,7 @@ class CompressedIndex:
         view = self._reconstruct if scoring == "reconstructed" else None
         stages = Stages(segments, masks, self._project, view, count, kq)
         hits = Hits.empty(len(queries), K)
-        if not sum(map(len, segments)):
+        if not n:
             return hits
         for start, rows in queries.batches(_QUERY_BATCH):
             x = unit_rows(rows)

@@ -49,8 +49,8 @@ class Stages:
     def scans(self) -> bool:
         """No row is left out by the lists."""
         found = [
-            len(segment.codes if rows is None else rows)
-            for segment, rows in zip(self.segments, self._every_row, strict=True)
+            len(segment) if mask is None or mask is segment.alive else int(np.count_nonzero(mask))
+            for segment, mask in zip(self.segments, self.masks, strict=True)
         ]
         return self.candidates == "all" or self.candidates >= sum(found)
 

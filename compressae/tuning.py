@@ -11,6 +11,7 @@ from compressae.kernels.candidates import find_candidates
 from compressae.kernels.topk import abs_topk
 from compressae.retrieval.embeddings import as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.metrics import recall_at
 from compressae.retrieval.searcher import check_count
 
 if TYPE_CHECKING:
@@ -99,12 +100,11 @@ def _measure(
 ) -> Setting:
     K, times = truth.shape[1], []
     found = index.search(x, K, candidates=C, query_nonzeros=kq).ids
-    shared = np.mean([np.isin(row, true).mean() for row, true in zip(found, truth, strict=True)])
     for query in x[:_TIMED]:
         started = time.perf_counter()
         index.search(query[None], K, candidates=C, query_nonzeros=kq)
         times.append(1e3 * (time.perf_counter() - started))
-    return Setting(kq, C, float(shared), float(np.median(times)))
+    return Setting(kq, C, recall_at(found, truth, K), float(np.median(times)))
 
 
 def _round_up(count: int) -> int:

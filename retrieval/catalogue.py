@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,18 @@ class Segment:
 
     def __len__(self) -> int:
         """Rows that are not removed."""
-        return len(self.codes) if self.alive is None else int(self.alive.sum())
+        return self._left
+
+    @cached_property
+    def _left(self) -> int:
+        return len(self.codes) if self.alive is None else int(np.count_nonzero(self.alive))
 
     @property
     def nbytes(self) -> int:
         parts = (self.lists, self.blocks, self.factors, self.ids, self.by_id, self.alive)
         return self.codes.nbytes + sum(part.nbytes for part in parts if part is not None)
 
-    @property
+    @cached_property
     def last_id(self) -> int:
         """The largest id that is not removed; −1 where all are."""
         if self.alive is not None:
@@ -130,6 +135,11 @@ class Catalogue:
     @property
     def nbytes(self) -> int:
         return sum(segment.nbytes for segment in self.segments)
+
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the posting lists alone, their bounds included."""
+        return sum(s.lists.nbytes for s in self.segments if s.lists is not None)
 
     @property
     def whole(self) -> bool:

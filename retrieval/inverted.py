@@ -122,8 +122,7 @@ class InvertedIndex:
     @property
     def codes(self) -> Codes:
         """The rows by ascending id; merged into one segment first if they are not."""
-        self.compact()
-        segment = self.catalogue.segments[0]
+        segment = self.catalogue.compact()
         return segment.codes if segment.by_id is None else segment.codes.take(segment.by_id)
 
     @property
@@ -134,7 +133,7 @@ class InvertedIndex:
     @property
     def list_nbytes(self) -> int:
         """Bytes of the lists alone, their bounds included."""
-        return sum(s.lists.nbytes for s in self.catalogue.segments if s.lists is not None)
+        return self.catalogue.list_nbytes
 
     def search(self, queries: Any, K: int, allowed: Any = None) -> Hits:
         """The K rows of largest score with each query.

@@ -146,7 +146,7 @@ def whole_segment(catalogue: Catalogue) -> Segment:
     Raises:
         InputError: no row is left.
     """
-    catalogue.compact()
-    if not len(catalogue):
+    segment = catalogue.compact()
+    if not len(segment):
         raise InputError("no row is left in the index; add some before it is saved")
-    return catalogue.segments[0]
+    return segment

@@ -3,6 +3,8 @@
 import numba
 import numpy as np
 
+from compressae.kernels.rescore.cpu import dot
+
 #: After so many blocks, too many whose bounds are still above the K-th best: give up.
 _PROBE = 64
 
@@ -72,13 +74,7 @@ def score_blocks(
         for row in range(first, min(n, first + size)):
             if mask.shape[0] and not mask[row]:
                 continue
-            total = 0.0
-            for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                value = np.float64(values[s])
-                if table.shape[0]:
-                    value = np.float64(table[np.uint64(values[s])])
-                total += np.float64(dense_query[np.uint64(indices[s])]) * value
-            score = np.float32(total * np.float64(scales[row]) if scales.shape[0] else total)
+            score = dot(indptr, indices, values, table, scales, dense_query, row)
             if score >= heap[0]:
                 rows[found], scores[found] = row, score
                 found += 1

@@ -88,7 +88,8 @@ def find(
                     sums[docs[p]] += sums.dtype.type(weight * values[p])
             edge, found = edges[i], filled[i]
             if edge == 0 and mask.shape[0] == 0:
-                edge = _first_threshold(sums, width, count) >> shift
+                most = counts.shape[1] << shift
+                edge = _first_threshold(sums, width, count, most) >> shift
                 above[i] = counts[i, edge:].sum()
             threshold = max(1, (edge << shift) - bands[i])
             level = sums.dtype.type(threshold)
@@ -126,15 +127,16 @@ def find(
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_threshold(sums, width, count):
-    """A number that at least ``count`` of the sums reach, and not many more; 0 if none is found.
+def _first_threshold(sums, width, count, most):
+    """A number below ``most`` that at least ``count`` of the sums reach, and not many more; 0 if
+    none is found.
 
     It is searched for among an eighth of them; then all are counted.
     """
     if 4 * count > width:
         return 0
     wanted = count // 6 + 8
-    low, high = 0, 1 << 24 if sums.itemsize == 4 else 1 << 15  # float32 sums are below 2^15.
+    low, high = 0, most
     while high - low > 1:
         middle = (low + high) >> 1
         if _reaching(sums, width, middle, 512) >= wanted:

@@ -55,10 +55,6 @@ class Postings:
     error: float
 
     @property
-    def latents(self) -> int:
-        return self.bounds.shape[1] - 1
-
-    @property
     def nbytes(self) -> int:
         """Row numbers, values and bounds."""
         arrays = (self.docs, self.values, self.bounds, self.places)

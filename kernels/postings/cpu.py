@@ -1,7 +1,7 @@
 """A counting sort of a window's nonzeros by latent, compiled by numba.
 
 Indices are unsigned where they are in an inner loop: numba then leaves out the check for negative
-ones, which halves the time.
+ones.
 """
 
 import numba

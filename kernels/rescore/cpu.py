@@ -22,13 +22,16 @@ def rescore(indptr, indices, values, table, scales, dense_query, rows, out):
                 prefetch(indices, s)
             for s in range(a, b, 64 // values.itemsize):
                 prefetch(values, s)
-        total = 0.0
+        out[r] = dot(indptr, indices, values, table, scales, dense_query, row)
+
+
+@numba.njit(nogil=True, cache=True)
+def dot(indptr, indices, values, table, scales, dense_query, row):
+    """q · s of one row, summed in float64 and rounded once to float32."""
+    total = 0.0
+    for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+        value = np.float64(values[s])
         if table.shape[0]:
-            for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                value = np.float64(table[np.uint64(values[s])])
-                total += np.float64(dense_query[np.uint64(indices[s])]) * value
-        else:
-            for s in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                value = np.float64(values[s])
-                total += np.float64(dense_query[np.uint64(indices[s])]) * value
-        out[r] = total * np.float64(scales[row]) if scales.shape[0] else total
+            value = np.float64(table[np.uint64(values[s])])
+        total += np.float64(dense_query[np.uint64(indices[s])]) * value
+    return np.float32(total * np.float64(scales[row]) if scales.shape[0] else total)

@@ -13,7 +13,8 @@ from compressae.retrieval.searcher import Hits, check_count
 
 #: Scores of one block of queries and rows hold about this many numbers (128 MiB).
 _BLOCK_NUMBERS = 1 << 25
-_QUERY_BLOCK = 1024
+#: Queries that are compared together.
+QUERY_BLOCK = 1024
 
 
 class ExactIndex:
@@ -41,12 +42,12 @@ class ExactIndex:
         """The K rows of largest cosine; see ``exact_search``."""
         queries = as_embeddings(queries, "queries")
         n, d = self._rows.shape
-        _check_queries(queries.shape[1], d, queries.name, K)
-        size = max(1, _BLOCK_NUMBERS // _QUERY_BLOCK)
+        check_queries(queries.shape[1], d, queries.name, K)
+        size = max(1, _BLOCK_NUMBERS // QUERY_BLOCK)
         blocks = [(start, self._rows[start : start + size]) for start in range(0, n, size)]
         hits = Hits.empty(len(queries), K)
-        for first, batch in queries.batches(_QUERY_BLOCK):
-            _search_blocks(unit_rows(batch), blocks, K, hits, first)
+        for first, batch in queries.batches(QUERY_BLOCK):
+            search_blocks(unit_rows(batch), blocks, K, hits, first)
         return hits
 
 
@@ -60,12 +61,12 @@ def exact_search(items: Any, queries: Any, K: int) -> Hits:
         InputError: widths differ, a row is NaN, infinite or zero, or K < 1.
     """
     items, queries = as_embeddings(items), as_embeddings(queries, "queries")
-    _check_queries(queries.shape[1], items.shape[1], queries.name, K)
+    check_queries(queries.shape[1], items.shape[1], queries.name, K)
     hits = Hits.empty(len(queries), K)
     unit_queries = unit_rows(queries.to_array())
     size = max(1, _BLOCK_NUMBERS // max(len(queries), items.shape[1]))
     blocks = ((start, unit_rows(batch)) for start, batch in items.batches(size))
-    _search_blocks(unit_queries, blocks, K, hits, 0)
+    search_blocks(unit_queries, blocks, K, hits, 0)
     return hits
 
 
@@ -74,7 +75,7 @@ def largest_dots(queries: np.ndarray, rows: np.ndarray, K: int) -> np.ndarray:
     return np.array([best(rows @ query, K)[0] for query in queries])
 
 
-def _search_blocks(
+def search_blocks(
     queries: np.ndarray,
     blocks: Iterable[tuple[int, np.ndarray]],
     K: int,
@@ -100,7 +101,8 @@ def _search_blocks(
         over_rows(merge, len(queries))
 
 
-def _check_queries(found: int, expected: int, name: str, K: int) -> None:
+def check_queries(found: int, expected: int, name: str, K: int) -> None:
+    """Refuse queries of another width than the items', and a K below 1."""
     check_count(K)
     if found != expected:
         raise InputError(

@@ -61,6 +61,18 @@ class Searcher(Protocol):
         """The K best items of each dense query (q, d)."""
 
 
+class Baseline(Searcher, Protocol):
+    """A searcher that also says what else it holds."""
+
+    @property
+    def code_nbytes(self) -> int:
+        """Bytes of the n codes alone, without ids, links and lists."""
+
+    @property
+    def constant_nbytes(self) -> int:
+        """Bytes held that do not grow with n: codebooks, centroids, weights."""
+
+
 def check_count(K: int) -> None:
     """Refuse a K below 1."""
     if K < 1:

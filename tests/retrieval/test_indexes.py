@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from compressae import CompresSAE, CompressedIndex, InputError
+from compressae import InputError
 from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
 from compressae.retrieval import exact as exact_module
 from compressae.retrieval.lists import list_arrays, open_lists
@@ -94,7 +94,7 @@ def test_sparse_queries_are_checked():
 @pytest.mark.parametrize("block", [1, 7, 1 << 25])
 def test_exact_search_is_brute_force_whatever_the_blocks(block, monkeypatch):
     monkeypatch.setattr(exact_module, "_BLOCK_NUMBERS", block * 16)
-    monkeypatch.setattr(exact_module, "_QUERY_BLOCK", 16)
+    monkeypatch.setattr(exact_module, "QUERY_BLOCK", 16)
     rng = np.random.default_rng(0)
     signs = rng.choice([-1.0, 1.0], (60, 16)).astype(np.float32)  # Cosines are multiples of 1/8.
     queries = rng.choice([-1.0, 1.0], (5, 16)).astype(np.float32)
@@ -102,46 +102,6 @@ def test_exact_search_is_brute_force_whatever_the_blocks(block, monkeypatch):
     for hits in (exact_search(signs * 3, queries, 70), ExactIndex(signs * 3).search(queries, 70)):
         np.testing.assert_array_equal(hits.ids, ids)
         np.testing.assert_array_equal(hits.scores, scores)
-
-
-def build_exact(items):
-    return ExactIndex(items)
-
-
-def build_compressed(items):
-    model = CompresSAE(items.shape[1], 64, 6, seed=0)
-    return CompressedIndex(model, model.compress(items, "float32"))
-
-
-def build_packed(items):
-    model = CompresSAE(items.shape[1], 64, 6, seed=0)
-    return CompressedIndex(model, model.compress(items, budget="9 B/row"))
-
-
-SEARCHERS = {"exact": build_exact, "compressed": build_compressed, "packed": build_packed}
-
-
-@pytest.mark.parametrize("build", SEARCHERS.values(), ids=SEARCHERS)
-def test_contract_of_every_searcher(build):
-    rng = np.random.default_rng(0)
-    items = rng.standard_normal((50, 8)).astype(np.float32)
-    queries = rng.standard_normal((6, 8)).astype(np.float32)
-    searcher = build(items)
-    assert len(searcher) == 50 and searcher.nbytes > 0
-    hits = searcher.search(queries, 60)
-    assert hits.ids.shape == hits.scores.shape == (6, 60)
-    assert (np.sort(hits.ids[:, :50]) == np.arange(50)).all()
-    assert (hits.ids[:, 50:] == -1).all() and np.isneginf(hits.scores[:, 50:]).all()
-    assert (np.diff(hits.scores[:, :50]) <= 0).all()
-    few = searcher.search(queries, 5)
-    np.testing.assert_array_equal(few.ids, hits.ids[:, :5])
-    for q in range(6):
-        np.testing.assert_array_equal(searcher.search(queries[q : q + 1], 5).ids[0], few.ids[q])
-    for bad, message in ((queries[:, :7], "7 columns; expected 8"), (queries * 0, "all zeros")):
-        with pytest.raises(InputError, match=message):
-            searcher.search(bad, 5)
-    with pytest.raises(InputError, match="K = 0"):
-        searcher.search(queries, 0)
 
 
 def test_recall_counts_shared_ids_and_no_padding():

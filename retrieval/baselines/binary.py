@@ -1,0 +1,31 @@
+"""One bit a dimension."""
+
+from typing import Any
+
+import numpy as np
+
+from compressae.retrieval.baselines.decoded import Decoded
+from compressae.retrieval.embeddings import as_embeddings, unit_rows
+
+
+class Binary(Decoded):
+    """The sign of each dimension; queries stay dense, the score is q·sign(x)/√d.
+
+    Args:
+        items: (n, d).
+    """
+
+    constant_nbytes = 0
+
+    def __init__(self, items: Any) -> None:
+        items = as_embeddings(items)
+        n, d = items.shape
+        self.shape = (n, d)
+        self._bits = np.empty((n, -(-d // 8)), np.uint8)
+        for start, batch in items.batches():
+            self._bits[start : start + len(batch)] = np.packbits(batch > 0, axis=1)
+        self.code_nbytes = self._bits.nbytes
+
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        bits = np.unpackbits(self._bits[start:stop], axis=1, count=self.shape[1])
+        return unit_rows(2 * bits.astype(np.float32) - 1)

@@ -1,0 +1,83 @@
+"""Fewer dimensions: the first ones, or the first principal components."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from compressae.retrieval.baselines.decoded import Decoded
+from compressae.retrieval.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.errors import InputError
+
+_WIDTHS = {"float32": 4, "float16": 2, "int8": 1}
+
+
+class Truncated(Decoded):
+    """The first dimensions of each row, or its first principal components, as cosine sees them.
+
+    Truncation is how embeddings trained for it are shortened (Matryoshka, arXiv 2205.13147). For
+    components the axes are the leading eigenvectors of the covariance; rows and queries are
+    projected as they are (not centred) and scaled to unit length.
+
+    Args:
+        items: (n, d).
+        code_bytes: of a row; as many dimensions as they hold.
+        axes: "given" or "principal".
+        values: "float32", "float16", or "int8" with one scale a dimension.
+
+    Raises:
+        InputError: not one dimension fits.
+    """
+
+    def __init__(
+        self,
+        items: Any,
+        code_bytes: int = 64,
+        axes: Literal["given", "principal"] = "given",
+        values: Literal["float32", "float16", "int8"] = "float32",
+    ) -> None:
+        items = as_embeddings(items)
+        n, d = items.shape
+        if values not in _WIDTHS:
+            raise InputError(f"values {values!r}: expected {', '.join(_WIDTHS)}")
+        dims = min(d, int(code_bytes) // _WIDTHS[values])
+        if dims < 1:
+            raise InputError(
+                f"{code_bytes} bytes a row: expected at least {_WIDTHS[values]}, one {values}"
+            )
+        self.shape = (n, d)
+        self._axes = _principal(items)[:, :dims] if axes == "principal" else None
+        self._dims = dims
+        rows = np.empty((n, dims), np.float32)
+        for start, batch in items.batches():
+            rows[start : start + len(batch)] = self.view(unit_rows(batch))
+        self._scale: np.ndarray | None = None
+        if values == "int8":
+            self._scale = np.maximum(np.abs(rows).max(0), 1e-12) / 127
+            rows = np.rint(rows / self._scale)
+        self._rows = rows.astype(values)
+        self.code_nbytes = self._rows.nbytes
+        constants = (self._axes, self._scale)
+        self.constant_nbytes = sum(part.nbytes for part in constants if part is not None)
+
+    def view(self, queries: np.ndarray) -> np.ndarray:
+        """Unit rows (m, dims) of what is kept of rows (m, d)."""
+        kept = queries[:, : self._dims] if self._axes is None else queries @ self._axes
+        length = np.sqrt(np.einsum("ij,ij->i", kept, kept))[:, None]
+        return kept / np.maximum(length, np.finfo(np.float32).tiny)  # All of it may be zero.
+
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        rows = self._rows[start:stop].astype(np.float32, copy=False)
+        return rows if self._scale is None else rows * self._scale
+
+
+def _principal(items: Any) -> np.ndarray:
+    """Eigenvectors (d, d) of the covariance of unit rows, by descending eigenvalue."""
+    n, d = items.shape
+    total, second = np.zeros(d), np.zeros((d, d))
+    for _, batch in items.batches():
+        rows = unit_rows(batch)
+        total += rows.sum(0, dtype=np.float64)
+        second += rows.T @ rows
+    mean = total / n
+    vectors = np.linalg.eigh(second / n - np.outer(mean, mean))[1]
+    return np.ascontiguousarray(vectors[:, ::-1], np.float32)

@@ -1,29 +1,59 @@
 """The report's picture."""
 
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from compressae.evaluation.protocol import Evaluation
 
+_SHOWN = "recall@10"
 
-def draw(evaluation: Evaluation, path: Path) -> bool:
-    """Recall@100 against held bytes an item, as a PNG; False where matplotlib is missing."""
+
+def draw(evaluation: Evaluation, entries: list[dict[str, Any]], path: Path) -> bool:
+    """Recall@10 against held bytes an item and against queries a second, the frontier of each
+    marked, as a PNG; False where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for record in evaluation.records:
-        if record.error is None:
-            place = (record.bytes_an_item, float(np.mean(record.recall100)))
-            axes.scatter(*place)
-            axes.annotate(record.method, place, xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel="bytes an item held by search", ylabel="recall@100", ylim=(0, 1.05))
-    axes.set_xscale("log")
-    axes.margins(x=0.25)
-    axes.grid(alpha=0.3)
+    measured = [entry for entry in entries if entry["error"] is None]
+    families = list(dict.fromkeys(entry["family"] for entry in measured))
+    figure = Figure(figsize=(14, 5.5), layout="constrained")
+    sides = zip(
+        figure.subplots(1, 2, sharey=True),
+        (("bytes_an_item", "bytes an item held by search"), ("queries_per_second", "queries/s")),
+        (True, False),
+        strict=True,
+    )
+    for axes, (field, title), low in sides:
+        points = [(entry[field], entry["metrics"][_SHOWN]["mean"], entry) for entry in measured]
+        for number, family in enumerate(families):
+            mine = [(x, y) for x, y, entry in points if entry["family"] == family]
+            axes.scatter(*zip(*mine, strict=True), label=family, marker="osdv^P"[number % 6])
+        edge = frontier([(x, y) for x, y, _ in points], low)
+        axes.plot(*zip(*edge, strict=True), "--", color="0.4", linewidth=1, zorder=0)
+        named: dict[str, tuple[float, float]] = {}
+        for x, y, entry in points:
+            if (x, y) in edge:
+                named.setdefault(entry["method"], (x, y))
+        for name, place in named.items():
+            axes.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.set(xlabel=title, ylabel=_SHOWN, ylim=(0, 1.06))
+        if measured:
+            axes.set_xscale("log")
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3)
+    if measured:
+        figure.axes[0].legend(fontsize=8)
     FigureCanvasAgg(figure).print_png(path)
     return True
+
+
+def frontier(points: list[tuple[float, float]], low: bool) -> list[tuple[float, float]]:
+    """The points (x, y) that none beats: as much y, and as little x (as much x unless ``low``)."""
+    sign = 1 if low else -1
+    return sorted(
+        p
+        for p in set(points)
+        if not any(sign * q[0] <= sign * p[0] and q[1] >= p[1] and q != p for q in points)
+    )

@@ -1,49 +1,48 @@
-"""What is measured of each method: recall against exact dense search, bytes and time."""
+"""What is measured of each method: what it finds and how fast, what it holds, how long it took."""
 
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from compressae.compress import check_width
+from compressae.evaluation.methods import Builder, Method, parse
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
-from compressae.retrieval.embeddings import Embeddings
-from compressae.retrieval.exact import ExactIndex, exact_search
-from compressae.retrieval.metrics import recall_per_query
+from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
+from compressae.retrieval.exact import exact_search
+from compressae.retrieval.metrics import Labels
 from compressae.retrieval.searcher import Hits
 from compressae.retrieval.storage import library_version
-from compressae.search import CompressedIndex, Scoring
 
-#: The methods and what they are, for the table's legend.
-METHODS = {
-    "dense": "exact cosine over float32 rows",
-    "sparse": "cos(s_x, s_y) by posting lists, the query coded with k nonzeros as the items are",
-    "sparse-wide": "the same with 8k nonzeros in the query, which is not stored",
-    "reconstructed": "x̂·ŷ, in two stages",
-    "asymmetric": "x·ŷ, in two stages",
-    "asymmetric-all": "x·ŷ of every item, by a scan of the codes",
-}
+#: Results of every search, timed ones too.
 TOP = 100
 _TIMED_QUERIES = 200
+#: Single queries are timed for so long at most, and at least so many of them.
+_TIMED_SECONDS = 10.0
+_LEAST_TIMED = 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """One method as measured; ``error`` says why there are no figures.
+    """One method with one setting, as measured; ``error`` says why there are no figures.
 
     Attributes:
+        method: its name.
+        settings: those that were set, and the form of the codes of compressed search.
         code_bytes: bytes of an item's code (of its row, for dense).
-        bytes_an_item: all that search reads and that grows with n, divided by n.
-        constant_bytes: weights that search needs, whatever n.
-        build_seconds: from embeddings to a ready index, training not included.
-        p50_ms, p99_ms: of single queries, encoding included.
+        bytes_an_item: all that search reads and that grows with n, divided by n: code, ids, links,
+            posting lists.
+        constant_bytes: what search needs whatever n: weights, codebooks, centroids.
+        build_seconds: from embeddings to a ready index; training of quantisers is part of it,
+            training of the model is not.
+        times_ms: (≤ 200,) of single queries, encoding included.
         queries_per_second: all queries in one call.
-        recall10, recall100: of each query.
-        found: ids (q, 100).
+        hits: what was found, ids as row numbers of the table: (q, 100).
+        exact: (q, 100) float32 cosines of what was found; −inf for padding.
     """
 
     method: str
@@ -52,82 +51,95 @@ class Record:
     bytes_an_item: float = float("nan")
     constant_bytes: int = 0
     build_seconds: float = float("nan")
-    p50_ms: float = float("nan")
-    p99_ms: float = float("nan")
+    times_ms: np.ndarray = field(default_factory=lambda: np.empty(0))
     queries_per_second: float = float("nan")
-    recall10: list[float] = field(default_factory=list)
-    recall100: list[float] = field(default_factory=list)
-    found: list[list[int]] = field(default_factory=list)
+    hits: Hits = field(default_factory=lambda: Hits.empty(0, TOP))
+    exact: np.ndarray = field(default_factory=lambda: np.empty((0, TOP), np.float32))
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The records of a run and what they were measured on."""
+    """The records of a run and what they were measured on.
+
+    Attributes:
+        about: the table, the model, the machine.
+        truth: the exact top 100 of each query by float32 cosine, ids as row numbers of the table.
+        queries: (q,) what each query is called: row numbers of the table they come from.
+        labels: relevant row numbers of each query, if there are.
+    """
 
     about: dict[str, Any]
+    truth: Hits
+    queries: np.ndarray
     records: list[Record]
+    labels: Labels | None = None
 
 
 def evaluate(
-    model: CompresSAE,
-    corpus: Embeddings,
+    items: Any,
     queries: np.ndarray,
-    methods: Sequence[str] = tuple(METHODS),
-    codes: dict[str, Any] | None = None,
+    methods: str | Sequence[Any] = "all",
+    model: CompresSAE | None = None,
+    code_bytes: Sequence[int] = (64,),
+    rows: np.ndarray | None = None,
+    query_names: np.ndarray | None = None,
+    labels: Labels | None = None,
     about: dict[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
-    """Measure methods on one corpus and one set of queries, one after another.
+    """Measure methods on one table and one set of queries, one after another.
 
     Args:
-        model: trained on rows that are not among the queries.
-        corpus: (n, d) items.
-        queries: (q, d).
-        methods: names from ``METHODS``. One that fails becomes a record with its reason.
-        codes: arguments of ``model.compress``: values, nonzeros, residual_bytes, budget …
+        items: (n, d) embeddings.
+        queries: (q, d), not among the items.
+        methods: ``Method``s, or what ``methods.parse`` reads. One that fails becomes a record with
+            its reason.
+        model: for the scorings of compressed search, trained on rows that are not queries.
+        code_bytes: sizes of the methods that take one and were not told.
+        rows: (n,) what the items are called in the results; 0 to n − 1 when None.
+        query_names: (q,) the same of queries.
+        labels: of each query, grades of relevant items by what they are called.
         about: more facts to keep in the report.
         progress: called before each method with (methods done, methods, its name).
 
     Raises:
-        InputError: the table's width is not the model's; a row is NaN, infinite or zero.
+        InputError: the table's width is not the model's or the queries'; a row is NaN, infinite or
+            zero; methods that cannot be read.
     """
-    check_width(model, corpus)
-    truth = exact_search(corpus, queries, TOP).ids
-    built: list[tuple[CompressedIndex, float]] = []
-    records = []
-    for done, method in enumerate(methods):
+    items = as_embeddings(items)
+    if model is not None:
+        check_width(model, items)
+    asked = parse(methods)
+    truth = exact_search(items, queries, TOP)
+    judge = _Judge(items, unit_rows(queries), np.arange(len(items)) if rows is None else rows)
+    builder = Builder(items, model, tuple(code_bytes))
+    records: list[Record] = []
+    for done, method in enumerate(asked):
         if progress is not None:
-            progress(done, len(methods), method)
-        try:
-            if method == "dense":
-                records.append(_measure_dense(corpus, queries, truth))
-                continue
-            if not built:
-                started = time.perf_counter()
-                index = CompressedIndex(model, model.compress(corpus, **(codes or {})))
-                built.append((index, time.perf_counter() - started))
-            records.append(_measure_compressed(method, *built[0], queries, truth))
-        except (ValueError, MemoryError, RuntimeError, OSError) as error:
-            records.append(Record(method, {}, error=str(error) or type(error).__name__))
+            progress(done, len(asked), method.name)
+        records += _measure(builder, method, judge)
     if progress is not None:
-        progress(len(methods), len(methods), "")
+        progress(len(asked), len(asked), "")
     facts = {
-        "table": corpus.name,
-        "items": len(corpus),
-        "dim": corpus.shape[1],
+        "table": items.name,
+        "items": len(items),
+        "dim": items.shape[1],
         "queries": len(queries),
-        "values": (codes or {}).get("values") or "int2",
-        "residual_bytes": (codes or {}).get("residual_bytes", 0),
-        "model": {"model_id": model.model_id, **model.artifact_settings()},
+        "results": TOP,
+        "code_bytes": list(code_bytes),
         "machine": machine(),
         **(about or {}),
     }
-    return Evaluation(facts, records)
+    if model is not None:
+        facts["model"] = {"model_id": model.model_id, **model.artifact_settings()}
+    names = np.arange(len(queries)) if query_names is None else query_names
+    return Evaluation(facts, judge.named(truth), names, records, labels)
 
 
 def machine() -> dict[str, Any]:
     """Processor, how many of them this process may use, and versions."""
+    import faiss
     import numba
     import torch
 
@@ -145,67 +157,94 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numba": numba.__version__,
         "numpy": np.__version__,
+        "faiss": faiss.__version__,
     }
 
 
-def _measure_dense(corpus: Embeddings, queries: np.ndarray, truth: np.ndarray) -> Record:
-    started = time.perf_counter()
-    index = ExactIndex(corpus)
-    seconds = time.perf_counter() - started
-    row = index.nbytes / len(index)
-    return Record(
-        "dense",
-        {},
-        code_bytes=row,
-        bytes_an_item=row,
-        build_seconds=seconds,
-        **_answers(index.search, queries, truth),
-    )
+#: What a method may raise without ending the evaluation.
+_FAILURES = (ValueError, TypeError, MemoryError, RuntimeError, OSError)
 
 
-def _measure_compressed(
-    method: str, index: CompressedIndex, seconds: float, queries: np.ndarray, truth: np.ndarray
-) -> Record:
-    model, codes = index.model, index.codes
-    scoring: Scoring = method.split("-")[0]  # type: ignore[assignment]
-    wide = method == "sparse-wide"
-    width = min(8 * model.nonzeros, model.latents) if wide else None
-    candidates: Literal["all"] | None = "all" if method == "asymmetric-all" else None
+def _measure(builder: Builder, method: Method, judge: "_Judge") -> list[Record]:
+    """A record for each variant of a method, with the reason where it fails."""
+    try:
+        variants = list(builder.variants(method))
+    except _FAILURES as error:
+        return [_failed(method.name, dict(method.settings), error)]
+    records = []
+    for settings, searches in variants:
+        try:
+            searcher, seconds = builder.build(method.name, settings)
+            n = len(searcher)
+            for chosen in searches:
+                for name, value in chosen.items():
+                    setattr(searcher, name, value)
+                records.append(
+                    Record(
+                        method.name,
+                        {**settings, **getattr(searcher, "form", {}), **chosen},
+                        code_bytes=searcher.code_nbytes / n,
+                        bytes_an_item=searcher.nbytes / n,
+                        constant_bytes=int(searcher.constant_nbytes),
+                        build_seconds=seconds,
+                        **judge(searcher.search),
+                    )
+                )
+        except _FAILURES as error:
+            records.append(_failed(method.name, settings, error))
+        finally:
+            searcher = None  # Before the next is built.
+    return records
 
-    def search(x: np.ndarray, K: int) -> Hits:
-        return index.search(x, K, scoring, candidates, width)
 
-    held = codes.nbytes if method == "asymmetric-all" else index.nbytes_for(scoring)
-    return Record(
-        method,
-        {"scoring": scoring, "query_nonzeros": width, "candidates": candidates},
-        code_bytes=codes.nbytes / len(codes),
-        bytes_an_item=held / len(codes),
-        constant_bytes=index.constant_nbytes_for(scoring),
-        build_seconds=seconds,
-        **_answers(search, queries, truth),
-    )
+def _failed(name: str, settings: dict[str, Any], error: Exception) -> Record:
+    return Record(name, settings, error=" ".join(str(error).split()) or type(error).__name__)
 
 
-def _answers(
-    search: Callable[[np.ndarray, int], Hits], queries: np.ndarray, truth: np.ndarray
-) -> dict[str, Any]:
-    """Times and recalls of one searcher, as fields of a Record."""
-    for query in queries[:3]:  # Compile and warm up.
-        search(query[None], TOP)
-    times = []
-    for query in queries[:_TIMED_QUERIES]:
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Asks a searcher all queries.
+
+    Attributes:
+        items: (n, d).
+        queries: (q, d) unit rows.
+        rows: (n,) what items are called.
+    """
+
+    items: Embeddings
+    queries: np.ndarray
+    rows: np.ndarray
+
+    def __call__(self, search: Callable[[np.ndarray, int], Hits]) -> dict[str, Any]:
+        """Times and finds, as fields of a Record."""
+        for query in self.queries[:3]:  # Compile and warm up.
+            search(query[None], TOP)
+        times: list[float] = []
+        for query in self.queries[:_TIMED_QUERIES]:
+            if len(times) >= _LEAST_TIMED and sum(times) > 1e3 * _TIMED_SECONDS:
+                break
+            started = time.perf_counter()
+            search(query[None], TOP)
+            times.append(1e3 * (time.perf_counter() - started))
         started = time.perf_counter()
-        search(query[None], TOP)
-        times.append(1e3 * (time.perf_counter() - started))
-    started = time.perf_counter()
-    hits = search(queries, TOP)
-    seconds = time.perf_counter() - started
-    return {
-        "p50_ms": float(np.percentile(times, 50)),
-        "p99_ms": float(np.percentile(times, 99)),
-        "queries_per_second": len(queries) / seconds,
-        "recall10": recall_per_query(hits.ids, truth, 10).tolist(),
-        "recall100": recall_per_query(hits.ids, truth, TOP).tolist(),
-        "found": hits.ids.tolist(),
-    }
+        hits = search(self.queries, TOP)
+        seconds = time.perf_counter() - started
+        return {
+            "times_ms": np.array(times),
+            "queries_per_second": len(self.queries) / seconds,
+            "hits": self.named(hits),
+            "exact": self._cosines(hits.ids),
+        }
+
+    def named(self, hits: Hits) -> Hits:
+        """The same with items as they are called."""
+        return Hits(np.where(hits.ids < 0, -1, self.rows[hits.ids]), hits.scores)
+
+    def _cosines(self, ids: np.ndarray) -> np.ndarray:
+        """Exact cosines (q, K) float32 of what was found; −inf for padding."""
+        exact = np.full(ids.shape, -np.inf, np.float32)
+        for i, (query, found) in enumerate(zip(self.queries, ids, strict=True)):
+            kept = found >= 0
+            if kept.any():
+                exact[i, kept] = unit_rows(self.items.take(found[kept])) @ query
+        return exact

@@ -1,88 +1,135 @@
-"""An evaluation as a table, JSON, Markdown and a picture."""
+"""An evaluation as a table, JSON, Markdown, a web page and a picture, with the raw answers."""
 
 import json
-import math
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compressae.evaluation.plots import draw
-from compressae.evaluation.protocol import METHODS, Evaluation, Record
+from compressae.evaluation.protocol import Evaluation
+from compressae.evaluation.summary import finite, metrics, summarise
+from compressae.pages import render
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import check_destination, swap_in
 
-HEADER = (
-    "method", "code B/item", "held B/item", "constant MB", "recall@10", "recall@100",
-    "build s", "p50 ms", "p99 ms", "queries/s",
-)  # fmt: skip
-_FILES = {"report.json", "report.md", "report.png"}
+_FILES = {"report.html", "report.json", "report.md", "report.png", "hits.npz"}
+_SIZES = ("code B/item", "held B/item", "constant MB")
+_TIMES = ("build s", "p50 ms", "p99 ms", "queries/s")
+NOTES = (
+    "Held bytes are all that search reads and that grows with the number of items: codes, ids, "
+    "links, posting lists; constant bytes are weights, codebooks and centroids.",
+    "± is half of the 95 % interval of the mean over queries (percentile bootstrap, 1,000 "
+    "resamples). Score r is the mean over queries of Pearson's correlation between the scores of "
+    "what was found and exact cosines.",
+    "Searches return 100 results, timed ones too; p50 and p99 are of one query at a time, encoding "
+    "included. Build is from rows to a ready index, codebooks included, the model's training not.",
+)
 
 
-def rows(evaluation: Evaluation) -> list[list[str]]:
-    """The table's cells, one list a method, under ``HEADER``."""
-    return [_cells(record) for record in evaluation.records]
+def header(evaluation: Evaluation) -> list[str]:
+    """Names of the table's columns."""
+    return ["method", *_SIZES, *metrics(evaluation), *_TIMES]
 
 
-def _cells(record: Record) -> list[str]:
-    if record.error is not None:
-        return [record.method, f"failed: {record.error}"] + [""] * (len(HEADER) - 2)
+def rows(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> list[list[str]]:
+    """The table's cells, one list a record, under ``header``."""
+    names = metrics(evaluation)
+    found = summarise(evaluation) if entries is None else entries
+    return [_cells(entry, names) for entry in found]
+
+
+def _cells(entry: dict[str, Any], names: list[str]) -> list[str]:
+    if entry["error"] is not None:
+        empty = len(_SIZES) + len(names) + len(_TIMES) - 1
+        return [entry["label"], f"failed: {entry['error']}"] + [""] * empty
     return [
-        record.method,
-        f"{record.code_bytes:,.0f}",
-        f"{record.bytes_an_item:,.0f}",
-        f"{record.constant_bytes / 1e6:.1f}",
-        f"{np.mean(record.recall10):.3f}",
-        f"{np.mean(record.recall100):.3f}",
-        f"{record.build_seconds:.1f}",
-        f"{record.p50_ms:.2f}",
-        f"{record.p99_ms:.2f}",
-        f"{record.queries_per_second:,.0f}",
+        entry["label"],
+        f"{entry['code_bytes']:,.0f}",
+        f"{entry['bytes_an_item']:,.0f}",
+        f"{entry['constant_bytes'] / 1e6:.1f}",
+        *(_figure(entry["metrics"][name]) for name in names),
+        f"{entry['build_seconds']:.1f}",
+        f"{entry['p50_ms']:.2f}",
+        f"{entry['p99_ms']:.2f}",
+        f"{entry['queries_per_second']:,.0f}",
     ]
 
 
-def markdown(evaluation: Evaluation) -> str:
+def _figure(interval: dict[str, float | None]) -> str:
+    mean, low, high = interval["mean"], interval["low"], interval["high"]
+    if mean is None or low is None or high is None:
+        return "–"
+    half = f"{(high - low) / 2:.3f}".lstrip("0")
+    return f"{mean:.3f} ±{half}"
+
+
+def markdown(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> str:
     """What was measured on what, the table, a legend."""
-    about = evaluation.about
+    about, names = evaluation.about, header(evaluation)
+    found = summarise(evaluation) if entries is None else entries
+    legend = {entry["method"]: entry["what"] for entry in found}
     lines = [
         "# Evaluation",
         "",
         f"{about['items']:,} items of {about['dim']} dimensions from {about['table']}, "
         f"{about['queries']:,} queries; recall is against exact float32 cosine.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(cells) + " |" for cells in rows(evaluation)),
+        "| " + " | ".join(names) + " |",
+        "|" + "---|" * len(names),
+        *(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+            for cells in rows(evaluation, found)
+        ),
         "",
-        *(f"- {record.method}: {METHODS[record.method]}" for record in evaluation.records),
+        *(f"- {name}: {what}" for name, what in legend.items()),
         "",
-        "Held bytes are all that search reads and that grows with the number of items (codes, "
-        "posting lists, norms); constant bytes are the weights that it needs.",
-        "",
-        *(f"- {name}: {json.dumps(value)}" for name, value in about.items()),
+        *(line for note in NOTES for line in (note, "")),
+        *(f"- {name}: {json.dumps(finite(value))}" for name, value in about.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def print_table(evaluation: Evaluation) -> None:
-    """The table on stdout."""
+def page(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> str:
+    """The web page: pictures that answer to the pointer, and a table that can be sorted."""
+    data = {
+        "about": finite(evaluation.about),
+        "metrics": metrics(evaluation),
+        "methods": summarise(evaluation) if entries is None else entries,
+        "notes": NOTES,
+    }
+    return render("report", f"Evaluation of {Path(evaluation.about['table']).name}", data)
+
+
+def print_table(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> None:
+    """The table on stdout; the reasons of those that failed below it."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*HEADER)
-    for cells in rows(evaluation):
+    found = summarise(evaluation) if entries is None else entries
+    table = Table(*header(evaluation))
+    for cells in rows(evaluation, [entry for entry in found if entry["error"] is None]):
         table.add_row(*cells)
     console = Console()
     if not console.is_terminal:  # A pipe has no width to fit into.
-        console = Console(width=160)
-    console.print(table)
+        console = Console(width=220)
+    if table.row_count:
+        console.print(table)
+    for entry in found:
+        if entry["error"] is not None:
+            console.print(f"{entry['label']} failed: {entry['error']}", markup=False)
 
 
-def write(evaluation: Evaluation, folder: str | Path) -> bool:
-    """Write report.json, report.md and report.png into a folder, all or nothing.
+def write(
+    evaluation: Evaluation, folder: str | Path, entries: list[dict[str, Any]] | None = None
+) -> bool:
+    """Write the report into a folder, all or nothing.
+
+    report.json (figures), report.md, report.html, report.png, and hits.npz: ``queries`` (q,),
+    ``truth_ids`` and ``truth_scores`` (q, 100), and for the i-th entry of report.json's methods
+    ``i_ids``, ``i_scores`` (q, 100) and ``i_times_ms`` (≤ 200,).
 
     Returns:
         Whether the picture was drawn, which needs matplotlib (``pip install compressae[plots]``).
@@ -92,13 +139,17 @@ def write(evaluation: Evaluation, folder: str | Path) -> bool:
     """
     folder = Path(folder)
     check_report_destination(folder)
+    found = summarise(evaluation) if entries is None else entries
     temporary = folder.absolute().parent / f".{folder.name}.tmp-{os.getpid()}"
-    raw = {"about": evaluation.about, "records": [asdict(r) for r in evaluation.records]}
+    raw = {"about": finite(evaluation.about), "metrics": metrics(evaluation), "methods": found}
     try:
         temporary.mkdir()
-        (temporary / "report.json").write_text(json.dumps(_finite(raw), allow_nan=False) + "\n")
-        (temporary / "report.md").write_text(markdown(evaluation))
-        drawn = draw(evaluation, temporary / "report.png")
+        figures = json.dumps(raw, allow_nan=False, indent=1) + "\n"
+        (temporary / "report.json").write_text(figures, encoding="utf-8")
+        (temporary / "report.md").write_text(markdown(evaluation, found), encoding="utf-8")
+        (temporary / "report.html").write_text(page(evaluation, found), encoding="utf-8")
+        np.savez_compressed(temporary / "hits.npz", **_raw(evaluation))
+        drawn = draw(evaluation, found, temporary / "report.png")
         swap_in(temporary, folder)
     except OSError as error:
         raise InputError(
@@ -107,6 +158,21 @@ def write(evaluation: Evaluation, folder: str | Path) -> bool:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return drawn
+
+
+def _raw(evaluation: Evaluation) -> dict[str, Any]:
+    small = np.int32 if evaluation.truth.ids.max(initial=0) < 1 << 31 else np.int64
+    held = {
+        "queries": evaluation.queries,
+        "truth_ids": evaluation.truth.ids.astype(small),
+        "truth_scores": evaluation.truth.scores,
+    }
+    for i, record in enumerate(evaluation.records):
+        if record.error is None:
+            held[f"{i}_ids"] = record.hits.ids.astype(small)
+            held[f"{i}_scores"] = record.hits.scores
+            held[f"{i}_times_ms"] = record.times_ms
+    return held
 
 
 def check_report_destination(folder: str | Path) -> None:
@@ -123,13 +189,4 @@ def _is_report(folder: Path) -> bool:
         raw = json.loads((folder / "report.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(raw, dict) and raw.keys() == {"about", "records"}
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return isinstance(raw, dict) and raw.keys() == {"about", "metrics", "methods"}

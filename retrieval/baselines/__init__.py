@@ -22,15 +22,18 @@ class Entry:
 
     Attributes:
         home: "module:name" of what builds it.
+        family: what it is one of, for pictures.
         what: what it is, for a legend.
         fixed: settings that make it this method and no other.
-        while_searching: settings that are attributes of what is built and may be changed there.
+        while_searching: settings that are attributes of what is built and may be changed there,
+            and the values that an evaluation tries unless told.
     """
 
     home: str
+    family: str
     what: str
     fixed: dict[str, Any] = field(default_factory=dict)
-    while_searching: tuple[str, ...] = ()
+    while_searching: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def builder(self) -> Callable[..., Baseline]:
         """The class or function that builds it; imported now."""
@@ -44,60 +47,43 @@ class Entry:
         return {p.name: p.default for p in parameters if p.name not in self.fixed}
 
 
-_IDS = "partitions of the row number, fitted by least squares"
+_FEWER, _CODES, _INDEX, _SHARED = "fewer bits or dimensions", "quantisers", "indexes", "shared rows"
+_QR, _TABLES = "quotient-remainder", "compositional:Compositional"
+# fmt: off
 BASELINES = {
-    "dense": Entry("dense:Dense", "every row in float32, scanned"),
-    "float16": Entry("scalar:Scalar", "float16 numbers, scanned", {"kind": "float16"}),
-    "int8": Entry("scalar:Scalar", "8 bits a dimension, ranges learned", {"kind": "int8"}),
-    "int4": Entry("scalar:Scalar", "4 bits a dimension, ranges learned", {"kind": "int4"}),
-    "binary": Entry("binary:Binary", "the sign of each dimension, queries dense"),
-    "truncate": Entry(
-        "truncation:Truncated", "the first dimensions, as for Matryoshka", {"axes": "given"}
-    ),
-    "pca": Entry("truncation:Truncated", "the first principal components", {"axes": "principal"}),
-    "pca-int8": Entry(
-        "truncation:Truncated",
-        "principal components in 8 bits",
-        {"axes": "principal", "values": "int8"},
-    ),
-    "pq": Entry("product:PQ", "product quantisation, scanned (faiss)"),
-    "opq": Entry("product:OPQ", "the same after a learned rotation (faiss)"),
-    "rq": Entry("residual:RQ", "residual quantisation, scanned (faiss)"),
-    "rabitq": Entry("rabitq:RaBitQ", "RaBitQ, 1 to 8 bits a dimension, scanned (faiss)"),
-    "ivf-pq": Entry("ivf:IVFPQ", "inverted lists of 4-bit PQ, fast scan (faiss)", {}, ("nprobe",)),
-    "hnsw": Entry("hnsw:HNSW", "a graph over float32 rows (faiss)", {}, ("ef",)),
-    "annoy": Entry("annoy:Annoy", "trees of random planes over float32 rows", {}, ("search_k",)),
-    "qr-concat": Entry(
-        "compositional:Compositional",
-        f"quotient and remainder, joined end to end: {_IDS}",
-        {"partition": "quotient-remainder", "combine": "concat", "parts": 2},
-    ),
-    "qr-add": Entry(
-        "compositional:Compositional",
-        f"quotient and remainder, added: {_IDS}",
-        {"partition": "quotient-remainder", "combine": "add", "parts": 2},
-    ),
-    "qr-product": Entry(
-        "compositional:Compositional",
-        f"quotient and remainder, multiplied: {_IDS}",
-        {"partition": "quotient-remainder", "combine": "product", "parts": 2},
-    ),
-    "mixed-radix": Entry(
-        "compositional:Compositional",
-        f"digits in a mixed radix, added: {_IDS}",
-        {"partition": "mixed-radix"},
-    ),
-    "chinese-remainder": Entry(
-        "compositional:Compositional",
-        f"remainders by coprime numbers, added: {_IDS}",
-        {"partition": "chinese-remainder"},
-    ),
-    "hashing": Entry(
-        "compositional:Compositional",
-        "one row for all ids of a remainder: their mean",
-        {"partition": "hashing", "combine": "add", "parts": 1},
-    ),
+    "dense": Entry("dense:Dense", "dense rows", "every row in float32, scanned"),
+    "float16": Entry("scalar:Scalar", _FEWER, "float16 numbers, scanned", {"kind": "float16"}),
+    "int8": Entry("scalar:Scalar", _FEWER, "8 bits a dimension, ranges learned", {"kind": "int8"}),
+    "int4": Entry("scalar:Scalar", _FEWER, "4 bits a dimension, ranges learned", {"kind": "int4"}),
+    "binary": Entry("binary:Binary", _FEWER, "the sign of each dimension, queries dense"),
+    "truncate": Entry("truncation:Truncated", _FEWER, "the first dimensions", {"axes": "given"}),
+    "pca": Entry("truncation:Truncated", _FEWER, "principal components", {"axes": "principal"}),
+    "pca-int8": Entry("truncation:Truncated", _FEWER, "principal components in 8 bits",
+                      {"axes": "principal", "values": "int8"}),
+    "pq": Entry("product:PQ", _CODES, "product quantisation, scanned (faiss)"),
+    "opq": Entry("product:OPQ", _CODES, "the same after a learned rotation (faiss)"),
+    "rq": Entry("residual:RQ", _CODES, "residual quantisation, scanned (faiss)"),
+    "rabitq": Entry("rabitq:RaBitQ", _CODES, "RaBitQ, 1 to 8 bits a dimension, scanned (faiss)"),
+    "ivf-pq": Entry("ivf:IVFPQ", _INDEX, "inverted lists of 4-bit PQ, fast scan (faiss)",
+                    {}, {"nprobe": (8, 32, 128)}),
+    "hnsw": Entry("hnsw:HNSW", _INDEX, "a graph over float32 rows (faiss)",
+                  {}, {"ef": (100, 200, 400)}),
+    "annoy": Entry("annoy:Annoy", _INDEX, "trees of random planes over float32 rows",
+                   {}, {"search_k": (2_000, 10_000, 50_000)}),
+    "qr-concat": Entry(_TABLES, _SHARED, "rows of quotient and remainder of the id, joined",
+                       {"partition": _QR, "combine": "concat", "parts": 2}),
+    "qr-add": Entry(_TABLES, _SHARED, "rows of quotient and remainder of the id, added",
+                    {"partition": _QR, "combine": "add", "parts": 2}),
+    "qr-product": Entry(_TABLES, _SHARED, "rows of quotient and remainder of the id, multiplied",
+                        {"partition": _QR, "combine": "product", "parts": 2}),
+    "mixed-radix": Entry(_TABLES, _SHARED, "rows of the id's digits in a mixed radix, added",
+                         {"partition": "mixed-radix"}),
+    "chinese-remainder": Entry(_TABLES, _SHARED, "rows of remainders by coprime numbers, added",
+                               {"partition": "chinese-remainder"}),
+    "hashing": Entry(_TABLES, _SHARED, "one row for all ids of a remainder",
+                     {"partition": "hashing", "combine": "add", "parts": 1}),
 }
+# fmt: on
 
 
 def build(name: str, items: Any, **settings: Any) -> Baseline:

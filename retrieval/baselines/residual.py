@@ -32,7 +32,9 @@ class RQ(FaissIndex):
             raise InputError(f"{code_bytes} bytes a row, beam {beam}: expected at least 1 each")
         d = items.shape[1]
         look_up = faiss.AdditiveQuantizer.ST_LUT_nonorm  # Inner products need no norm.
-        index = faiss.IndexResidualQuantizer(d, code_bytes, 8, faiss.METRIC_INNER_PRODUCT, look_up)
+        index = faiss.IndexResidualQuantizer(  # type: ignore[call-overload]
+            d, code_bytes, 8, faiss.METRIC_INNER_PRODUCT, look_up
+        )
         index.rq.max_beam_size = beam
         index.rq.use_beam_LUT = 1
         index.rq.cp.min_points_per_centroid = 1  # No warnings on stderr.

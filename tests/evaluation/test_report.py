@@ -4,33 +4,54 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 
 from compressae import InputError
 from compressae.evaluation import report
+from compressae.evaluation.plots import frontier
 from compressae.evaluation.protocol import Evaluation, Record
+from compressae.evaluation.summary import summarise
+from compressae.retrieval import Hits
 
-GOOD = Record(
-    "asymmetric",
-    {"scoring": "asymmetric"},
-    code_bytes=100.0,
-    bytes_an_item=1262.4,
-    constant_bytes=6_300_000,
-    build_seconds=0.66,
-    p50_ms=0.789,
-    p99_ms=1.25,
-    queries_per_second=2377.4,
-    recall10=[1.0, 0.5],
-    recall100=[0.8, 0.9],
-    found=[[3, 1], [2, -1]],
-)
-FAILED = Record("sparse", {}, error="no room")
+TRUTH = np.tile(np.arange(100), (2, 1))
+
+
+def record(method, settings, shift, **figures):
+    """A record that finds all but the best ``shift`` of each query."""
+    ids = TRUTH + shift
+    scores = np.linspace(0.9, 0.1, 200, dtype=np.float32).reshape(100, 2).T
+    return Record(
+        method,
+        settings,
+        build_seconds=0.66,
+        times_ms=np.linspace(0.5, 1.5, 101),
+        hits=Hits(ids, scores),
+        exact=scores / 2,
+        **figures,
+    )
+
+
+def asymmetric(C, shift, speed):
+    settings = {"code_bytes": 64, "latents": 4096, "nonzeros": 16, "residual_bytes": 35,
+                "values": "int2", "candidates": C}  # fmt: skip
+    sizes = dict(code_bytes=64.0, bytes_an_item=1262.4, constant_bytes=6_300_000)
+    return record("asymmetric", settings, shift, queries_per_second=speed, **sizes)
+
+
+GOOD = asymmetric(1000, 5, 2377.4)
+DENSE = record(
+    "dense", {}, 0, code_bytes=1536.0, bytes_an_item=1536.0, queries_per_second=900.0
+)  # fmt: skip
+FAILED = Record("sparse", {}, error="no room for <b>it</b> | at all")
 
 
 @pytest.fixture
 def evaluation():
     about = {"table": "items.npy", "items": 19000, "dim": 384, "queries": 2, "odd": float("nan")}
-    return Evaluation(about, [GOOD, FAILED])
+    truth = Hits(TRUTH, TRUTH.astype(np.float32))
+    records = [GOOD, asymmetric(3000, 2, 1200.0), DENSE, FAILED]
+    return Evaluation(about, truth, np.array([7, 9]), records)
 
 
 def names(folder):
@@ -38,53 +59,75 @@ def names(folder):
 
 
 def test_cells(evaluation):
-    good, failed = report.rows(evaluation)
-    assert dict(zip(report.HEADER, good, strict=True)) == {
-        "method": "asymmetric", "code B/item": "100", "held B/item": "1,262",
-        "constant MB": "6.3", "recall@10": "0.750", "recall@100": "0.850", "build s": "0.7",
-        "p50 ms": "0.79", "p99 ms": "1.25", "queries/s": "2,377",
+    good, _, _, failed = report.rows(evaluation)
+    assert dict(zip(report.header(evaluation), good, strict=True)) == {
+        "method": "asymmetric k=16 residual=35 C=1000", "code B/item": "64",
+        "held B/item": "1,262", "constant MB": "6.3", "recall@1": "0.000 ±.000",
+        "recall@10": "0.500 ±.000", "recall@100": "0.950 ±.000", "score r": "1.000 ±.000",
+        "build s": "0.7", "p50 ms": "1.00", "p99 ms": "1.49", "queries/s": "2,377",
     }  # fmt: skip
-    assert failed == ["sparse", "failed: no room"] + [""] * (len(report.HEADER) - 2)
+    assert failed[:2] == ["sparse", "failed: no room for <b>it</b> | at all"]
+    assert len(failed) == len(good)
+
+
+def test_figures_have_intervals(evaluation):
+    truth = evaluation.truth.ids.copy()
+    truth[1] += 1000
+    half = Evaluation(evaluation.about, Hits(truth, evaluation.truth.scores), np.arange(2), [DENSE])
+    (entry,) = summarise(half)
+    assert entry["metrics"]["recall@10"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
+    assert entry["family"] == "dense rows" and entry["error"] is None
 
 
 def test_markdown_is_a_table_with_its_legend(evaluation):
     lines = report.markdown(evaluation).splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 4 and {line.count("|") for line in table} == {len(report.HEADER) + 1}
+    table = [line.replace("\\|", "/") for line in lines if line.startswith("|")]
+    columns = len(report.header(evaluation))
+    assert len(table) == 6 and {line.count("|") for line in table} == {columns + 1}
     assert "19,000 items of 384 dimensions from items.npy" in "\n".join(lines)
     assert any(line.startswith("- asymmetric: x·ŷ") for line in lines)
+    assert "- odd: null" in lines
 
 
 def test_print_table(evaluation, capsys):
     report.print_table(evaluation)
     out = capsys.readouterr().out
-    assert "0.850" in out and "failed: no room" in out
+    assert "0.950 ±.000" in out and "sparse failed: no room for <b>it</b> | at all" in out
 
 
-def test_write_gives_three_files(evaluation, tmp_path):
+def test_write_gives_five_files(evaluation, tmp_path):
     assert report.write(evaluation, tmp_path / "report") is True
     assert names(tmp_path) == ["report"]
-    assert names(tmp_path / "report") == ["report.json", "report.md", "report.png"]
+    assert names(tmp_path / "report") == [
+        "hits.npz", "report.html", "report.json", "report.md", "report.png",
+    ]  # fmt: skip
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "report.md").read_text() == report.markdown(evaluation)
     raw = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert raw["about"]["odd"] is None and raw["records"][1]["p50_ms"] is None
-    assert raw["records"][0]["found"] == GOOD.found
-    assert raw["records"][0]["recall100"] == GOOD.recall100
+    assert raw["about"]["odd"] is None and raw["methods"][3]["error"].startswith("no room")
+    assert raw["methods"] == json.loads(json.dumps(summarise(evaluation)))
+    with np.load(tmp_path / "report" / "hits.npz") as held:
+        np.testing.assert_array_equal(held["queries"], [7, 9])
+        np.testing.assert_array_equal(held["truth_ids"], TRUTH)
+        np.testing.assert_array_equal(held["0_ids"], GOOD.hits.ids)
+        np.testing.assert_array_equal(held["2_scores"], DENSE.hits.scores)
+        np.testing.assert_array_equal(held["0_times_ms"], GOOD.times_ms)
+        assert not any(name.startswith("3_") for name in held)
 
 
 def test_without_matplotlib_there_is_no_picture(evaluation, tmp_path, monkeypatch):
     for name in [n for n in sys.modules if n.startswith("matplotlib")] + ["matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert report.write(evaluation, tmp_path / "report") is False
-    assert names(tmp_path / "report") == ["report.json", "report.md"]
+    assert "report.png" not in names(tmp_path / "report")
 
 
 def test_an_older_report_is_replaced(evaluation, tmp_path):
     report.write(evaluation, tmp_path / "report")
-    report.write(Evaluation(evaluation.about, [FAILED]), tmp_path / "report")
+    only = Evaluation(evaluation.about, evaluation.truth, evaluation.queries, [FAILED])
+    report.write(only, tmp_path / "report")
     raw = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert [record["method"] for record in raw["records"]] == ["sparse"]
+    assert [method["method"] for method in raw["methods"]] == ["sparse"]
     assert names(tmp_path) == ["report"]
 
 
@@ -97,7 +140,7 @@ def test_a_failure_leaves_the_older_report_whole(evaluation, tmp_path, monkeypat
 
     monkeypatch.setattr(report, "draw", full)
     with pytest.raises(InputError, match="No space left on device"):
-        report.write(Evaluation(evaluation.about, [FAILED]), tmp_path / "report")
+        report.write(evaluation, tmp_path / "report")
     assert {p.name: p.read_bytes() for p in (tmp_path / "report").iterdir()} == before
     assert names(tmp_path) == ["report"]
 
@@ -127,3 +170,68 @@ def test_a_file_and_a_missing_parent_are_refused(evaluation, tmp_path):
     with pytest.raises(InputError, match="does not exist; create it"):
         report.write(evaluation, tmp_path / "no" / "report")
     assert names(tmp_path) == ["file"]
+
+
+def test_the_frontier_is_what_nothing_beats():
+    points = [(1, 0.2), (2, 0.5), (2, 0.4), (3, 0.5), (4, 0.9), (5, 0.1), (4, 0.9)]
+    assert frontier(points, low=True) == [(1, 0.2), (2, 0.5), (4, 0.9)]
+    assert frontier(points, low=False) == [(4, 0.9), (5, 0.1)]
+
+
+@pytest.fixture
+def page(evaluation, tmp_path, open_page):
+    report.write(evaluation, tmp_path / "report")
+    return open_page(tmp_path / "report" / "report.html")
+
+
+def test_the_page_draws_every_method_and_says_what_failed(page):
+    assert page.title() == "Evaluation of items.npy"
+    assert page.locator("#size-chart .mark").count() == 3
+    assert page.locator("#speed-chart .mark").count() == 3
+    assert page.locator("tbody tr").count() == 4
+    assert "failed: no room for <b>it</b> | at all" in page.locator("tbody tr").nth(3).inner_text()
+    assert page.locator("tbody b").count() == 0
+    # Fewer bytes, or no other as good: GOOD and the slower one have equal bytes.
+    assert page.locator("#size-chart .mark.best").count() == 2
+    assert page.locator("#speed-chart .mark.best").count() == 3
+
+
+def test_pointing_at_a_mark_shows_its_settings(page):
+    tip, marks = page.locator("#tip"), page.locator("#size-chart .mark")
+    assert not tip.is_visible()
+    marks.nth(1).hover()
+    said = tip.inner_text()
+    assert "asymmetric k=16 residual=35 C=3000" in said and "1,200 queries/s" in said
+    assert "recall@10 0.800 [0.800, 0.800]" in said
+    page.mouse.move(5, 5)
+    assert not tip.is_visible()
+    marks.nth(2).focus()
+    assert "dense" in tip.inner_text()
+
+
+def test_quality_size_and_families_can_be_chosen(page):
+    def height(n):
+        return page.locator("#size-chart .mark").nth(n).bounding_box()["y"]
+
+    before = height(0)
+    page.select_option("#metric", "recall@100")
+    assert height(0) < before  # .95 is drawn above .50.
+    page.select_option("#size", "code bytes an item")
+    assert "code bytes an item" in page.locator("#size-chart").inner_text()
+    page.get_by_role("button", name="dense rows").click()
+    assert page.locator("#size-chart .mark").count() == 2
+    page.get_by_role("button", name="compressae").click()
+    assert "Nothing to show." in page.locator("#speed-chart").inner_text()
+
+
+def test_the_table_sorts_by_any_column_with_failures_last(page):
+    def column(n):
+        rows = page.locator("tbody tr")
+        return [rows.nth(i).locator("td").nth(n).inner_text() for i in range(3 if n else 4)]
+
+    assert [one.split()[0] for one in column(0)] == ["asymmetric", "asymmetric", "dense", "sparse"]
+    page.get_by_role("button", name="queries/s").click()
+    assert column(11) == ["2,377", "1,200", "900"] and column(0)[3] == "sparse"
+    page.get_by_role("button", name="queries/s").click()
+    assert column(11) == ["900", "1,200", "2,377"] and column(0)[3] == "sparse"
+    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"

@@ -1,4 +1,4 @@
-"""Exact and inverted search against brute force, and one contract for every searcher."""
+"""Exact and inverted search against brute force."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from compressae import InputError
 from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
 from compressae.retrieval import exact as exact_module
 from compressae.retrieval.lists import list_arrays, open_lists
-from compressae.retrieval.metrics import recall_at, recall_per_query
 
 
 def brute_force(scores, K):
@@ -102,16 +101,6 @@ def test_exact_search_is_brute_force_whatever_the_blocks(block, monkeypatch):
     for hits in (exact_search(signs * 3, queries, 70), ExactIndex(signs * 3).search(queries, 70)):
         np.testing.assert_array_equal(hits.ids, ids)
         np.testing.assert_array_equal(hits.scores, scores)
-
-
-def test_recall_counts_shared_ids_and_no_padding():
-    truth = np.array([[1, 2, 3, 4], [5, 6, -1, -1]])
-    found = np.array([[4, 9, 1, 2], [6, -1, -1, 7]])
-    np.testing.assert_allclose(recall_per_query(found, truth, 4), [0.75, 0.5])
-    np.testing.assert_allclose(recall_per_query(found, truth, 2), [0, 0.5])
-    assert recall_at(found, truth, 4) == pytest.approx(0.625)
-    with pytest.raises(ValueError, match="expected K ≥ 1 columns"):
-        recall_at(found, truth, 5)
 
 
 def test_hits_are_written_whole(tmp_path):

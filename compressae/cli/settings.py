@@ -1,0 +1,46 @@
+"""Options of a command from a YAML file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def settings_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--settings, a file of the command's options by name; those on the command line win."""
+    return click.option(
+        "--settings",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_load,
+        help="A YAML file of the options here, such as 'queries: 500'; the command line wins.",
+    )(function)
+
+
+def _load(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        context.default_map = {**(context.default_map or {}), **_read(context.command, path)}
+
+
+def _read(command: click.Command, path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path}: no YAML ({error})") from error
+    if not isinstance(held, dict):
+        raise click.UsageError(f"{path}: expected options by name, such as 'queries: 500'")
+    names = {
+        option.lstrip("-"): parameter.name
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if parameter.name not in ("settings", "help")
+    }
+    for name in held:
+        if str(name) not in names:
+            known = ", ".join(sorted(one for one in names if len(one) > 1))
+            raise click.UsageError(f"{path}: no option {name!r}; expected some of {known}")
+    return {str(names[str(name)]): value for name, value in held.items()}

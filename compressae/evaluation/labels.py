@@ -1,0 +1,72 @@
+"""Relevance labels (qrels): which items are right for a query, as people or clicks said."""
+
+from pathlib import Path
+
+import numpy as np
+
+from compressae.retrieval.errors import InputError
+
+
+def read_labels(path: str | Path) -> dict[int, dict[int, float]]:
+    """Grades by query and item, both row numbers.
+
+    A line is "query item grade", or TREC's "query 0 item grade", apart by spaces or tabs. A first
+    line of words (BEIR's header) is passed over. Grades above 0 are relevant.
+
+    Raises:
+        InputError: a line of another form; it is named.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    found: dict[int, dict[int, float]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text ({error.reason}); expected lines of labels") from error
+    for number, line in enumerate(lines, 1):
+        parts = line.split()
+        if not parts or (number == 1 and not any(part.isdecimal() for part in parts)):
+            continue
+        try:
+            if len(parts) not in (3, 4):
+                raise ValueError
+            query, item, grade = int(parts[0]), int(parts[-2]), float(parts[-1])
+            if query < 0 or item < 0 or not np.isfinite(grade):
+                raise ValueError
+        except ValueError:
+            raise InputError(
+                f"{path}, line {number}: {line.strip()!r}; expected 'query item grade' or "
+                "'query 0 item grade', query and item by row number"
+            ) from None
+        found.setdefault(query, {})[item] = grade
+    if not found:
+        raise InputError(f"{path}: no labels in it; expected lines 'query item grade'")
+    return found
+
+
+def labels_of(
+    read: dict[int, dict[int, float]], queries: np.ndarray, rows: np.ndarray, path: str | Path
+) -> tuple[list[dict[int, float]], int]:
+    """The grades of each query, and how many labels name an item that cannot be found.
+
+    Args:
+        read: of ``read_labels``.
+        queries: (q,) what queries are called.
+        rows: (n,) what the items that can be found are called.
+        path: for the message.
+
+    Raises:
+        InputError: no query has a label of an item that can be found.
+    """
+    there = set(rows.tolist())
+    kept, gone = [], 0
+    for query in queries.tolist():
+        grades = read.get(query, {})
+        kept.append({item: grade for item, grade in grades.items() if item in there})
+        gone += len(grades) - len(kept[-1])
+    if not any(grade > 0 for grades in kept for grade in grades.values()):
+        raise InputError(
+            f"{path}: names none of the {len(queries)} queries (such as {queries[0]}) with an item "
+            "that can be found; expected row numbers of both"
+        )
+    return kept, gone

@@ -1,0 +1,80 @@
+"""Methods as they are asked for, and the settings each is built and searched with."""
+
+import pytest
+
+from compressae import CompresSAE, InputError
+from compressae.evaluation.methods import METHODS, Builder, Method, _form, parse
+
+
+def test_text_and_lists_say_the_same():
+    text = parse("dense, pq:code_bytes=32/64:train_rows=500 ,hnsw:ef=100")
+    listed = parse(
+        ["dense", {"pq": {"code_bytes": [32, 64], "train_rows": 500}}, Method("hnsw", {"ef": 100})]
+    )
+    assert text == listed == [
+        Method("dense"),
+        Method("pq", {"code_bytes": (32, 64), "train_rows": 500}),
+        Method("hnsw", {"ef": 100}),
+    ]  # fmt: skip
+    assert parse({"pq": None, "rq": {"beam": 5}}.items() and [{"pq": None, "rq": {"beam": 5}}]) == [
+        Method("pq"), Method("rq", {"beam": 5}),
+    ]  # fmt: skip
+    assert parse("mixed-radix:combine=product:code_bytes=1.5")[0].settings == {
+        "combine": "product", "code_bytes": 1.5,
+    }  # fmt: skip
+    assert [method.name for method in parse("all")] == list(METHODS)
+    assert [method.name for method in parse(["pq", "all"])] == ["pq", *METHODS]
+
+
+@pytest.mark.parametrize("bad", ["", " , ", "pq:", "pq:code_bytes", "pq:=3", "pq:a=", [], [3],
+                                 [{"pq": 3}], [None]])  # fmt: skip
+def test_what_cannot_be_read_is_refused(bad):
+    with pytest.raises(InputError, match="expected"):
+        parse(bad)
+
+
+def variants(text, sizes=(32, 64)):
+    builder = Builder(None, None, sizes)
+    return [(built, searched) for built, searched in builder.variants(parse(text)[0])]
+
+
+def test_sizes_are_built_and_searches_share_a_build():
+    assert variants("dense") == [({}, [{}])]
+    assert variants("pq") == [({"code_bytes": 32}, [{}]), ({"code_bytes": 64}, [{}])]
+    assert variants("pq:code_bytes=8:train_rows=300") == [
+        ({"code_bytes": 8, "train_rows": 300}, [{}])
+    ]
+    assert variants("hnsw:links=8/32") == [
+        ({"links": links}, [{"ef": 100}, {"ef": 200}, {"ef": 400}]) for links in (8, 32)
+    ]
+    assert variants("ivf-pq:nprobe=4", (16,)) == [({"code_bytes": 16}, [{"nprobe": 4}])]
+    assert variants("asymmetric:nonzeros=8:residual_bytes=0/16:candidates=500") == [
+        ({"nonzeros": 8, "residual_bytes": m}, [{"candidates": 500}]) for m in (0, 16)
+    ]
+    assert variants("asymmetric-all", (20,)) == [({"code_bytes": 20}, [{}])]
+    for text in ("asymmetric-all:candidates=5", "sparse:candidates=5", "hashing:parts=2"):
+        with pytest.raises(InputError, match="no setting"):
+            variants(text)
+
+
+def test_code_bytes_become_nonzeros_and_a_residual():
+    model = CompresSAE(48, 4096, 16, seed=0)  # A nonzero takes 14 bits, a gain 8.
+    assert _form(model, 64) == {"nonzeros": 16, "residual_bytes": 35, "values": "int2"}
+    assert _form(model, 32) == {"nonzeros": 17, "residual_bytes": 0, "values": "int2"}
+    assert _form(model, 10) == {"nonzeros": 5, "residual_bytes": 0, "values": "int2"}
+    assert _form(model, 200)["residual_bytes"] == 48  # No more than a byte a dimension.
+    assert _form(model, nonzeros=3, values="int8")["residual_bytes"] == 0
+    with pytest.raises(InputError, match="one nonzero takes 3"):
+        _form(model, 2)
+    with pytest.raises(InputError, match="code_bytes of int8 codes"):
+        _form(model, 64, values="int8")
+
+
+def test_code_bytes_are_never_exceeded():
+    import numpy as np
+
+    rows = np.random.default_rng(0).standard_normal((400, 48)).astype(np.float32)
+    model = CompresSAE(48, 4096, 16, seed=0)
+    for size in (7, 29, 36, 37, 45, 64):
+        codes = model.compress(rows, **_form(model, size))
+        assert size - 3 <= codes.nbytes // len(codes) <= size

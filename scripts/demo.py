@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from compressae import CompressedIndex, InputError, TrainConfig, load_sample, train
+from compressae.evaluation.methods import form_of
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.progress import progress, training_details
@@ -19,7 +20,8 @@ from compressae.retrieval.storage import check_destination
 from compressae.training import held_out_rows
 
 QUERIES = 1000
-RESIDUAL_BYTES = 32
+#: Of every method that can be of any size.
+CODE_BYTES = 32
 SHOWN = 5
 
 
@@ -50,15 +52,15 @@ def main() -> None:
             config,
             progress=lambda now: show(now.step, now.steps, training_details(now)),
         )
-    codes = model.compress(items, residual_bytes=RESIDUAL_BYTES)
+    form = form_of(model, CODE_BYTES)
+    codes = model.compress(items, **form)
     index = CompressedIndex(model, codes)
     model.save_pretrained(folder / "model")
     codes.save(folder / "codes")
     index.save(folder / "index")
 
     with progress("measuring") as show:
-        codes_asked = {"residual_bytes": RESIDUAL_BYTES}
-        result = evaluate(model, items, queries, codes=codes_asked, progress=show)
+        result = evaluate(items, queries, "all", model, (CODE_BYTES,), kept, held, progress=show)
     write(result, folder / "report")
     print_table(result)
 
@@ -73,11 +75,11 @@ def main() -> None:
             left, right = (textwrap.shorten(sample.texts[kept[i]], 56) for i in (a, b))
             print(f"  {left:58}| {right}")
 
-    print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report. The same by hand:")
+    print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report.")
+    print(f"Open {folder}/report/report.html in a browser. The same by hand:")
     print(f"  compressae train {table} -o model --nnz 16 --hold-out {QUERIES}")
-    residual = f"--residual-bytes {RESIDUAL_BYTES}"
-    print(f"  compressae evaluate {table} -m model -o report {residual}")
-    print(f"  compressae index {table} -m model -o index {residual}")
+    print(f"  compressae evaluate {table} -m model -o report --bytes {CODE_BYTES}")
+    print(f"  compressae index {table} -m model -o index --nnz {form['nonzeros']}")
     print(f"  compressae search index {table} -k 5 -o hits.npz")
 
 

@@ -21,5 +21,8 @@ wanted="$(cat pyproject.toml constraints.txt | cksum) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing into $VIRTUAL_ENV (the first time takes a minute or more)" >&2
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
+    # annoy has no wheels: without a compiler its rows of a report say that it is missing.
+    python -m pip install --quiet --disable-pip-version-check -c constraints.txt annoy ||
+        echo "annoy was not installed (it needs a C++ compiler); the rest works without it" >&2
     echo "$wanted" >"$stamp"
 fi

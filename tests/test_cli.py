@@ -9,27 +9,12 @@ import sys
 import numpy as np
 import pytest
 import scipy.sparse
-from click.testing import CliRunner
+from commands import call, refused, succeed
 
 from compressae import CompressedIndex
 from compressae.cli import main
-from compressae.evaluation.protocol import METHODS
 
 SMALL = ["--latents", "64", "--nnz", "4", "--steps", "12", "--batch", "64"]
-
-
-def call(*arguments):
-    """Exit code, stdout and stderr of one command in this process."""
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def succeed(*arguments):
-    code, out, err = call(*arguments)
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -136,54 +121,6 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
         refused(tmp_path, said, *command, "-o", tmp_path / "out", *options)
 
 
-def test_evaluate_with_and_without_a_model(made, tmp_path):
-    out = succeed(
-        "evaluate", made / "table.npy", "-m", made / "model", "-o", tmp_path / "report",
-        "--queries", 120,
-    )  # fmt: skip
-    for method in METHODS:
-        assert method in out
-    names = sorted(path.name for path in (tmp_path / "report").iterdir())
-    assert names == ["report.json", "report.md", "report.png"]
-    raw = json.loads((tmp_path / "report" / "report.json").read_text())
-    by_name = {record["method"]: record for record in raw["records"]}
-    assert np.mean(by_name["dense"]["recall100"]) == 1.0
-    assert by_name["dense"]["bytes_an_item"] == 64
-    row = (4 * (6 + 2) + 7) // 8 + 1  # 4 nonzeros of 6 + 2 bits and a gain.
-    assert by_name["asymmetric"]["code_bytes"] == pytest.approx(row, abs=4 / 280)
-    assert 0.3 < np.mean(by_name["asymmetric"]["recall100"]) <= 1
-    assert len(by_name["sparse"]["found"]) == 120
-    assert "warning" not in raw["about"]
-    code, out, err = call(
-        "evaluate", made / "table.npy", "-o", tmp_path / "report", "--queries", 120,
-        "--methods", "dense,asymmetric", "--json", *SMALL,
-    )  # fmt: skip
-    assert code == 0 and "warning" not in err
-    assert [m["method"] for m in json.loads(out)["methods"]] == ["dense", "asymmetric"]
-
-
-def test_evaluate_warns_of_queries_that_may_have_been_trained_on(made, tmp_path):
-    code, _, err = call(
-        "evaluate", made / "table.npy", "-m", made / "model", "-o", tmp_path / "report",
-        "--queries", 130, "--methods", "dense",
-    )  # fmt: skip
-    assert code == 0 and "may have seen the 130 queries" in err
-
-
-def test_a_method_that_fails_is_a_row_with_its_reason(made, tmp_path, monkeypatch):
-    def fail(*arguments, **options):
-        raise MemoryError("no room")
-
-    monkeypatch.setattr("compressae.evaluation.protocol.ExactIndex", fail)
-    out = succeed(
-        "evaluate", made / "table.npy", "-m", made / "model", "-o", tmp_path / "report",
-        "--queries", 120, "--methods", "dense,sparse",
-    )  # fmt: skip
-    assert "failed: no room" in out
-    records = json.loads((tmp_path / "report" / "report.json").read_text())["records"]
-    assert records[0]["error"] == "no room" and records[1]["error"] is None
-
-
 def test_info_of_every_artifact(made):
     for name in ("model", "codes", "index", "lists", "table.npy"):
         result = json.loads(succeed("info", made / name, "--json"))
@@ -215,21 +152,6 @@ def bad_tables(folder):
     yield "not a whole .npy file"
     (folder / "bad.npy").unlink()
     yield "no such file"
-
-
-def snapshot(folder):
-    return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
-
-
-def refused(folder, said, *arguments):
-    """Exit code 1 or 2, one line, no traceback, nothing written."""
-    before = snapshot(folder)
-    code, out, err = call(*arguments)
-    last = err.strip().splitlines()[-1]
-    assert code in (1, 2) and out == "" and last.startswith("Error: "), (code, out, err)
-    assert said in last and "Traceback" not in err
-    assert len([line for line in err.splitlines() if line.startswith("Error")]) == 1
-    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("command", ["train", "encode", "index", "evaluate", "search", "info"])
@@ -303,18 +225,12 @@ def test_usage_errors(made, tmp_path):
     refused(tmp_path, "nonzeros = 70: expected", "train", made / "table.npy", *out,
             "--latents", 64, "--nnz", 70)  # fmt: skip
     refused(tmp_path, "need a model", "index", made / "table.npy", *out)
-    refused(tmp_path, "expected some of dense", "evaluate", made / "table.npy", *out,
-            "--methods", "dense,magic")  # fmt: skip
     refused(tmp_path, "expected a number or 'all'", "search", made / "index",
             made / "queries.npy", "--candidates", "many")  # fmt: skip
     refused(tmp_path, "65 query nonzeros", "search", made / "index", made / "queries.npy",
             "--query-nonzeros", 65)  # fmt: skip
     refused(tmp_path, "options of codes are for embeddings", "index", made / "codes", *out,
             "-m", made / "model", "--budget", "8 B/row")  # fmt: skip
-    refused(tmp_path, "these are for packed values", "evaluate", made / "table.npy", *out,
-            "--queries", 120, "--values", "int8", "--residual-bytes", 4, *SMALL)  # fmt: skip
-    refused(tmp_path, "17 residual bytes: expected 0 to 16", "evaluate", made / "table.npy", *out,
-            "--queries", 120, "--residual-bytes", 17, *SMALL)  # fmt: skip
     refused(tmp_path, "lower --queries", "evaluate", made / "table.npy", *out)
     refused(tmp_path, "expected a number or 'all'", "search", made / "index",
             made / "queries.npy", "--candidates", "²")  # fmt: skip
@@ -325,14 +241,6 @@ def test_usage_errors(made, tmp_path):
     refused(
         tmp_path, "give the model that encoded them", "index", made / "codes", "-m", other, *out
     )
-
-
-def test_evaluate_leaves_another_programs_report_alone(made, tmp_path):
-    (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "report.json").write_text("{}")
-    (tmp_path / "project" / "notes.txt").write_text("mine")
-    refused(tmp_path, "left as it is", "evaluate", made / "table.npy", "-m", made / "model",
-            "-o", tmp_path / "project", "--queries", 120)  # fmt: skip
 
 
 def test_torch_without_memory_is_one_line(made, tmp_path, monkeypatch):

@@ -6,24 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import scipy.sparse
-from click.testing import CliRunner
+from commands import call, succeed
 
 from compressae import CompresSAE, CompressedIndex
-from compressae.cli import main
 from compressae.retrieval import InvertedIndex
-
-
-def call(*arguments):
-    """Exit code, stdout and stderr of one command in this process."""
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def succeed(*arguments):
-    code, out, err = call(*arguments)
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")

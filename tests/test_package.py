@@ -127,8 +127,10 @@ def test_wheel_from_sdist_holds_the_rooms_as_real_files(tmp_path):
         prefix = "" if room == "compressae" else "compressae/"
         for file in files_of(room):
             expected[prefix + file.relative_to(ROOT).as_posix()] = file.read_bytes()
-    for file in (ROOT / "compressae" / "data").iterdir():
-        expected[f"compressae/data/{file.name}"] = file.read_bytes()
+    for folder in ("data", "pages"):
+        for file in (ROOT / "compressae" / folder).iterdir():
+            if file.is_file():
+                expected[f"compressae/{folder}/{file.name}"] = file.read_bytes()
     assert {name for name in held if name.startswith("compressae/")} == set(expected)
     assert [name for name, content in expected.items() if held[name] != content] == []
     assert any(name.startswith("compressae/kernels/topk/") for name in expected)

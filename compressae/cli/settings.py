@@ -30,7 +30,7 @@ def _read(command: click.Command, path: Path) -> dict[str, Any]:
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path}: no YAML ({error})") from error
+        raise click.UsageError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(held, dict):
         raise click.UsageError(f"{path}: expected options by name, such as 'queries: 500'")
     names = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from compressae.kernels.packed import Layout
 from compressae.model import CompresSAE
-from compressae.retrieval.baselines import BASELINES
+from compressae.retrieval.baselines import BASELINES, Baseline
 from compressae.retrieval.baselines import build as build_baseline
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.quantizer import id_bits
@@ -158,7 +158,7 @@ class Builder:
         for one in _each(while_building):
             yield one, while_searching
 
-    def build(self, name: str, settings: dict[str, Any]) -> tuple[Any, float]:
+    def build(self, name: str, settings: dict[str, Any]) -> tuple[Baseline, float]:
         """A method over the items, ready to search, and the seconds that took.
 
         Raises:
@@ -172,7 +172,7 @@ class Builder:
             raise InputError("compressed search without a model; give one")
         key = tuple(sorted(settings.items()))
         if key not in self._made:
-            codes = self.model.compress(self.items, **_form(self.model, **settings))
+            codes = self.model.compress(self.items, **form_of(self.model, **settings))
             index = CompressedIndex(self.model, codes)
             self._made[key] = index, time.perf_counter() - started
         index, seconds = self._made[key]
@@ -186,7 +186,7 @@ def _each(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(settings, values, strict=True))
 
 
-def _form(
+def form_of(
     model: CompresSAE,
     code_bytes: int | None = None,
     nonzeros: int | None = None,

@@ -12,6 +12,7 @@ from compressae.compress import check_width
 from compressae.evaluation.methods import Builder, Method, parse
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
+from compressae.retrieval.baselines import Baseline
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.exact import exact_search
 from compressae.retrieval.metrics import Labels
@@ -175,26 +176,34 @@ def _measure(builder: Builder, method: Method, judge: "_Judge") -> list[Record]:
     for settings, searches in variants:
         try:
             searcher, seconds = builder.build(method.name, settings)
-            n = len(searcher)
-            for chosen in searches:
-                for name, value in chosen.items():
-                    setattr(searcher, name, value)
-                records.append(
-                    Record(
-                        method.name,
-                        {**settings, **getattr(searcher, "form", {}), **chosen},
-                        code_bytes=searcher.code_nbytes / n,
-                        bytes_an_item=searcher.nbytes / n,
-                        constant_bytes=int(searcher.constant_nbytes),
-                        build_seconds=seconds,
-                        **judge(searcher.search),
-                    )
-                )
         except _FAILURES as error:
             records.append(_failed(method.name, settings, error))
-        finally:
-            searcher = None  # Before the next is built.
+            continue
+        for chosen in searches:
+            shown = {**settings, **getattr(searcher, "form", {}), **chosen}
+            try:
+                for name, value in chosen.items():
+                    setattr(searcher, name, value)
+                records.append(_measured(method.name, shown, searcher, seconds, judge))
+            except _FAILURES as error:
+                records.append(_failed(method.name, shown, error))
+        del searcher  # Before the next is built.
     return records
+
+
+def _measured(
+    name: str, settings: dict[str, Any], searcher: Baseline, seconds: float, judge: "_Judge"
+) -> Record:
+    n = len(searcher)
+    return Record(
+        name,
+        settings,
+        code_bytes=searcher.code_nbytes / n,
+        bytes_an_item=searcher.nbytes / n,
+        constant_bytes=int(searcher.constant_nbytes),
+        build_seconds=seconds,
+        **judge(searcher.search),
+    )
 
 
 def _failed(name: str, settings: dict[str, Any], error: Exception) -> Record:

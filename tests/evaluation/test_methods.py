@@ -3,7 +3,7 @@
 import pytest
 
 from compressae import CompresSAE, InputError
-from compressae.evaluation.methods import METHODS, Builder, Method, _form, parse
+from compressae.evaluation.methods import METHODS, Builder, Method, form_of, parse
 
 
 def test_text_and_lists_say_the_same():
@@ -59,15 +59,15 @@ def test_sizes_are_built_and_searches_share_a_build():
 
 def test_code_bytes_become_nonzeros_and_a_residual():
     model = CompresSAE(48, 4096, 16, seed=0)  # A nonzero takes 14 bits, a gain 8.
-    assert _form(model, 64) == {"nonzeros": 16, "residual_bytes": 35, "values": "int2"}
-    assert _form(model, 32) == {"nonzeros": 17, "residual_bytes": 0, "values": "int2"}
-    assert _form(model, 10) == {"nonzeros": 5, "residual_bytes": 0, "values": "int2"}
-    assert _form(model, 200)["residual_bytes"] == 48  # No more than a byte a dimension.
-    assert _form(model, nonzeros=3, values="int8")["residual_bytes"] == 0
+    assert form_of(model, 64) == {"nonzeros": 16, "residual_bytes": 35, "values": "int2"}
+    assert form_of(model, 32) == {"nonzeros": 17, "residual_bytes": 0, "values": "int2"}
+    assert form_of(model, 10) == {"nonzeros": 5, "residual_bytes": 0, "values": "int2"}
+    assert form_of(model, 200)["residual_bytes"] == 48  # No more than a byte a dimension.
+    assert form_of(model, nonzeros=3, values="int8")["residual_bytes"] == 0
     with pytest.raises(InputError, match="one nonzero takes 3"):
-        _form(model, 2)
+        form_of(model, 2)
     with pytest.raises(InputError, match="code_bytes of int8 codes"):
-        _form(model, 64, values="int8")
+        form_of(model, 64, values="int8")
 
 
 def test_code_bytes_are_never_exceeded():
@@ -76,5 +76,5 @@ def test_code_bytes_are_never_exceeded():
     rows = np.random.default_rng(0).standard_normal((400, 48)).astype(np.float32)
     model = CompresSAE(48, 4096, 16, seed=0)
     for size in (7, 29, 36, 37, 45, 64):
-        codes = model.compress(rows, **_form(model, size))
+        codes = model.compress(rows, **form_of(model, size))
         assert size - 3 <= codes.nbytes // len(codes) <= size

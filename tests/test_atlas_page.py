@@ -73,6 +73,11 @@ def test_more_are_drawn_as_one_scrolls(page, found):
     assert page.locator("text=Show more").is_hidden()
 
 
+def test_a_tall_window_is_filled(page):
+    page.set_viewport_size({"width": 1280, "height": 20_000})
+    page.wait_for_function("document.querySelectorAll('article').length > 60", timeout=5000)
+
+
 def test_filter(page, found):
     page.keyboard.press("/")  # Leads to the filter.
     page.keyboard.type("ITEM 12 of")
@@ -91,6 +96,8 @@ def test_filter(page, found):
     page.fill("#filter", "nothing of the kind")
     assert drawn(page) == [] and "No latent matches" in page.text_content("[role=status]")
     page.keyboard.press("Enter")  # Sends the form nowhere.
+    page.wait_for_timeout(100)
+    assert page.input_value("#filter") == "nothing of the kind" and "?" not in page.url
     page.fill("#filter", "")
     assert len(drawn(page)) == 30
 
@@ -169,6 +176,24 @@ def test_without_labels_and_without_a_model(tmp_path, open_page):
     assert page.locator("article section").nth(1).text_content() == "negativeno row"
     page.fill("#filter", str(row))
     assert found.numbers[0] in drawn(page) and page.locator(".hit").count() == len(drawn(page))
+
+
+@pytest.mark.parametrize(
+    ("shares", "marks"),
+    [
+        ([1, 2, 30], ["0.1 %", "0.2 %", "0.5 %", "1 %", "2 %"]),
+        ([1, 1000], ["0.1 %", "1 %", "10 %", "100 %"]),
+        ([1000], ["89.1 %", "100 %"]),
+    ],
+)
+def test_the_histogram_has_round_marks(shares, marks, tmp_path, open_page):
+    rows = np.arange(1000)[:, None] < shares
+    write_atlas(atlas(InvertedIndex(scipy.sparse.csr_array(rows))), tmp_path / "atlas.html")
+    page = open_page(tmp_path / "atlas.html")
+    said = page.locator(".histogram text").all_text_contents()
+    assert [one for one in said if "even" not in one] == marks
+    counts = [one.split(": ")[1] for one in page.locator("rect title").all_text_contents()]
+    assert sum(int(one.split()[0]) for one in counts) == len(shares)
 
 
 def test_an_atlas_of_nothing(tmp_path, open_page):

@@ -52,12 +52,14 @@ function facts() {
 
 /** Round shares from low to high: 1, 2 and 5 of each decade, or 1 alone where those are many. */
 function ticks(low, high) {
-  const all = [];
-  for (let power = Math.floor(Math.log10(low)); power <= 0; power++)
-    for (const step of [1, 2, 5]) all.push(Number(`${step}e${power}`));
-  const inside = all.filter((share) => share >= low && share <= high);
-  if (inside.length < 2) return [low, high];
-  return inside.length > 9 ? inside.filter((share) => String(share).endsWith("1")) : inside;
+  const least = Math.floor(Math.log10(low));
+  const powers = Array.from({ length: 1 - least }, (_, i) => least + i);
+  const inside = (steps) =>
+    powers.flatMap((power) => steps.map((step) => Number(`${step}e${power}`)))
+      .filter((share) => share >= low && share <= high);
+  const all = inside([1, 2, 5]);
+  if (all.length < 2) return [low, high];
+  return all.length > 9 ? inside([1]) : all;
 }
 
 function histogram() {
@@ -78,10 +80,10 @@ function histogram() {
       `${percent(edges.at(-1))}; at most ${whole.format(most)} in a bar.`,
   });
   bins.forEach((held, i) => {
-    const tall = (held / most) * (base - 30);
+    const tall = held && Math.max((held / most) * (base - 30), 1.5); // One latent is seen too.
     const [from, to] = [x(edges[i]), x(edges[i + 1])];
-    const box = { x: from + 0.5, y: base - tall, width: Math.max(to - from - 1, 0.5), height: tall };
-    const bar = svg("rect", box);
+    const wide = Math.max(to - from - 1, 0.5);
+    const bar = svg("rect", { x: from + 0.5, y: base - tall, width: wide, height: tall });
     const range = `${percent(edges[i])} to ${percent(edges[i + 1])} of rows`;
     bar.append(svg("title", {}, `${range}: ${whole.format(held)} latents`));
     picture.append(bar);
@@ -95,12 +97,11 @@ function histogram() {
   }
   const even = DATA.nonzeros / DATA.latents;
   if (even >= edges[0] && even <= edges.at(-1)) {
-    const anchor = x(even) < width / 2 ? "start" : "end";
-    const shift = anchor === "start" ? 5 : -5;
-    picture.append(svg("line", { class: "even", x1: x(even), x2: x(even), y1: 4, y2: base }));
-    picture.append(
-      svg("text", { x: x(even) + shift, y: 18, "text-anchor": anchor }, `even use: ${percent(even)}`),
-    );
+    const at = x(even);
+    const [anchor, shift] = at < width / 2 ? ["start", 5] : ["end", -5];
+    const place = { x: at + shift, y: 18, "text-anchor": anchor };
+    picture.append(svg("line", { class: "even", x1: at, x2: at, y1: 4, y2: base }));
+    picture.append(svg("text", place, `even use: ${percent(even)}`));
   }
   return make("figure", {}, make("figcaption", { className: "faint" },
     `Live latents by the share of rows that have them; the tallest bar is ${whole.format(most)}`),
@@ -175,7 +176,8 @@ const filter = make("input", {
   id: "filter", type: "search", autocomplete: "off", spellcheck: false,
   placeholder: DATA.labels ? "text of a label, or a number" : "number of a latent or row",
 });
-const sort = make("select", { id: "sort" }, ...Object.keys(ORDERS).map((o) => make("option", {}, o)));
+const sort = make("select", { id: "sort" },
+  ...Object.keys(ORDERS).map((name) => make("option", {}, name)));
 const wrap = make("input", { id: "wrap", type: "checkbox" });
 const status = make("p", { className: "faint", role: "status" });
 const earlier = make("button", { type: "button" }, "Show earlier ones");

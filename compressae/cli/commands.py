@@ -13,6 +13,7 @@ _COMMANDS = {
     "search": "Find the nearest items of queries.",
     "tune": "Set the fastest search that reaches a recall.",
     "update": "Add, replace and remove rows of an index.",
+    "inspect": "Write a page of what each latent of an index means.",
     "evaluate": "Compare compressed search with dense search on a table.",
     "plan": "Say which codes fit a memory and what recall to expect.",
     "info": "Say what an artifact or a table is.",

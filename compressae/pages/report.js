@@ -167,7 +167,7 @@ add(main, "h1", {}, "Evaluation");
 add(main, "p", {}, `${n.toLocaleString("en")} items of ${DATA.about.dim} dimensions from ${DATA.about.table}, `
   + `${DATA.about.queries.toLocaleString("en")} queries; recall is against exact float32 cosine.`);
 if (DATA.about.warning) add(main, "p", { class: "bad" }, `Warning: ${DATA.about.warning}`);
-const controls = add(main, "p", { class: "controls" });
+const controls = add(main, "p", { class: "choices" });
 function choice(label, options, key) {
   const box = add(add(controls, "label", {}, `${label} `), "select", { id: key });
   for (const option of options) add(box, "option", {}, option);
@@ -176,7 +176,7 @@ function choice(label, options, key) {
 }
 choice("Quality", DATA.metrics, "metric");
 choice("Size", Object.keys(SIZES), "size");
-const legend = add(main, "p", { class: "controls", "aria-label": "Families" });
+const legend = add(main, "p", { class: "choices", "aria-label": "Families" });
 families.forEach((family, i) => {
   const button = add(legend, "button", { "aria-pressed": "true" });
   shape(add(button, "svg", { width: 14, height: 14, "aria-hidden": "true" }), i, 7, 7);

@@ -1,7 +1,6 @@
 """An atlas of latents: which rows have each, at its two ends, and which latents lie near."""
 
 import gzip
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from compressae import pages
 from compressae.kernels.topk import abs_topk
 from compressae.retrieval.catalogue import Segment
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.files import check_file_destination, replacing
 from compressae.retrieval.inverted import InvertedIndex
 from compressae.search import CompressedIndex
 
@@ -280,48 +280,13 @@ def write_atlas(found: Atlas, path: str | Path, title: str = "Atlas of latents")
         title: of the page.
 
     Raises:
-        InputError: see ``check_page``; or the disk failed. What stood there still stands.
+        InputError: the file cannot be written; what stood there still stands.
     """
-    path = Path(path)
-    check_page(path)
+    check_file_destination(path)
     text = pages.render("atlas", title, _page_data(found))
-    temporary = _sibling(path)
-    try:
+    with replacing(path) as temporary:
         # A label may hold half a surrogate pair, which no file can.
         temporary.write_bytes(text.encode("utf-8", "replace"))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_page(path: str | Path) -> None:
-    """Refuse a place where ``write_atlas`` could not write, before long work is done.
-
-    Raises:
-        InputError: the parent does not exist or cannot be written, or a folder stands there.
-    """
-    path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist; create it first")
-    if path.is_dir():
-        raise InputError(
-            f"{path}: could not be written (a folder stands there); choose another name"
-        )
-    try:
-        _sibling(path).touch()
-        _sibling(path).unlink()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _sibling(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: could not be written ({error.strerror}); choose another place")
 
 
 def _page_data(found: Atlas) -> dict[str, Any]:

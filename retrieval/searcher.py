@@ -1,6 +1,5 @@
 """What every index is and what it answers."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +33,8 @@ class Hits:
         Raises:
             InputError: the file cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, ids=self.ids, scores=self.scores)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(
-                f"{path}: could not be written ({error.strerror}); choose another place"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, ids=self.ids, scores=self.scores)
 
 
 class Searcher(Protocol):

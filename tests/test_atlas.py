@@ -11,9 +11,10 @@ import scipy.sparse
 
 import compressae.atlas
 from compressae import CompresSAE, CompressedIndex, InputError
-from compressae.atlas import atlas, check_page, read_labels, write_atlas
+from compressae.atlas import atlas, read_labels, write_atlas
 from compressae.retrieval import InvertedIndex
 from compressae.retrieval.codes import SparseCodes
+from compressae.retrieval.files import check_file_destination
 
 D, H, T = 12, 40, 5
 
@@ -252,6 +253,6 @@ def test_a_page_is_written_whole_or_not_at_all(model, table, tmp_path, monkeypat
     write_atlas(found, path)
     assert path.read_text().startswith("<!doctype html>") and list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match="its folder does not exist"):
-        check_page(tmp_path / "none" / "page.html")
+        check_file_destination(tmp_path / "none" / "page.html")
     with pytest.raises(InputError, match="a folder stands there"):
         write_atlas(found, tmp_path)

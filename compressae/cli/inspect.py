@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from compressae.atlas import atlas, check_page, read_labels, write_atlas
+from compressae.atlas import atlas, read_labels, write_atlas
 from compressae.cli import common
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import KIND as CODES
+from compressae.retrieval.files import check_file_destination
 from compressae.retrieval.inverted import KIND as INVERTED
 from compressae.retrieval.inverted import InvertedIndex
 from compressae.retrieval.packed import load_codes
@@ -52,7 +53,7 @@ def inspect(
     For each latent: how many rows have it, the rows at its positive and its negative end, and the
     latents nearest to it. INDEX may be codes where their model is given.
     """
-    check_page(output)
+    check_file_destination(output)
     kind = read_config(index)["kind"]
     if (kind == CODES) != (model is not None):
         raise click.UsageError(

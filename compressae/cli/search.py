@@ -7,7 +7,7 @@ import click
 
 from compressae.cli import common
 from compressae.retrieval.embeddings import open_embeddings
-from compressae.retrieval.errors import InputError
+from compressae.retrieval.files import check_file_destination
 from compressae.retrieval.inverted import KIND as INVERTED
 from compressae.retrieval.inverted import InvertedIndex
 from compressae.retrieval.searcher import Hits
@@ -78,12 +78,8 @@ def search(
     """
     if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: its folder does not exist; create it first")
-    if output is not None and output.is_dir():
-        raise InputError(
-            f"{output}: could not be written (a folder stands there); choose another name"
-        )
+    if output is not None:
+        check_file_destination(output)
     kept = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
     if read_config(index)["kind"] == INVERTED:
         for option in (candidates, query_nonzeros, dense, dense_candidates):

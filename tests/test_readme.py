@@ -26,7 +26,7 @@ def test_python_examples_run(tmp_path, monkeypatch, capsys):
 def test_commands_and_options_exist():
     commands = re.findall(r"^    compressae (\w+) (.*)$", README.read_text(encoding="utf-8"), re.M)
     assert {name for name, _ in commands} == {
-        "plan", "train", "evaluate", "index", "tune", "search", "update",
+        "plan", "train", "evaluate", "index", "tune", "search", "update", "inspect", "check",
     }  # fmt: skip
     for name, rest in commands:
         options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,6 @@ def evaluate(
 
 def machine() -> dict[str, Any]:
     """Processor, how many of them this process may use, and versions."""
-    import faiss
     import numba
     import torch
 
@@ -158,12 +158,23 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numba": numba.__version__,
         "numpy": np.__version__,
-        "faiss": faiss.__version__,
+        "faiss": _version("faiss"),
+        "annoy": _version("annoy"),
     }
 
 
+def _version(name: str) -> str:
+    """Of a library that not every machine has."""
+    for package in (name, f"{name}-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
+
+
 #: What a method may raise without ending the evaluation.
-_FAILURES = (ValueError, TypeError, MemoryError, RuntimeError, OSError)
+_FAILURES = (ValueError, TypeError, ImportError, MemoryError, RuntimeError, OSError)
 
 
 def _measure(builder: Builder, method: Method, judge: "_Judge") -> list[Record]:

@@ -1,5 +1,7 @@
 """Figures of a small evaluation against what they are by definition."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -140,18 +142,22 @@ def test_labels_give_ndcg_and_mrr(parts):
     assert set(summarise(first)[0]["metrics"]) == {"recall@1", "recall@10", "recall@100", "score r"}
 
 
-@pytest.mark.parametrize("how", ["unknown", "setting", "missing", "fails", "no model"])
+@pytest.mark.parametrize("how", ["unknown", "setting", "missing", "no faiss", "fails", "no model"])
 def test_a_failing_method_does_not_stop_the_others(parts, monkeypatch, how):
     _, corpus, queries, _, _ = parts
     asked, said = {
         "unknown": ("magic", "unknown method; expected one of dense, float16"),
         "setting": ("pq:parts=3", "no setting 'parts'; it has code_bytes, train_rows"),
         "missing": ("annoy", "not installed"),
+        "no faiss": ("rabitq", "faiss"),
         "fails": ("hnsw", "no memory today"),
         "no model": ("sparse", "without a model"),
     }[how]
     if how == "missing":
-        monkeypatch.setitem(__import__("sys").modules, "annoy", None)
+        monkeypatch.setitem(sys.modules, "annoy", None)
+    if how == "no faiss":
+        monkeypatch.delitem(sys.modules, "compressae.retrieval.baselines.rabitq", raising=False)
+        monkeypatch.setitem(sys.modules, "faiss", None)
     if how == "fails":
 
         def fail(*arguments, **settings):

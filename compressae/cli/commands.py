@@ -14,6 +14,7 @@ _COMMANDS = {
     "tune": "Set the fastest search that reaches a recall.",
     "update": "Add, replace and remove rows of an index.",
     "evaluate": "Compare compressed search with dense search on a table.",
+    "check": "Say whether a model still fits new embeddings.",
     "plan": "Say which codes fit a memory and what recall to expect.",
     "info": "Say what an artifact or a table is.",
 }

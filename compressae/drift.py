@@ -40,6 +40,9 @@ ALLOWANCE = 5.5
 #: With fewer rows a latent that is no longer so: rows that were trained on tell too little.
 LEAST_ROWS_A_LATENT = 8
 
+#: Not a seed of training's: rows that a dictionary starts from are coded better than the others.
+_SEED = 0x6472696674
+
 _CURE = (
     "give the table it was trained on, or rows that it is known to fit (--reference TABLE), or "
     "train again"
@@ -255,7 +258,7 @@ def _finding(name: str, old: float, new: float, limit: float, rising: bool = Fal
 def _sample(items: Embeddings) -> np.ndarray:
     """At most ``SAMPLE_ROWS`` rows in random order, the same ones each time."""
     n = len(items)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(_SEED)
     return items.take(rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
 
 

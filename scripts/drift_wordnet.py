@@ -52,8 +52,8 @@ def main() -> None:
         return np.concatenate([among(unseen)(m - m // 2, rng), parts["verbs"](m // 2, rng)])
 
     parts = {name: among(np.arange(*ends)) for name, ends in PARTS.items()}
-    few = [(200, 20), (1000, 20)]
-    same: Case = ("unseen nouns", among(unseen), [(100, 200), (200, 200), (1000, 100), (5000, 50)])
+    few = [(200, 10), (1000, 10)]
+    same: Case = ("unseen nouns", among(unseen), [(100, 100), (200, 100), (1000, 50), (5000, 20)])
     others: list[Case] = [(name, draw, few) for name, draw in parts.items()]
     topics: list[Case] = [
         (f"nouns {start:,} to {start + 10_000:,}", among(np.arange(start, start + 10_000)), few)

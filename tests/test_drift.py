@@ -214,6 +214,13 @@ def test_without_enough_held_out_rows_those_trained_on_are_measured(table):
     assert (other.source, other.allowance) == ("rows of another table", 1.0)
 
 
+def test_the_rows_measured_are_not_those_that_the_dictionary_starts_from():
+    config = TrainConfig(latents=1024, nonzeros=K, steps=8)
+    kept = train(draw(20_000, 22), config).settings["reference"]["figures"]
+    everything = measure(train(draw(20_000, 22), config), draw(20_000, 22), [100])
+    assert kept["cosine"][0] == pytest.approx(everything.cosine[0], abs=4 * kept["cosine"][1])
+
+
 def test_a_resumed_run_keeps_the_same_figures(table, model, tmp_path):
     def interrupt(now):
         if now.step == 5:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 Recipe = Literal["pursuit", "autoencoder", "paper"]
 
 #: What a recipe sets where the user sets nothing.
@@ -93,3 +95,9 @@ class TrainConfig:
         falling = self.decay * self.steps
         fall = min(1.0, (self.steps - step) / falling) if falling else 1.0
         return self.learning_rate * rise * fall
+
+
+def held_out_rows(n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out rows (count,), the other rows (n − count,)): BENCHMARKS protocol A's split."""
+    order = np.random.default_rng(0).permutation(n)
+    return order[:count], order[count:]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from compressae import checkpoint as saved
-from compressae.config import TrainConfig
+from compressae.config import TrainConfig, held_out_rows
 from compressae.dictionary import DictionaryRun
+from compressae.drift import LEAST_ROWS, measure_reference
 from compressae.model import CompresSAE, Output
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
@@ -60,6 +61,9 @@ def train(
 ) -> CompresSAE:
     """Train the matrices of sparse codes on the rows of a table.
 
+    The model's settings keep a reference, what ``compressae.drift.check`` compares later batches
+    with; of fewer than 100 rows there is none.
+
     The same seed, table, torch version and processor give the same weights bit for bit on the CPU,
     also when the run was interrupted and resumed.
 
@@ -85,6 +89,7 @@ def train(
             "train on; give more rows or hold out fewer"
         )
     items.check()
+    table = items
     if config.hold_out:
         items = items.subset(np.sort(held_out_rows(n, config.hold_out)[1]))
     run: _Run | DictionaryRun
@@ -128,6 +133,8 @@ def train(
                 raise
     model = run.model.cpu()
     model.settings = {**asdict(config), "rows": n, "device": run.device.type}
+    if n - config.hold_out >= LEAST_ROWS:
+        model.settings["reference"] = measure_reference(model, table).to_settings()
     return model
 
 
@@ -144,12 +151,6 @@ def pick_device(device: str) -> torch.device:
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"device {device!r}: torch finds no GPU here; expected cpu or auto")
     return torch.device(device)
-
-
-def held_out_rows(n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(held-out rows (count,), the other rows (n − count,)): BENCHMARKS protocol A's split."""
-    order = np.random.default_rng(0).permutation(n)
-    return order[:count], order[count:]
 
 
 class _Run:

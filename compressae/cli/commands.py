@@ -15,6 +15,7 @@ _COMMANDS = {
     "update": "Add, replace and remove rows of an index.",
     "inspect": "Write a page of what each latent of an index means.",
     "evaluate": "Compare compressed search with dense search on a table.",
+    "check": "Say whether a model still fits new embeddings.",
     "plan": "Say which codes fit a memory and what recall to expect.",
     "info": "Say what an artifact or a table is.",
 }

@@ -4,18 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import call
 
 from compressae import CompresSAE
-from compressae.cli import main
 from compressae.drift import check
-
-
-def call(*arguments):
-    """Exit code, stdout and stderr of one command in this process."""
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from compressae.compress import PACKED_TYPES
 from compressae.kernels.packed import Layout
 from compressae.model import CompresSAE
 from compressae.retrieval.baselines import BASELINES, Baseline
@@ -150,6 +151,7 @@ class Builder:
         for setting in method.settings:
             if setting not in known:
                 raise InputError(f"no setting {setting!r}; it has {', '.join(known) or 'none'}")
+        # Nonzeros or residual bytes that were asked for say the size themselves.
         if "code_bytes" in known and not {"nonzeros", "residual_bytes"} & set(method.settings):
             tried["code_bytes"] = self.code_bytes
         settings = {**tried, **method.settings}
@@ -193,25 +195,36 @@ def form_of(
     residual_bytes: int | None = None,
     values: str | None = None,
 ) -> dict[str, Any]:
-    """Arguments of ``compress`` for codes of so many bytes: the model's nonzeros and a residual
-    code in the rest, or nonzeros alone where that would be small."""
+    """Arguments of ``compress`` for codes of at most so many bytes a row.
+
+    The model's nonzeros, or those given, and a residual code in the rest; where that would be less
+    than 8 bytes, as many nonzeros as fit. Without ``code_bytes`` all is as given.
+
+    Raises:
+        InputError: not one nonzero fits, or not those given; values that are not packed.
+    """
     if code_bytes is None:
         return {"nonzeros": nonzeros, "residual_bytes": residual_bytes or 0, "values": values}
     values = values or "int2"
-    if values not in ("int2", "int3", "int4"):
+    if values not in PACKED_TYPES or residual_bytes is not None:
         raise InputError(
-            f"code_bytes of {values} codes; expected int2, int3 or int4, or nonzeros instead"
+            f"code_bytes with values {values} and residual_bytes {residual_bytes}; expected one of "
+            f"{', '.join(PACKED_TYPES)}, and the residual to be the rest; or no code_bytes"
         )
     most = min(255, model.latents)
     bits = np.full(most, int(values[3:]))
-    size = Layout(id_bits(model.latents), bits, 1).lengths[1:]  # Of 1, 2, … nonzeros.
-    fit = int(np.searchsorted(size, code_bytes, "right"))
-    if not fit:
-        raise InputError(f"{code_bytes} bytes a row: one nonzero takes {size[0]}; give more")
-    k = min(fit, model.nonzeros)
-    rest = code_bytes - int(size[k - 1])
+    sizes = Layout(id_bits(model.latents), bits, 1).lengths[1:]  # Of 1, 2, … nonzeros.
+    fit = int(np.searchsorted(sizes, code_bytes, "right"))
+    if fit < (nonzeros or 1):
+        least = nonzeros or 1
+        raise InputError(
+            f"{code_bytes} bytes a row: {least} nonzeros take {sizes[min(least, most) - 1]}; "
+            "give more"
+        )
+    k = nonzeros or min(fit, model.nonzeros)
+    rest = code_bytes - int(sizes[k - 1])
     if rest < _LEAST_RESIDUAL:
-        return {"nonzeros": fit, "residual_bytes": 0, "values": values}
+        return {"nonzeros": nonzeros or fit, "residual_bytes": 0, "values": values}
     return {"nonzeros": k, "residual_bytes": min(rest, model.dim), "values": values}
 
 

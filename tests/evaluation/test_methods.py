@@ -64,9 +64,17 @@ def test_code_bytes_become_nonzeros_and_a_residual():
     assert form_of(model, 10) == {"nonzeros": 5, "residual_bytes": 0, "values": "int2"}
     assert form_of(model, 200)["residual_bytes"] == 48  # No more than a byte a dimension.
     assert form_of(model, nonzeros=3, values="int8")["residual_bytes"] == 0
-    with pytest.raises(InputError, match="one nonzero takes 3"):
+    assert form_of(model, 64, nonzeros=8) == {
+        "nonzeros": 8, "residual_bytes": 48, "values": "int2",
+    }  # fmt: skip
+    assert form_of(model, 17, nonzeros=8, values="int4")["residual_bytes"] == 0
+    with pytest.raises(InputError, match="9 nonzeros take 17; give more"):
+        form_of(model, 16, nonzeros=9)
+    with pytest.raises(InputError, match="the residual to be the rest"):
+        form_of(model, 64, residual_bytes=8)
+    with pytest.raises(InputError, match="1 nonzeros take 3"):
         form_of(model, 2)
-    with pytest.raises(InputError, match="code_bytes of int8 codes"):
+    with pytest.raises(InputError, match="code_bytes with values int8"):
         form_of(model, 64, values="int8")
 
 

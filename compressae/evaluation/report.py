@@ -18,6 +18,9 @@ from compressae.retrieval.storage import check_destination, swap_in
 _FILES = {"report.html", "report.json", "report.md", "report.png", "hits.npz"}
 _SIZES = ("code B/item", "held B/item", "constant MB")
 _TIMES = ("build s", "p50 ms", "p99 ms", "queries/s")
+#: Characters that the whole table takes, and columns that a narrower terminal goes without.
+_WIDE = 200
+_LESS = {"recall@1", "score r", "build s", "p99 ms"}
 NOTES = (
     "Held bytes are all that search reads and that grows with the number of items: codes, ids, "
     "links, posting lists; constant bytes are weights, codebooks and centroids.",
@@ -109,12 +112,14 @@ def print_table(evaluation: Evaluation, entries: list[dict[str, Any]] | None = N
     from rich.table import Table
 
     found = summarise(evaluation) if entries is None else entries
-    table = Table(*header(evaluation))
-    for cells in rows(evaluation, [entry for entry in found if entry["error"] is None]):
-        table.add_row(*cells)
     console = Console()
     if not console.is_terminal:  # A pipe has no width to fit into.
-        console = Console(width=220)
+        console = Console(width=_WIDE)
+    names = header(evaluation)
+    shown = [i for i, name in enumerate(names) if console.width >= _WIDE or name not in _LESS]
+    table = Table(*(names[i] for i in shown))
+    for cells in rows(evaluation, [entry for entry in found if entry["error"] is None]):
+        table.add_row(*(cells[i] for i in shown))
     if table.row_count:
         console.print(table)
     for entry in found:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The main job on the WordNet sample: train, compress, index, evaluate, and look at five searches.
+"""The main job on the WordNet sample: train, compress, index, report beside every baseline at equal
+bytes, look at the latents and at five searches.
 
 usage: demo.py [OUTPUT_FOLDER]     (demo-output when not given)
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from compressae import CompressedIndex, InputError, TrainConfig, load_sample, train
+from compressae.atlas import atlas, write_atlas
 from compressae.evaluation.methods import form_of
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
@@ -58,6 +60,8 @@ def main() -> None:
     model.save_pretrained(folder / "model")
     codes.save(folder / "codes")
     index.save(folder / "index")
+    texts = [sample.texts[row] for row in kept]
+    write_atlas(atlas(index, texts), folder / "atlas.html")
 
     with progress("measuring") as show:
         result = evaluate(items, queries, "all", model, (CODE_BYTES,), kept, held, progress=show)
@@ -72,15 +76,17 @@ def main() -> None:
         print(f"\n{sample.texts[held[q]]}    [recall@100 {recall:.2f}]")
         print(f"  {'dense':58}| compressed")
         for a, b in zip(dense.ids[q, :SHOWN], ours.ids[q, :SHOWN], strict=True):
-            left, right = (textwrap.shorten(sample.texts[kept[i]], 56) for i in (a, b))
+            left, right = (textwrap.shorten(texts[i], 56) for i in (a, b))
             print(f"  {left:58}| {right}")
 
-    print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report.")
-    print(f"Open {folder}/report/report.html in a browser. The same by hand:")
+    print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report, atlas.html.")
+    print(f"Open {folder}/report/report.html and {folder}/atlas.html in a browser. By hand:")
     print(f"  compressae train {table} -o model --nnz 16 --hold-out {QUERIES}")
     print(f"  compressae evaluate {table} -m model -o report --bytes {CODE_BYTES}")
     print(f"  compressae index {table} -m model -o index --nnz {form['nonzeros']}")
     print(f"  compressae search index {table} -k 5 -o hits.npz")
+    print(f"  compressae check model {table}")
+    print("  compressae inspect index -o atlas.html")
 
 
 if __name__ == "__main__":

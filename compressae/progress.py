@@ -16,8 +16,9 @@ class Report(Protocol):
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
-    """A function to call with (done, total, details) as often as one likes."""
+def progress(what: str, seconds: float = _SECONDS_BETWEEN_LINES) -> Iterator[Report]:
+    """A function to call with (done, total, details) as often as one likes; lines come no sooner
+    than so many seconds one after another."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,7 +43,7 @@ def progress(what: str) -> Iterator[Report]:
     def write(done: int, total: int, details: str = "") -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES and done < total:
+        if now - last < seconds and done < total:
             return
         last = now
         left = (now - started) * (total - done) / max(done, 1)

@@ -16,7 +16,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the file could not be written; what stood there still stands.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # What a link points to is replaced, not the link.
     temporary = _sibling(path)
     try:
         yield temporary
@@ -40,6 +40,8 @@ def check_file_destination(path: str | Path) -> None:
         raise InputError(
             f"{path}: could not be written (a folder stands there); choose another name"
         )
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: no plain file; choose another name")
     try:
         _sibling(path).touch()
         _sibling(path).unlink()

@@ -98,6 +98,7 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, floa
     kept = values[~np.isnan(values)]
     if not len(kept):
         return (float("nan"),) * 3
-    drawn = np.random.default_rng(seed).integers(0, len(kept), (_RESAMPLES, len(kept)))
-    low, high = np.percentile(kept[drawn].mean(1), [2.5, 97.5])
+    rng = np.random.default_rng(seed)
+    means = [kept[rng.integers(0, len(kept), len(kept))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(kept.mean()), float(low), float(high)

@@ -19,6 +19,7 @@ from compressae.model import CompresSAE
 from compressae.progress import progress
 from compressae.retrieval.embeddings import Embeddings, open_embeddings
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.exact import check_queries
 from compressae.training import held_out_rows
 
 _QUERIES = 1000
@@ -115,6 +116,7 @@ def evaluate(
     about: dict[str, Any] = {}
     if read is not None:
         labels, gone = labels_of(read, names, rows, qrels or "")
+        about["labelled_queries"] = sum(any(g > 0 for g in one.values()) for one in labels)
         if gone:
             about["labels_left_out"] = f"{gone} of items that cannot be found"
     encoder = None
@@ -127,28 +129,30 @@ def evaluate(
             if warning:
                 about["warning"] = warning
                 click.echo(f"warning: {warning}", err=True)
-    with progress("measuring") as show:
+    with progress("measuring", seconds=0) as show:
         corpus = items.subset(rows) if held_out else items
         result = measure(
             corpus, asked, methods, encoder, code_bytes, rows, names, labels, about, show
         )
     entries = summarise(result)
+    if not as_json:  # First, so that a full disk does not lose it.
+        report.print_table(result, entries)
+    if all(record.error is not None for record in result.records):
+        raise click.ClickException(f"every method failed: {result.records[0].error}")
     drawn = report.write(result, output, entries)
     if as_json:
         click.echo(json.dumps({"report": str(output), "methods": entries}))
     else:
-        report.print_table(result, entries)
         click.echo(f"{output / 'report.html'}", err=True)
     if not drawn:
         click.echo("no report.png: pip install 'compressae[plots]' draws it", err=True)
-    if all(record.error is not None for record in result.records):
-        raise click.ClickException(f"every method failed: {result.records[0].error}")
 
 
 def _split(items: Embeddings, queries: int | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries (q, d), the rows that are searched for, and what the queries are called."""
     if isinstance(queries, Path):
         table = open_embeddings(queries)
+        check_queries(table.shape[1], items.shape[1], table.name, 1)
         return table.to_array(), np.arange(len(items)), np.arange(len(table))
     if len(items) < queries + 2:
         raise InputError(
@@ -162,8 +166,8 @@ def _split(items: Embeddings, queries: int | Path) -> tuple[np.ndarray, np.ndarr
 def _may_have_seen(model: CompresSAE, held_out: int, n: int) -> str | None:
     """A warning where held-out queries may have been trained on."""
     seen = model.settings
-    if not held_out or (seen.get("hold_out"), seen.get("rows")) == (held_out, n):
-        return None
+    if not held_out or (seen.get("rows") == n and (seen.get("hold_out") or 0) >= held_out):
+        return None  # The first of the same permutation.
     return (
         f"the model was trained with {seen.get('hold_out')} of {seen.get('rows')} rows held out, "
         f"so that it may have seen the {held_out} queries; train with --hold-out {held_out} for "

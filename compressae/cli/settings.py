@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+#: Options that take lists.
+_LISTS = ("methods", "code_bytes")
+
 
 def settings_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--settings, a file of the command's options by name; those on the command line win."""
@@ -29,7 +32,7 @@ def _read(command: click.Command, path: Path) -> dict[str, Any]:
 
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise click.UsageError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(held, dict):
         raise click.UsageError(f"{path}: expected options by name, such as 'queries: 500'")
@@ -43,4 +46,11 @@ def _read(command: click.Command, path: Path) -> dict[str, Any]:
         if str(name) not in names:
             known = ", ".join(sorted(one for one in names if len(one) > 1))
             raise click.UsageError(f"{path}: no option {name!r}; expected some of {known}")
-    return {str(names[str(name)]): value for name, value in held.items()}
+    found: dict[str, Any] = {}
+    for name, value in held.items():
+        parameter = str(names[str(name)])
+        if isinstance(value, list | dict) and parameter not in _LISTS:
+            raise click.UsageError(f"{path}: {name}: {value!r}; expected one value")
+        if value is not None:  # As if it were written on the command line.
+            found[parameter] = value if parameter in _LISTS else str(value)
+    return found

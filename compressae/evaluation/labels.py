@@ -20,7 +20,7 @@ def read_labels(path: str | Path) -> dict[int, dict[int, float]]:
     path = Path(path)
     found: dict[int, dict[int, float]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text ({error.reason}); expected lines of labels") from error
     for number, line in enumerate(lines, 1):
@@ -28,7 +28,7 @@ def read_labels(path: str | Path) -> dict[int, dict[int, float]]:
         if not parts or (number == 1 and not any(part.isdecimal() for part in parts)):
             continue
         try:
-            if len(parts) not in (3, 4):
+            if len(parts) != 3 and not (len(parts) == 4 and parts[1] in ("0", "Q0")):
                 raise ValueError
             query, item, grade = int(parts[0]), int(parts[-2]), float(parts[-1])
             if query < 0 or item < 0 or not np.isfinite(grade):

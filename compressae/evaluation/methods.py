@@ -40,6 +40,9 @@ METHODS = {name: entry.what for name, entry in BASELINES.items()} | {
 }
 #: Fewer bytes than this that are left over go to nonzeros, not to a residual code.
 _LEAST_RESIDUAL = 8
+#: Settings without a default that are words, and the largest number that a library takes.
+_WORDS = ("values",)
+_LARGEST = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,11 @@ class Method:
 
     @property
     def needs_model(self) -> bool:
-        return self.name in OURS
+        """Whether it can be measured with a model, and only with one."""
+        try:
+            return self.name in OURS and bool(list(Builder(None, None, (64,)).variants(self)))
+        except InputError:
+            return False
 
 
 def parse(asked: str | Sequence[Any]) -> list[Method]:
@@ -62,7 +69,9 @@ def parse(asked: str | Sequence[Any]) -> list[Method]:
     Raises:
         InputError: text of another form. Unknown names are kept: they fail when they are built.
     """
-    parts = asked.split(",") if isinstance(asked, str) else list(asked)
+    parts: list[Any] = []
+    for part in [asked] if isinstance(asked, str) else asked:
+        parts += part.split(",") if isinstance(part, str) else [part]
     found: list[Method] = []
     for part in parts:
         if isinstance(part, Method):
@@ -82,15 +91,17 @@ def parse(asked: str | Sequence[Any]) -> list[Method]:
 
 def _from_text(text: str) -> Method:
     name, *settings = text.split(":")
-    read = {}
+    if name.strip() == "all":
+        raise InputError(f"method {text!r}: 'all' takes no settings; name the method")
+    read: dict[str, Any] = {}
     for setting in settings:
         key, equals, values = setting.partition("=")
-        if not equals or not key.strip() or not values.strip():
+        if not equals or not key.strip() or not values.strip() or key.strip() in read:
             raise InputError(
-                f"method {text!r}: expected NAME:SETTING=VALUE, more values with / between"
+                f"method {text!r}: expected NAME:SETTING=VALUE, each setting once, more values "
+                "with / between"
             )
-        several = tuple(_value(one.strip()) for one in values.split("/"))
-        read[key.strip()] = several if len(several) > 1 else several[0]
+        read[key.strip()] = _values(values)
     return Method(name.strip(), read)
 
 
@@ -99,9 +110,22 @@ def _from_mapping(name: str, settings: Any) -> Method:
         return Method(name)
     if not isinstance(settings, Mapping):
         raise InputError(f"method {name}: {settings!r}; expected settings by name")
-    return Method(
-        name, {str(k): tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    )
+    read = {}
+    for key, value in settings.items():
+        values = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, str):
+            values = _values(value)
+        for one in values if isinstance(values, tuple) else (values,):
+            if not (one is None or isinstance(one, str | int | float)):
+                raise InputError(f"method {name}, {key}: {one!r}; expected a number or a word")
+        read[str(key)] = values
+    return Method(name, read)
+
+
+def _values(text: str) -> Any:
+    """The value of a text, or a tuple of those with "/" between."""
+    several = tuple(_value(one.strip()) for one in text.split("/"))
+    return several if len(several) > 1 else several[0]
 
 
 def _value(text: str) -> int | float | str:
@@ -148,9 +172,13 @@ class Builder:
             tried = dict(BASELINES[name].while_searching)
         else:
             raise InputError(f"unknown method; expected one of {', '.join(METHODS)}")
-        for setting in method.settings:
+        for setting, value in method.settings.items():
             if setting not in known:
                 raise InputError(f"no setting {setting!r}; it has {', '.join(known) or 'none'}")
+            for one in value if isinstance(value, tuple) else (value,):
+                _check(setting, one, known[setting])
+            if value == ():
+                raise InputError(f"{setting}: no value")
         # Nonzeros or residual bytes that were asked for say the size themselves.
         if "code_bytes" in known and not {"nonzeros", "residual_bytes"} & set(method.settings):
             tried["code_bytes"] = self.code_bytes
@@ -172,13 +200,33 @@ class Builder:
             return built, time.perf_counter() - started
         if self.model is None:
             raise InputError("compressed search without a model; give one")
-        key = tuple(sorted(settings.items()))
+        scoring = OURS[name][1]["scoring"]
+        form = form_of(self.model, **settings, residual=scoring != "sparse")
+        key = tuple(form.values())
         if key not in self._made:
-            codes = self.model.compress(self.items, **form_of(self.model, **settings))
+            codes = self.model.compress(self.items, **form)
             index = CompressedIndex(self.model, codes)
             self._made[key] = index, time.perf_counter() - started
         index, seconds = self._made[key]
         return Compressed(index, **OURS[name][1]), seconds
+
+
+def _check(setting: str, value: Any, default: Any) -> None:
+    """Refuse a value that is not of its default's kind, before a library says so in its own way.
+
+    Raises:
+        InputError: neither that, nor None or "all" where the default is None.
+    """
+    if isinstance(default, str) or setting in _WORDS:
+        if not isinstance(value, str):
+            raise InputError(f"{setting}={value!r}: expected a word")
+        return
+    if default is None and (value is None or (value, setting) == ("all", "candidates")):
+        return
+    least = 0 if setting == "residual_bytes" else 1
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= value <= _LARGEST:
+        raise InputError(f"{setting}={value!r}: expected a whole number from {least} on")
 
 
 def _each(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -194,11 +242,13 @@ def form_of(
     nonzeros: int | None = None,
     residual_bytes: int | None = None,
     values: str | None = None,
+    residual: bool = True,
 ) -> dict[str, Any]:
     """Arguments of ``compress`` for codes of at most so many bytes a row.
 
     The model's nonzeros, or those given, and a residual code in the rest; where that would be less
-    than 8 bytes, as many nonzeros as fit. Without ``code_bytes`` all is as given.
+    than 8 bytes, or a scoring has no use for it (``residual=False``), as many nonzeros as fit.
+    Without ``code_bytes`` all is as given.
 
     Raises:
         InputError: not one nonzero fits, or not those given; values that are not packed.
@@ -223,7 +273,7 @@ def form_of(
         )
     k = nonzeros or min(fit, model.nonzeros)
     rest = code_bytes - int(sizes[k - 1])
-    if rest < _LEAST_RESIDUAL:
+    if rest < _LEAST_RESIDUAL or not residual:
         return {"nonzeros": nonzeros or fit, "residual_bytes": 0, "values": values}
     return {"nonzeros": k, "residual_bytes": min(rest, model.dim), "values": values}
 
@@ -242,12 +292,17 @@ class Compressed:
         model, codes = index.model, index.codes
         self.query_nonzeros = min(8 * model.nonzeros, model.latents) if wide else None
         self.code_nbytes = codes.nbytes
-        self.nbytes = codes.nbytes if candidates == "all" else index.nbytes_for(scoring)
+        self._with_lists = index.nbytes_for(scoring)
         self.constant_nbytes = index.constant_nbytes_for(scoring)
         self.form = {"latents": model.latents, **_shape_of(codes)}
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes and, unless they are scanned, of the lists."""
+        return self.code_nbytes if self.candidates == "all" else self._with_lists
 
     def search(self, queries: Any, K: int) -> Hits:
         """The K best items of each dense query (q, d)."""

@@ -31,7 +31,8 @@ def draw(evaluation: Evaluation, entries: list[dict[str, Any]], path: Path) -> b
             mine = [(x, y) for x, y, entry in points if entry["family"] == family]
             axes.scatter(*zip(*mine, strict=True), label=family, marker="osdv^P"[number % 6])
         edge = frontier([(x, y) for x, y, _ in points], low)
-        axes.plot(*zip(*edge, strict=True), "--", color="0.4", linewidth=1, zorder=0)
+        if edge:
+            axes.plot(*zip(*edge, strict=True), "--", color="0.4", linewidth=1, zorder=0)
         named: dict[str, tuple[float, float]] = {}
         for x, y, entry in points:
             if (x, y) in edge:

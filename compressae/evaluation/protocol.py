@@ -114,6 +114,7 @@ def evaluate(
         check_width(model, items)
     asked = parse(methods)
     truth = exact_search(items, queries, TOP)
+    queries = as_embeddings(queries, "queries").to_array()
     judge = _Judge(items, unit_rows(queries), np.arange(len(items)) if rows is None else rows)
     builder = Builder(items, model, tuple(code_bytes))
     records: list[Record] = []
@@ -173,21 +174,20 @@ def _version(name: str) -> str:
     return "not installed"
 
 
-#: What a method may raise without ending the evaluation.
-_FAILURES = (ValueError, TypeError, ImportError, MemoryError, RuntimeError, OSError)
-
-
 def _measure(builder: Builder, method: Method, judge: "_Judge") -> list[Record]:
-    """A record for each variant of a method, with the reason where it fails."""
+    """A record for each variant of a method, with the reason where it fails.
+
+    Whatever a library raises is a reason: the other methods are measured all the same.
+    """
     try:
         variants = list(builder.variants(method))
-    except _FAILURES as error:
+    except Exception as error:
         return [_failed(method.name, dict(method.settings), error)]
     records = []
     for settings, searches in variants:
         try:
             searcher, seconds = builder.build(method.name, settings)
-        except _FAILURES as error:
+        except Exception as error:
             records.append(_failed(method.name, settings, error))
             continue
         for chosen in searches:
@@ -196,7 +196,7 @@ def _measure(builder: Builder, method: Method, judge: "_Judge") -> list[Record]:
                 for name, value in chosen.items():
                     setattr(searcher, name, value)
                 records.append(_measured(method.name, shown, searcher, seconds, judge))
-            except _FAILURES as error:
+            except Exception as error:
                 records.append(_failed(method.name, shown, error))
         del searcher  # Before the next is built.
     return records

@@ -73,10 +73,11 @@ def _entry(evaluation: Evaluation, record: Record) -> dict[str, Any]:
 
 def label(record: Record) -> str:
     """The method and what was set: "hnsw ef=100"."""
-    shown = {k: v for k, v in record.settings.items() if k not in ("latents", "values")}
+    usual = {"latents": record.settings.get("latents"), "values": "int2", "residual_bytes": 0}
+    shown = {k: v for k, v in record.settings.items() if v is not None and usual.get(k) != v}
     if "nonzeros" in shown:  # They say what the bytes became.
         shown.pop("code_bytes", None)
-    return " ".join([record.method, *(f"{_short(k)}={v}" for k, v in shown.items() if v)])
+    return " ".join([record.method, *(f"{_short(k)}={v}" for k, v in shown.items())])
 
 
 def _short(name: str) -> str:
@@ -87,9 +88,11 @@ def _short(name: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not know."""
+    """The same with None for NaN and infinity, and text for whatever else JSON does not know."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -53,6 +53,7 @@ function ticks(low, high) {
       const at = lead * 10 ** e;
       if (at >= low * 0.999 && at <= high * 1.001) found.push(at);
     }
+  if (found.length < 2) return [low * 1.25, high / 1.25]; // All are alike: their own sizes.
   return found.length > 9 ? found.filter((t) => /^1/.test(t.toExponential())) : found;
 }
 
@@ -165,7 +166,8 @@ function fill(body) {
 
 add(main, "h1", {}, "Evaluation");
 add(main, "p", {}, `${n.toLocaleString("en")} items of ${DATA.about.dim} dimensions from ${DATA.about.table}, `
-  + `${DATA.about.queries.toLocaleString("en")} queries; recall is against exact float32 cosine.`);
+  + `${DATA.about.queries.toLocaleString("en")} queries; recall is against exact float32 cosine.`
+  + (DATA.about.labelled_queries ? ` ${DATA.about.labelled_queries} queries have labels.` : ""));
 if (DATA.about.warning) add(main, "p", { class: "bad" }, `Warning: ${DATA.about.warning}`);
 const controls = add(main, "p", { class: "choices" });
 function choice(label, options, key) {

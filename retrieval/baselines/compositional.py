@@ -53,10 +53,10 @@ class Compositional(Decoded):
             widths = [d] * parts
         found = partitions(partition, n, parts, int(code_bytes * n) // (4 * max(widths)))
         if found is None or min(widths) < 1:
-            raise InputError(
-                f"{code_bytes} bytes a row: too few for {parts} tables of {max(widths)} float32 "
-                f"dimensions that tell {n:,} rows apart; give more"
-            )
+            what = f"{parts} tables of {max(widths)} float32 dimensions that tell {n:,} rows apart"
+            if partition == "hashing":
+                what = "a single row"
+            raise InputError(f"{code_bytes} bytes a row: too few for {what}; give more")
         self.shape, self.combine, self.partitions = (n, d), combine, found
         self._columns = np.cumsum([0, *widths]) if combine == "concat" else None
         start = 1.0 if combine == "product" else 0.0

@@ -45,7 +45,7 @@ class Truncated(Decoded):
                 f"{code_bytes} bytes a row: expected at least {_WIDTHS[values]}, one {values}"
             )
         self.shape = (n, d)
-        self._axes = _principal(items)[:, :dims] if axes == "principal" else None
+        self._axes = _principal(items, dims) if axes == "principal" else None
         self._dims = dims
         rows = np.empty((n, dims), np.float32)
         for start, batch in items.batches():
@@ -70,8 +70,8 @@ class Truncated(Decoded):
         return rows if self._scale is None else rows * self._scale
 
 
-def _principal(items: Any) -> np.ndarray:
-    """Eigenvectors (d, d) of the covariance of unit rows, by descending eigenvalue."""
+def _principal(items: Any, dims: int) -> np.ndarray:
+    """The first eigenvectors (d, dims) of the covariance of unit rows, by descending eigenvalue."""
     n, d = items.shape
     total, second = np.zeros(d), np.zeros((d, d))
     for _, batch in items.batches():
@@ -80,4 +80,4 @@ def _principal(items: Any) -> np.ndarray:
         second += rows.T @ rows
     mean = total / n
     vectors = np.linalg.eigh(second / n - np.outer(mean, mean))[1]
-    return np.ascontiguousarray(vectors[:, ::-1], np.float32)
+    return np.ascontiguousarray(vectors[:, ::-1][:, :dims], np.float32)

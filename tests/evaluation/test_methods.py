@@ -1,5 +1,7 @@
 """Methods as they are asked for, and the settings each is built and searched with."""
 
+from datetime import date
+
 import pytest
 
 from compressae import CompresSAE, InputError
@@ -16,21 +18,28 @@ def test_text_and_lists_say_the_same():
         Method("pq", {"code_bytes": (32, 64), "train_rows": 500}),
         Method("hnsw", {"ef": 100}),
     ]  # fmt: skip
-    assert parse({"pq": None, "rq": {"beam": 5}}.items() and [{"pq": None, "rq": {"beam": 5}}]) == [
+    assert parse([{"pq": None, "rq": {"beam": 5}}]) == [
         Method("pq"), Method("rq", {"beam": 5}),
     ]  # fmt: skip
     assert parse("mixed-radix:combine=product:code_bytes=1.5")[0].settings == {
         "combine": "product", "code_bytes": 1.5,
     }  # fmt: skip
     assert [method.name for method in parse("all")] == list(METHODS)
-    assert [method.name for method in parse(["pq", "all"])] == ["pq", *METHODS]
+    assert [method.name for method in parse(["pq, all"])] == ["pq", *METHODS]
+    assert parse([{"pq": {"code_bytes": "32/64"}}]) == parse("pq:code_bytes=32/64")
+    assert not Method("sparse", {"typo": 3}).needs_model and Method("sparse").needs_model
 
 
-@pytest.mark.parametrize("bad", ["", " , ", "pq:", "pq:code_bytes", "pq:=3", "pq:a=", [], [3],
-                                 [{"pq": 3}], [None]])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    ["", " , ", "pq:", "pq:code_bytes", "pq:=3", "pq:a=", "pq:a=1:a=2", [], [3], [{"pq": 3}],
+     [None], [{"pq": {"a": [[1]]}}], [{"pq": {"a": date(2026, 1, 1)}}]],
+)  # fmt: skip
 def test_what_cannot_be_read_is_refused(bad):
     with pytest.raises(InputError, match="expected"):
         parse(bad)
+    with pytest.raises(InputError, match="takes no settings"):
+        parse("all:code_bytes=3")
 
 
 def variants(text, sizes=(32, 64)):

@@ -161,7 +161,7 @@ def test_a_failing_method_does_not_stop_the_others(parts, monkeypatch, how):
     if how == "fails":
 
         def fail(*arguments, **settings):
-            raise MemoryError("no memory\ntoday")
+            raise OverflowError("no memory\ntoday")
 
         monkeypatch.setattr("compressae.evaluation.methods.build_baseline", fail)
     records = evaluate(corpus, queries, [asked, "binary" if how != "fails" else "magic"]).records
@@ -172,8 +172,8 @@ def test_a_failing_method_does_not_stop_the_others(parts, monkeypatch, how):
 
 def test_a_failure_after_a_first_variant_keeps_it(parts):
     _, corpus, queries, _, _ = parts
-    records = evaluate(corpus, queries, "pq:code_bytes=4/0/8").records
-    assert [r.settings["code_bytes"] for r in records] == [4, 0, 8]
+    records = evaluate(corpus, queries, "qr-add:code_bytes=8/1/16").records
+    assert [r.settings["code_bytes"] for r in records] == [8, 1, 16]
     assert [r.error is None for r in records] == [True, False, True]
 
 
@@ -200,3 +200,34 @@ def test_the_registry_and_the_methods_agree():
         known = entry.settings()
         assert set(entry.while_searching) <= set(known), name
         assert not set(entry.fixed) & set(known)
+
+
+def test_a_scoring_pays_for_what_it_reads_alone(parts):
+    model, corpus, queries, _, _ = parts
+    asked = ["asymmetric-all", "asymmetric:candidates=all/150", "sparse"]
+    records = evaluate(corpus, queries, asked, model, (16,)).records
+    scan, same, lists, sparse = records
+    assert scan.bytes_an_item == same.bytes_an_item < lists.bytes_an_item
+    assert scan.settings["residual_bytes"] > 0 == sparse.settings["residual_bytes"]
+    assert sparse.settings["nonzeros"] > scan.settings["nonzeros"] and sparse.code_bytes <= 16.01
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("hnsw:ef=9999999999", "expected a whole number from 1 on"),
+        ("pq:code_bytes=abc", "code_bytes='abc': expected a whole number"),
+        ("pq:code_bytes=0", "from 1 on"),
+        ("pq:code_bytes=8.5", "expected a whole number"),
+        ("qr-add:sweeps=-1", "sweeps=-1"),
+        ("truncate:values=3", "values=3: expected a word"),
+        ("asymmetric:query_nonzeros=8.5", "expected a whole number"),
+        ("asymmetric:candidates=many", "expected a whole number"),
+        ([{"hnsw": {"ef": []}}], "ef: no value"),
+        ([{"pq": {"code_bytes": True}}], "expected a whole number"),
+    ],
+)
+def test_settings_of_another_kind_are_rows(parts, asked, said):
+    model, corpus, queries, _, _ = parts
+    (record,) = evaluate(corpus, queries, asked, model).records
+    assert said in record.error

@@ -1,17 +1,20 @@
 """A report's table, files and the places it refuses."""
 
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
+import rich.console
 
 from compressae import InputError
 from compressae.evaluation import report
 from compressae.evaluation.plots import frontier
 from compressae.evaluation.protocol import Evaluation, Record
-from compressae.evaluation.summary import summarise
+from compressae.evaluation.summary import label, summarise
 from compressae.retrieval import Hits
 
 TRUTH = np.tile(np.arange(100), (2, 1))
@@ -77,6 +80,23 @@ def test_figures_have_intervals(evaluation):
     (entry,) = summarise(half)
     assert entry["metrics"]["recall@10"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
     assert entry["family"] == "dense rows" and entry["error"] is None
+    assert report.rows(half)[0][5] == "0.500 ±.500"
+    shown = Record("truncate", {"code_bytes": 16, "values": "float16"})
+    assert label(shown) == "truncate B=16 values=float16"
+
+
+@pytest.mark.parametrize(("width", "gone"), [(300, 0), (120, 5), (60, 7)])
+def test_a_narrow_terminal_has_fewer_columns_and_whole_cells(evaluation, monkeypatch, width, gone):
+    class Terminal(rich.console.Console):
+        def __init__(self, width=width, **options):
+            super().__init__(width=width, force_terminal=True, color_system=None, **options)
+
+    monkeypatch.setattr("rich.console.Console", Terminal)
+    with redirect_stdout(io.StringIO()) as out:
+        report.print_table(evaluation)
+    lines = out.getvalue().splitlines()
+    assert lines[1].count("┃") == len(report.header(evaluation)) - gone + 1
+    assert "asymmetric k=16 residual=35 C=1000" in out.getvalue() and "…" not in out.getvalue()
 
 
 def test_markdown_is_a_table_with_its_legend(evaluation):

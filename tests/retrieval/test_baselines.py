@@ -93,6 +93,10 @@ def test_recall_and_bytes_are_those_of_the_library(name, rows):
     assert recall_at(found, truth, 100) == pytest.approx(recall_at(ids, truth, 100), abs=close)
     assert 0.4 < recall_at(found, truth, 100) <= 1
     assert searcher.nbytes / N == pytest.approx(held, abs=0.1)
+    if name in ("hnsw", "annoy", "float16"):  # They hold the rows: scores are cosines.
+        hits = searcher.search(queries[:20], 10)
+        cosines = np.take_along_axis(queries[:20] @ items.T, hits.ids, 1)
+        np.testing.assert_allclose(hits.scores, cosines, atol=2e-3)
 
 
 @pytest.mark.parametrize(("axes", "values"), [("given", "float32"), ("principal", "float16")])

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from compressae import CompressedIndex, InputError, TrainConfig, load_sample, train
+from compressae import CompressedIndex, InputError, TrainConfig, load_sample
 from compressae.atlas import atlas, write_atlas
+from compressae.cli.train import run
 from compressae.evaluation.methods import form_of
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
-from compressae.progress import progress, training_details
+from compressae.evaluation.summary import summarise
+from compressae.progress import progress
 from compressae.retrieval import ExactIndex, recall_at
 from compressae.retrieval.storage import check_destination
 from compressae.training import held_out_rows
@@ -48,12 +50,7 @@ def main() -> None:
     print(f"{len(items):,} WordNet nouns to search, {QUERIES:,} held out as queries")
 
     config = TrainConfig(latents=4096, nonzeros=16, hold_out=QUERIES)
-    with progress("training") as show:
-        model = train(
-            sample.embeddings,
-            config,
-            progress=lambda now: show(now.step, now.steps, training_details(now)),
-        )
+    model = run(sample.embeddings, config, "auto")
     form = form_of(model, CODE_BYTES)
     codes = model.compress(items, **form)
     index = CompressedIndex(model, codes)
@@ -65,8 +62,9 @@ def main() -> None:
 
     with progress("measuring") as show:
         result = evaluate(items, queries, "all", model, (CODE_BYTES,), kept, held, progress=show)
-    write(result, folder / "report")
-    print_table(result)
+    summary = summarise(result)
+    write(result, folder / "report", summary)
+    print_table(summary)
 
     dense = ExactIndex(items).search(queries, 100)
     ours = index.search(queries, 100)

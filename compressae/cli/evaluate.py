@@ -22,8 +22,6 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.exact import check_queries
 from compressae.training import held_out_rows
 
-_QUERIES = 1000
-
 
 class _Methods(click.ParamType):
     name = "methods"
@@ -79,7 +77,7 @@ class _Queries(click.ParamType):
     help="Code bytes a row of every method that can be of any size; several comma apart.",
 )  # fmt: skip
 @click.option(
-    "--queries", default=str(_QUERIES), show_default=True, type=_Queries(),
+    "--queries", default="1000", show_default=True, type=_Queries(),
     help="How many rows are held out as queries and not searched for, or a table of queries.",
 )  # fmt: skip
 @click.option(
@@ -111,11 +109,10 @@ def evaluate(
     report.check_report_destination(output)
     items = open_embeddings(embeddings)
     asked, rows, names = _split(items, queries)
-    read = None if qrels is None else read_labels(qrels)
     labels: list[dict[int, float]] | None = None
     about: dict[str, Any] = {}
-    if read is not None:
-        labels, gone = labels_of(read, names, rows, qrels or "")
+    if qrels is not None:
+        labels, gone = labels_of(read_labels(qrels), names, rows, qrels)
         about["labelled_queries"] = sum(any(g > 0 for g in one.values()) for one in labels)
         if gone:
             about["labels_left_out"] = f"{gone} of items that cannot be found"
@@ -134,14 +131,14 @@ def evaluate(
         result = measure(
             corpus, asked, methods, encoder, code_bytes, rows, names, labels, about, show
         )
-    entries = summarise(result)
+    summary = summarise(result)
     if not as_json:  # First, so that a full disk does not lose it.
-        report.print_table(result, entries)
+        report.print_table(summary)
     if all(record.error is not None for record in result.records):
         raise click.ClickException(f"every method failed: {result.records[0].error}")
-    drawn = report.write(result, output, entries)
+    drawn = report.write(result, output, summary)
     if as_json:
-        click.echo(json.dumps({"report": str(output), "methods": entries}))
+        click.echo(json.dumps({"report": str(output), "methods": summary["methods"]}))
     else:
         click.echo(f"{output / 'report.html'}", err=True)
     if not drawn:

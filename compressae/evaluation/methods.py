@@ -56,7 +56,7 @@ class Method:
     def needs_model(self) -> bool:
         """Whether it can be measured with a model, and only with one."""
         try:
-            return self.name in OURS and bool(list(Builder(None, None, (64,)).variants(self)))
+            return self.name in OURS and bool(list(variants(self, (64,))))
         except InputError:
             return False
 
@@ -137,6 +137,49 @@ def _value(text: str) -> int | float | str:
     return text
 
 
+def variants(
+    method: Method, code_bytes: Sequence[int]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """(settings to build with, settings to search with, one after another) of a method.
+
+    Args:
+        method: what is asked.
+        code_bytes: sizes of a method that takes one and was not told.
+
+    Raises:
+        InputError: an unknown name, or a setting that it does not have.
+    """
+    name = method.name
+    if name in OURS:
+        known, later = {**_CODE_SETTINGS, **_SEARCH_SETTINGS}, dict(_SEARCH_SETTINGS)
+        fixed = OURS[name][1]
+        for setting in ("candidates", "query_nonzeros"):
+            if setting in fixed or (fixed["scoring"] == "sparse" and setting == "candidates"):
+                del known[setting], later[setting]
+        tried: dict[str, Any] = {"candidates": _CANDIDATES} if name == "asymmetric" else {}
+    elif name in BASELINES:
+        known = BASELINES[name].settings()
+        later = dict.fromkeys(BASELINES[name].while_searching)
+        tried = dict(BASELINES[name].while_searching)
+    else:
+        raise InputError(f"unknown method; expected one of {', '.join(METHODS)}")
+    for setting, value in method.settings.items():
+        if setting not in known:
+            raise InputError(f"no setting {setting!r}; it has {', '.join(known) or 'none'}")
+        for one in value if isinstance(value, tuple) else (value,):
+            _check(setting, one, known[setting])
+        if value == ():
+            raise InputError(f"{setting}: no value")
+    # Nonzeros or residual bytes that were asked for say the size themselves.
+    if "code_bytes" in known and not {"nonzeros", "residual_bytes"} & set(method.settings):
+        tried["code_bytes"] = tuple(code_bytes)
+    settings = {**tried, **method.settings}
+    while_building = {k: v for k, v in settings.items() if k not in later}
+    while_searching = list(_each({k: v for k, v in settings.items() if k in later}))
+    for one in _each(while_building):
+        yield one, while_searching
+
+
 @dataclass
 class Builder:
     """Builds methods over items; codes that several share are made once.
@@ -144,49 +187,11 @@ class Builder:
     Attributes:
         items: (n, d) embeddings.
         model: of compressed search; None where no method needs it.
-        code_bytes: sizes of those methods that take one and were not told.
     """
 
     items: Any
     model: CompresSAE | None
-    code_bytes: tuple[int, ...]
     _made: dict[tuple[Any, ...], tuple[CompressedIndex, float]] = field(default_factory=dict)
-
-    def variants(self, method: Method) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """(settings to build with, settings to search with, one after another) of a method.
-
-        Raises:
-            InputError: an unknown name, or a setting that it does not have.
-        """
-        name = method.name
-        if name in OURS:
-            known, later = {**_CODE_SETTINGS, **_SEARCH_SETTINGS}, dict(_SEARCH_SETTINGS)
-            fixed = OURS[name][1]
-            for setting in ("candidates", "query_nonzeros"):
-                if setting in fixed or (fixed["scoring"] == "sparse" and setting == "candidates"):
-                    del known[setting], later[setting]
-            tried: dict[str, Any] = {"candidates": _CANDIDATES} if name == "asymmetric" else {}
-        elif name in BASELINES:
-            known = BASELINES[name].settings()
-            later = dict.fromkeys(BASELINES[name].while_searching)
-            tried = dict(BASELINES[name].while_searching)
-        else:
-            raise InputError(f"unknown method; expected one of {', '.join(METHODS)}")
-        for setting, value in method.settings.items():
-            if setting not in known:
-                raise InputError(f"no setting {setting!r}; it has {', '.join(known) or 'none'}")
-            for one in value if isinstance(value, tuple) else (value,):
-                _check(setting, one, known[setting])
-            if value == ():
-                raise InputError(f"{setting}: no value")
-        # Nonzeros or residual bytes that were asked for say the size themselves.
-        if "code_bytes" in known and not {"nonzeros", "residual_bytes"} & set(method.settings):
-            tried["code_bytes"] = self.code_bytes
-        settings = {**tried, **method.settings}
-        while_building = {k: v for k, v in settings.items() if k not in later}
-        while_searching = list(_each({k: v for k, v in settings.items() if k in later}))
-        for one in _each(while_building):
-            yield one, while_searching
 
     def build(self, name: str, settings: dict[str, Any]) -> tuple[Baseline, float]:
         """A method over the items, ready to search, and the seconds that took.

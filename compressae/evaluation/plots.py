@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from compressae.evaluation.protocol import Evaluation
-
 _SHOWN = "recall@10"
 
 
-def draw(evaluation: Evaluation, entries: list[dict[str, Any]], path: Path) -> bool:
+def draw(entries: list[dict[str, Any]], path: Path) -> bool:
     """Recall@10 against held bytes an item and against queries a second, the frontier of each
     marked, as a PNG; False where matplotlib is missing."""
     try:

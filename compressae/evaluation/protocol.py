@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compressae.compress import check_width
-from compressae.evaluation.methods import Builder, Method, parse
+from compressae.evaluation.methods import Builder, Method, parse, variants
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
 from compressae.retrieval.baselines import Baseline
@@ -116,12 +116,12 @@ def evaluate(
     truth = exact_search(items, queries, TOP)
     queries = as_embeddings(queries, "queries").to_array()
     judge = _Judge(items, unit_rows(queries), np.arange(len(items)) if rows is None else rows)
-    builder = Builder(items, model, tuple(code_bytes))
+    builder = Builder(items, model)
     records: list[Record] = []
     for done, method in enumerate(asked):
         if progress is not None:
             progress(done, len(asked), method.name)
-        records += _measure(builder, method, judge)
+        records += _measure(builder, method, code_bytes, judge)
     if progress is not None:
         progress(len(asked), len(asked), "")
     facts = {
@@ -174,17 +174,19 @@ def _version(name: str) -> str:
     return "not installed"
 
 
-def _measure(builder: Builder, method: Method, judge: "_Judge") -> list[Record]:
+def _measure(
+    builder: Builder, method: Method, code_bytes: Sequence[int], judge: "_Judge"
+) -> list[Record]:
     """A record for each variant of a method, with the reason where it fails.
 
     Whatever a library raises is a reason: the other methods are measured all the same.
     """
     try:
-        variants = list(builder.variants(method))
+        found = list(variants(method, code_bytes))
     except Exception as error:
         return [_failed(method.name, dict(method.settings), error)]
     records = []
-    for settings, searches in variants:
+    for settings, searches in found:
         try:
             searcher, seconds = builder.build(method.name, settings)
         except Exception as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from compressae.evaluation.plots import draw
 from compressae.evaluation.protocol import Evaluation
-from compressae.evaluation.summary import finite, metrics, summarise
+from compressae.evaluation.summary import summarise
 from compressae.pages import render
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import check_destination, swap_in
@@ -41,16 +41,14 @@ NOTES = (
 )
 
 
-def header(evaluation: Evaluation) -> list[str]:
+def header(summary: dict[str, Any]) -> list[str]:
     """Names of the table's columns."""
-    return ["method", *_SIZES, *metrics(evaluation), *_TIMES]
+    return ["method", *_SIZES, *summary["metrics"], *_TIMES]
 
 
-def rows(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> list[list[str]]:
+def rows(summary: dict[str, Any]) -> list[list[str]]:
     """The table's cells, one list a record, under ``header``."""
-    names = metrics(evaluation)
-    found = summarise(evaluation) if entries is None else entries
-    return [_cells(entry, names) for entry in found]
+    return [_cells(entry, summary["metrics"]) for entry in summary["methods"]]
 
 
 def _cells(entry: dict[str, Any], names: list[str]) -> list[str]:
@@ -78,11 +76,10 @@ def _figure(interval: dict[str, float | None]) -> str:
     return f"{mean:.3f} ±{half}"
 
 
-def markdown(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> str:
+def markdown(summary: dict[str, Any]) -> str:
     """What was measured on what, the table, a legend."""
-    about, names = evaluation.about, header(evaluation)
-    found = summarise(evaluation) if entries is None else entries
-    legend = {entry["method"]: entry["what"] for entry in found}
+    about, names = summary["about"], header(summary)
+    legend = {entry["method"]: entry["what"] for entry in summary["methods"]}
     lines = [
         "# Evaluation",
         "",
@@ -93,37 +90,32 @@ def markdown(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None
         "|" + "---|" * len(names),
         *(
             "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-            for cells in rows(evaluation, found)
+            for cells in rows(summary)
         ),
         "",
         *(f"- {name}: {what}" for name, what in legend.items()),
         "",
         *(line for note in NOTES for line in (note, "")),
-        *(f"- {name}: {json.dumps(finite(value))}" for name, value in about.items()),
+        *(f"- {name}: {json.dumps(value)}" for name, value in about.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def page(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> str:
+def page(summary: dict[str, Any]) -> str:
     """The web page: pictures that answer to the pointer, and a table that can be sorted."""
-    data = {
-        "about": finite(evaluation.about),
-        "metrics": metrics(evaluation),
-        "methods": summarise(evaluation) if entries is None else entries,
-        "notes": NOTES,
-    }
-    return render("report", f"Evaluation of {Path(evaluation.about['table']).name}", data)
+    title = f"Evaluation of {Path(summary['about']['table']).name}"
+    return render("report", title, {**summary, "notes": NOTES})
 
 
-def print_table(evaluation: Evaluation, entries: list[dict[str, Any]] | None = None) -> None:
+def print_table(summary: dict[str, Any]) -> None:
     """The table on stdout, with as many columns as the terminal has room for; the reasons of those
     that failed below it."""
     from rich.console import Console
     from rich.table import Table
 
-    found = summarise(evaluation) if entries is None else entries
-    cells = rows(evaluation, [entry for entry in found if entry["error"] is None])
-    console, names, without = Console(), header(evaluation), list(_DISPENSABLE)
+    measured = [entry for entry in summary["methods"] if entry["error"] is None]
+    cells = rows({**summary, "methods": measured})
+    console, names, without = Console(), header(summary), list(_DISPENSABLE)
     while cells:
         table = Table()
         for name in names:
@@ -137,7 +129,7 @@ def print_table(evaluation: Evaluation, entries: list[dict[str, Any]] | None = N
         kept = [i for i, name in enumerate(names) if name != without[0]]
         without.pop(0)
         names, cells = [names[i] for i in kept], [[row[i] for i in kept] for row in cells]
-    for entry in found:
+    for entry in summary["methods"]:
         if entry["error"] is not None:
             console.print(
                 f"{entry['label']} failed: {entry['error']}", markup=False, soft_wrap=True
@@ -145,9 +137,9 @@ def print_table(evaluation: Evaluation, entries: list[dict[str, Any]] | None = N
 
 
 def write(
-    evaluation: Evaluation, folder: str | Path, entries: list[dict[str, Any]] | None = None
+    evaluation: Evaluation, folder: str | Path, summary: dict[str, Any] | None = None
 ) -> bool:
-    """Write the report into a folder, all or nothing.
+    """Write the report into a folder, all or nothing; ``summary`` is made when None.
 
     report.json (figures), report.md, report.html, report.png, and hits.npz: ``queries`` (q,),
     ``truth_ids`` and ``truth_scores`` (q, 100), and for the i-th entry of report.json's methods
@@ -161,21 +153,16 @@ def write(
     """
     folder = Path(folder)
     check_report_destination(folder)
-    found = summarise(evaluation) if entries is None else entries
+    summary = summary or summarise(evaluation)
     temporary = folder.absolute().parent / f".{folder.name}.tmp-{os.getpid()}"
-    raw = {"about": finite(evaluation.about), "metrics": metrics(evaluation), "methods": found}
     try:
         temporary.mkdir()
-        figures = json.dumps(raw, allow_nan=False, indent=1) + "\n"
-        texts = {
-            "json": figures,
-            "md": markdown(evaluation, found),
-            "html": page(evaluation, found),
-        }
+        figures = json.dumps(summary, allow_nan=False, indent=1) + "\n"
+        texts = {"json": figures, "md": markdown(summary), "html": page(summary)}
         for kind, text in texts.items():  # The name of a table may be no text.
             (temporary / f"report.{kind}").write_bytes(text.encode("utf-8", "backslashreplace"))
         np.savez_compressed(temporary / "hits.npz", **_raw(evaluation))
-        drawn = draw(evaluation, found, temporary / "report.png")
+        drawn = draw(summary["methods"], temporary / "report.png")
         swap_in(temporary, folder)
     except OSError as error:
         raise InputError(

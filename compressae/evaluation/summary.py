@@ -38,9 +38,14 @@ def per_query(evaluation: Evaluation, record: Record) -> dict[str, np.ndarray]:
     return {**values, "score r": score_correlation(record.hits.scores, record.exact)}
 
 
-def summarise(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One entry a record, of what JSON can say: None where there is no figure."""
-    return [_entry(evaluation, record) for record in evaluation.records]
+def summarise(evaluation: Evaluation) -> dict[str, Any]:
+    """What a report shows, as JSON can say it: ``about``, the names of ``metrics``, and an entry of
+    ``methods`` for each record; None where there is no figure."""
+    return {
+        "about": finite(evaluation.about),
+        "metrics": metrics(evaluation),
+        "methods": [_entry(evaluation, record) for record in evaluation.records],
+    }
 
 
 def _entry(evaluation: Evaluation, record: Record) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from compressae import CompresSAE, InputError
-from compressae.evaluation.methods import METHODS, Builder, Method, form_of, parse
+from compressae.evaluation.methods import METHODS, Method, form_of, parse, variants
 
 
 def test_text_and_lists_say_the_same():
@@ -42,28 +42,25 @@ def test_what_cannot_be_read_is_refused(bad):
         parse("all:code_bytes=3")
 
 
-def variants(text, sizes=(32, 64)):
-    builder = Builder(None, None, sizes)
-    return [(built, searched) for built, searched in builder.variants(parse(text)[0])]
+def asked(text, sizes=(32, 64)):
+    return list(variants(parse(text)[0], sizes))
 
 
 def test_sizes_are_built_and_searches_share_a_build():
-    assert variants("dense") == [({}, [{}])]
-    assert variants("pq") == [({"code_bytes": 32}, [{}]), ({"code_bytes": 64}, [{}])]
-    assert variants("pq:code_bytes=8:train_rows=300") == [
-        ({"code_bytes": 8, "train_rows": 300}, [{}])
-    ]
-    assert variants("hnsw:links=8/32") == [
+    assert asked("dense") == [({}, [{}])]
+    assert asked("pq") == [({"code_bytes": 32}, [{}]), ({"code_bytes": 64}, [{}])]
+    assert asked("pq:code_bytes=8:train_rows=300") == [({"code_bytes": 8, "train_rows": 300}, [{}])]
+    assert asked("hnsw:links=8/32") == [
         ({"links": links}, [{"ef": 100}, {"ef": 200}, {"ef": 400}]) for links in (8, 32)
     ]
-    assert variants("ivf-pq:nprobe=4", (16,)) == [({"code_bytes": 16}, [{"nprobe": 4}])]
-    assert variants("asymmetric:nonzeros=8:residual_bytes=0/16:candidates=500") == [
+    assert asked("ivf-pq:nprobe=4", (16,)) == [({"code_bytes": 16}, [{"nprobe": 4}])]
+    assert asked("asymmetric:nonzeros=8:residual_bytes=0/16:candidates=500") == [
         ({"nonzeros": 8, "residual_bytes": m}, [{"candidates": 500}]) for m in (0, 16)
     ]
-    assert variants("asymmetric-all", (20,)) == [({"code_bytes": 20}, [{}])]
+    assert asked("asymmetric-all", (20,)) == [({"code_bytes": 20}, [{}])]
     for text in ("asymmetric-all:candidates=5", "sparse:candidates=5", "hashing:parts=2"):
         with pytest.raises(InputError, match="no setting"):
-            variants(text)
+            asked(text)
 
 
 def test_code_bytes_become_nonzeros_and_a_residual():

@@ -136,10 +136,11 @@ def test_labels_give_ndcg_and_mrr(parts):
     first = evaluate(corpus, queries, "dense", None, rows=rows, query_names=held)
     labels = [{int(row[2]): 1.0} for row in first.truth.ids]  # The third nearest is the right one.
     judged = evaluate(corpus, queries, "dense", rows=rows, query_names=held, labels=labels)
-    (entry,) = summarise(judged)
+    (entry,) = summarise(judged)["methods"]
     assert entry["metrics"]["MRR@10"]["mean"] == pytest.approx(1 / 3)
     assert entry["metrics"]["nDCG@10"]["mean"] == pytest.approx(1 / 2)
-    assert set(summarise(first)[0]["metrics"]) == {"recall@1", "recall@10", "recall@100", "score r"}
+    (plain,) = summarise(first)["methods"]
+    assert set(plain["metrics"]) == {"recall@1", "recall@10", "recall@100", "score r"}
 
 
 @pytest.mark.parametrize("how", ["unknown", "setting", "missing", "no faiss", "fails", "no model"])
@@ -167,7 +168,7 @@ def test_a_failing_method_does_not_stop_the_others(parts, monkeypatch, how):
     records = evaluate(corpus, queries, [asked, "binary" if how != "fails" else "magic"]).records
     assert said in records[0].error and "\n" not in records[0].error
     assert len(records) == 2 and (records[1].error is None) == (how != "fails")
-    assert summarise(evaluate(corpus, queries, "magic"))[0]["family"] == "unknown"
+    assert summarise(evaluate(corpus, queries, "magic"))["methods"][0]["family"] == "unknown"
 
 
 def test_a_failure_after_a_first_variant_keeps_it(parts):

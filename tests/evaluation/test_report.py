@@ -62,8 +62,8 @@ def names(folder):
 
 
 def test_cells(evaluation):
-    good, _, _, failed = report.rows(evaluation)
-    assert dict(zip(report.header(evaluation), good, strict=True)) == {
+    good, _, _, failed = report.rows(summarise(evaluation))
+    assert dict(zip(report.header(summarise(evaluation)), good, strict=True)) == {
         "method": "asymmetric k=16 residual=35 C=1000", "code B/item": "64",
         "held B/item": "1,262", "constant MB": "6.3", "recall@1": "0.000 ±.000",
         "recall@10": "0.500 ±.000", "recall@100": "0.950 ±.000", "score r": "1.000 ±.000",
@@ -77,10 +77,10 @@ def test_figures_have_intervals(evaluation):
     truth = evaluation.truth.ids.copy()
     truth[1] += 1000
     half = Evaluation(evaluation.about, Hits(truth, evaluation.truth.scores), np.arange(2), [DENSE])
-    (entry,) = summarise(half)
+    (entry,) = summarise(half)["methods"]
     assert entry["metrics"]["recall@10"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
     assert entry["family"] == "dense rows" and entry["error"] is None
-    assert report.rows(half)[0][5] == "0.500 ±.500"
+    assert report.rows(summarise(half))[0][5] == "0.500 ±.500"
     shown = Record("truncate", {"code_bytes": 16, "values": "float16"})
     assert label(shown) == "truncate B=16 values=float16"
 
@@ -93,16 +93,16 @@ def test_a_narrow_terminal_has_fewer_columns_and_whole_cells(evaluation, monkeyp
 
     monkeypatch.setattr("rich.console.Console", Terminal)
     with redirect_stdout(io.StringIO()) as out:
-        report.print_table(evaluation)
+        report.print_table(summarise(evaluation))
     lines = out.getvalue().splitlines()
-    assert lines[1].count("┃") == len(report.header(evaluation)) - gone + 1
+    assert lines[1].count("┃") == len(report.header(summarise(evaluation))) - gone + 1
     assert "asymmetric k=16 residual=35 C=1000" in out.getvalue() and "…" not in out.getvalue()
 
 
 def test_markdown_is_a_table_with_its_legend(evaluation):
-    lines = report.markdown(evaluation).splitlines()
+    lines = report.markdown(summarise(evaluation)).splitlines()
     table = [line.replace("\\|", "/") for line in lines if line.startswith("|")]
-    columns = len(report.header(evaluation))
+    columns = len(report.header(summarise(evaluation)))
     assert len(table) == 6 and {line.count("|") for line in table} == {columns + 1}
     assert "19,000 items of 384 dimensions from items.npy" in "\n".join(lines)
     assert any(line.startswith("- asymmetric: x·ŷ") for line in lines)
@@ -110,7 +110,7 @@ def test_markdown_is_a_table_with_its_legend(evaluation):
 
 
 def test_print_table(evaluation, capsys):
-    report.print_table(evaluation)
+    report.print_table(summarise(evaluation))
     out = capsys.readouterr().out
     assert "0.950 ±.000" in out and "sparse failed: no room for <b>it</b> | at all" in out
 
@@ -122,10 +122,10 @@ def test_write_gives_five_files(evaluation, tmp_path):
         "hits.npz", "report.html", "report.json", "report.md", "report.png",
     ]  # fmt: skip
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "report" / "report.md").read_text() == report.markdown(evaluation)
+    assert (tmp_path / "report" / "report.md").read_text() == report.markdown(summarise(evaluation))
     raw = json.loads((tmp_path / "report" / "report.json").read_text())
     assert raw["about"]["odd"] is None and raw["methods"][3]["error"].startswith("no room")
-    assert raw["methods"] == json.loads(json.dumps(summarise(evaluation)))
+    assert raw == json.loads(json.dumps(summarise(evaluation)))
     with np.load(tmp_path / "report" / "hits.npz") as held:
         np.testing.assert_array_equal(held["queries"], [7, 9])
         np.testing.assert_array_equal(held["truth_ids"], TRUTH)

@@ -34,7 +34,7 @@ LIVE_MARGIN = 0.25
 #: Standard errors of the difference by which a margin has to be passed.
 NOISE = 2.0
 #: Rows that were trained on are coded better than unseen ones: of these 1 − cosine is up to
-#: 1 + ALLOWANCE·h / n times as large after training on n rows; 3.2 in its place on 60,000 nouns, and
+#: 1 + ALLOWANCE·h / n times as large after training on n rows; 3.2 in its place on 60,000 nouns,
 #: more on smaller tables.
 ALLOWANCE = 5.5
 #: With fewer rows a latent that is no longer so: rows that were trained on tell too little.

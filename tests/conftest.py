@@ -1,9 +1,16 @@
-"""Settings of the whole suite, and a browser for pages."""
+"""Settings of the whole suite, a device for kernels, and a browser for pages."""
 
+import os
 import shutil
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Triton reads this when a kernel's file is imported. With a GPU the same tests run there.
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # The first example of a test may wait for numba to compile.
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -11,11 +18,30 @@ settings.load_profile("suite")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu"):
-        import torch
+    if item.get_closest_marker("gpu") and not HAS_GPU:
+        pytest.skip("needs a CUDA device")
 
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device")
+
+def _poisoned(*shape, **settings):
+    """``torch.empty`` that holds what no kernel may leave: NaN, or a number far out of range."""
+    out = torch.zeros(*shape, **settings)
+    return out.fill_(float("nan") if out.is_floating_point() else torch.iinfo(out.dtype).max - 7)
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """Where Triton kernels run: "cpu", by its interpreter, or "cuda"; fresh memory is poisoned."""
+    monkeypatch.setattr(torch, "empty", _poisoned)
+    pytest.importorskip("triton", reason="needs triton, which has wheels for Linux alone")
+    if request.param == "cuda":
+        yield "cuda"
+    elif HAS_GPU:
+        pytest.skip("this machine has a GPU, where the same case runs")
+    else:
+        from compressae.kernels.backend import use
+
+        with use("triton"):
+            yield "cpu"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,102 @@
+"""Triton's top-k against the reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from compressae.kernels import topk
+from compressae.kernels.topk import reference
+
+
+def rows(n, h, seed=0, ties=False):
+    x = np.random.default_rng(seed).standard_normal((n, h), dtype=np.float32)
+    return np.round(2 * x) if ties else x
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(
+    ("n", "h", "k"), [(3, 1, 1), (2, 33, 33), (5, 100, 7), (2, 4096, 32), (1, 5000, 128)]
+)
+def test_abs_topk_equals_the_reference(device, n, h, k, ties):
+    x = rows(n, h, k, ties)
+    ids, values = topk.abs_topk(torch.from_numpy(x).to(device), k)
+    expected = reference.abs_topk(x, k)
+    assert ids.dtype == torch.int32 and values.dtype == torch.float32
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected[0])
+    np.testing.assert_array_equal(values.cpu().numpy(), expected[1])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_widest_rows_that_are_not_sorted_whole(device, ties):
+    x = rows(1, 65536, 1, ties)
+    ids, _ = topk.abs_topk(torch.from_numpy(x).to(device), 256)
+    np.testing.assert_array_equal(ids.cpu().numpy(), reference.abs_topk(x, 256)[0])
+
+
+def test_large_entries_side_by_side(device):
+    """All of the largest in few groups: more candidates than there is room for."""
+    x = np.zeros((2, 3000), np.float32)
+    x[0, 128 * np.arange(20)] = np.arange(20) - 30.5
+    x[1, :300] = 1
+    ids, values = topk.abs_topk(torch.from_numpy(x).to(device), 40)
+    expected = reference.abs_topk(x, 40)
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected[0])
+    np.testing.assert_array_equal(values.cpu().numpy(), expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_are_ordered_as_they_are(device, dtype):
+    x = torch.from_numpy(rows(2, 500)).to(device, dtype)
+    ids, values = topk.abs_topk(x, 20)
+    expected = reference.abs_topk(x.float().cpu().numpy(), 20)
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected[0])
+    np.testing.assert_array_equal(values.float().cpu().numpy(), expected[1])
+
+
+@pytest.mark.parametrize(("h", "k"), [(70_000, 3), (400, 300)])
+def test_wider_rows_and_more_entries_are_sorted_whole(device, h, k):
+    x = rows(2, h, ties=True)
+    ids, values = topk.abs_topk(torch.from_numpy(x).to(device), k)
+    expected = reference.abs_topk(x, k)
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected[0])
+    np.testing.assert_array_equal(values.cpu().numpy(), expected[1])
+
+
+@pytest.mark.parametrize(("m", "k"), [(50, 50), (3000, 100), (140_000, 10), (600, 400)])
+def test_largest_keeps_signs_and_breaks_ties_by_id(device, m, k):
+    x = rows(2, m, ties=True)
+    x[0, 10:] = np.where(np.arange(m - 10) % 3, -np.inf, x[0, 10:])
+    ids, values = topk.largest(torch.from_numpy(x).to(device), k)
+    expected = np.argsort(-x, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected)
+    np.testing.assert_array_equal(values.cpu().numpy(), np.take_along_axis(x, expected, 1))
+
+
+def test_whole_numbers_that_a_float_would_round(device):
+    x = (1 << 28) - np.arange(200, dtype=np.int32)[None] % 7 - np.int32(3) * np.arange(2)[:, None]
+    ids, values = topk.largest(torch.from_numpy(x.astype(np.int32)).to(device), 30)
+    expected = np.argsort(-x, axis=1, kind="stable")[:, :30]
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected)
+    assert values.dtype == torch.int32
+
+
+def test_rows_that_lie_apart(device):
+    x = torch.from_numpy(rows(4, 90)).to(device)
+    for view in (x[:, ::2], x[1:3, 5:60], x.T[:3]):
+        ids, _ = topk.abs_topk(view, 4)
+        np.testing.assert_array_equal(
+            ids.cpu().numpy(), reference.abs_topk(view.cpu().numpy(), 4)[0]
+        )
+
+
+def test_no_rows(device):
+    ids, values = topk.abs_topk(torch.zeros(0, 50, device=device), 3)
+    assert ids.shape == values.shape == (0, 3)
+
+
+def test_bad_k_is_refused(device):
+    for k in (0, 51):
+        with pytest.raises(ValueError, match=f"k = {k} of 50 entries"):
+            topk.abs_topk(torch.zeros(2, 50, device=device), k)
+        with pytest.raises(ValueError, match=f"k = {k} of 50 entries"):
+            topk.largest(torch.zeros(2, 50, device=device), k)

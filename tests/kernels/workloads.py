@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from compressae.kernels.decode import gpu as decode
 from compressae.kernels.topk import gpu as topk
 
 Workload = Callable[[], object]
@@ -14,6 +15,18 @@ Workload = Callable[[], object]
 
 def _top(h: int, k: int, dtype: torch.dtype, magnitude: bool) -> Workload:
     return lambda: topk.top(torch.zeros(2, h, dtype=dtype), k, magnitude)
+
+
+def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3) -> Workload:
+    ids, values = torch.zeros(n, k, dtype=torch.int32), torch.zeros(n, k)
+    weights, rows = torch.zeros(h, d), torch.zeros(n, d)
+
+    def run() -> None:
+        decode.decode(ids, values, weights)
+        decode.project(ids, rows, weights)
+        decode.outer_sum(ids, values, rows, h)
+
+    return run
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -27,4 +40,9 @@ WORKLOADS: dict[str, Workload] = {
             (8192, 100, torch.float32, False),
         ]
     },
+    **{
+        f"sparse products of {k} nonzeros, {d} wide": _sparse_products(d, k)
+        for d, k in [(768, 32), (384, 128), (1024, 7), (50, 16)]
+    },
+    "sparse sums in parts": _sparse_products(768, 32, 4, 100),
 }

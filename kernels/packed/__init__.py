@@ -9,9 +9,11 @@ of ``BLOCK`` rows and the counts of the rows before them in it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from compressae.kernels.backend import Backend, uses_triton
 from compressae.kernels.packed import cpu
 from compressae.kernels.threads import over_rows
 
@@ -96,19 +98,24 @@ class Rows:
         return self.data, stride, self.blocks, counts, self.layout.lengths, BLOCK
 
 
-def pack(head: np.ndarray, indices: np.ndarray, codes: np.ndarray, layout: Layout) -> np.ndarray:
-    """Rows of k nonzeros as bytes.
+def pack(head: Any, indices: Any, codes: Any, layout: Layout, backend: Backend = "auto") -> Any:
+    """Rows of k nonzeros as bytes, as arrays or, of tensors on a GPU, as a tensor.
 
     Args:
         head: (n, fixed) uint8: residual code and gain.
         indices: (n, k) int32 latents below 2^id_bits; k ≤ K.
         codes: (n, k) uint8 level numbers, the r-th below 2^value_bits[r].
         layout: of the rows.
+        backend: see ``compressae.kernels.backend``.
 
     Returns:
         (n, layout.lengths[k]) uint8.
     """
     n, k = indices.shape
+    if uses_triton(indices, backend):
+        from compressae.kernels.packed import gpu
+
+        return gpu.pack(head, indices, codes, layout.shifts[: k + 1], layout.id_bits)
     out = np.zeros((n, int(layout.lengths[k])), np.uint8)
     cpu.pack(head, indices, codes, layout.shifts, layout.id_bits, out)
     return out

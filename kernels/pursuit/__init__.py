@@ -5,10 +5,12 @@ pursuit (Donoho, Tsaig, Drori and Starck 2012).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from compressae.kernels.backend import Backend, uses_triton
 from compressae.kernels.pursuit import cpu
 from compressae.kernels.threads import over_rows
 
@@ -28,13 +30,14 @@ def fast_dtype() -> torch.dtype:
 
 
 def pursue(
-    x: np.ndarray,
-    weights: np.ndarray,
+    x: Any,
+    weights: Any,
     counts: Sequence[int],
     ridge: float = 1e-4,
     dtype: torch.dtype | None = None,
     threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    backend: Backend = "auto",
+) -> tuple[Any, Any]:
     """Latents and least-squares values of each row.
 
     Each step adds the ``counts[s]`` latents of largest |W r| to a row's support, r being what the
@@ -45,18 +48,24 @@ def pursue(
         weights: (h, d) float32, unit rows.
         counts: latents added in each step; k = sum(counts) ≤ h.
         ridge: keeps the refit solvable where latents of a row are nearly parallel; above 0.
-        dtype: of the products W r, which only choose: bfloat16 or float32; ``fast_dtype()`` when
-            None. Values are computed in float32.
+        dtype: of the products W r, which only choose: bfloat16 or float32; when None
+            ``fast_dtype()``, on a GPU bfloat16. Values are computed in float32.
         threads: processors to use; all that the process may use when None.
+        backend: see ``compressae.kernels.backend``.
 
     Returns:
-        indices (n, k) int32 in the order chosen and values (n, k) float32.
+        indices (n, k) int32 in the order chosen and values (n, k) float32: arrays, or, of tensors
+        on a GPU, tensors.
     """
     k, n, h = sum(counts), len(x), len(weights)
     if not 1 <= k <= h or min(counts) < 1:
         raise ValueError(f"counts = {list(counts)}: expected 1 or more a step, at most {h} in all")
     if not ridge > 0:
         raise ValueError(f"ridge = {ridge}: expected more than 0")
+    if uses_triton(x, backend):
+        from compressae.kernels.pursuit import gpu
+
+        return gpu.pursue(x, weights, counts, ridge, dtype)
     x, weights = np.ascontiguousarray(x), np.ascontiguousarray(weights)
     projection = torch.from_numpy(weights).to(dtype or fast_dtype()).T
     indices, values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from compressae.kernels import backend
-from compressae.kernels.backend import use, uses_triton
+from compressae.kernels.backend import beside, use, uses_triton
 
 
 def test_auto_goes_by_where_the_data_lives(monkeypatch):
@@ -14,6 +14,7 @@ def test_auto_goes_by_where_the_data_lives(monkeypatch):
     monkeypatch.setattr(backend, "interprets", lambda: True)
     with use("triton"):
         assert uses_triton(torch.zeros(3))
+        assert not uses_triton(np.zeros(3))  # Arrays are numba's all the same.
     assert not uses_triton(torch.zeros(3))
     assert uses_triton(torch.zeros(3), "triton") and not uses_triton(torch.zeros(3), "numba")
 
@@ -38,3 +39,9 @@ def test_a_backend_that_cannot_read_the_data_is_refused(monkeypatch, data, name,
     monkeypatch.setattr(backend, "interprets", lambda: False)
     with pytest.raises(ValueError, match=message):
         uses_triton(data, name)
+
+
+def test_an_array_goes_where_the_data_is():
+    levels = np.arange(3.0)
+    assert beside(levels, np.zeros(2)) is levels
+    assert torch.equal(beside(levels, torch.zeros(2)), torch.from_numpy(levels))

@@ -5,9 +5,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from compressae.kernels.decode import gpu as decode
+from compressae.kernels.pursuit import gpu as pursuit
+from compressae.kernels.quantize import gpu as quantize
 from compressae.kernels.topk import gpu as topk
 
 Workload = Callable[[], object]
@@ -29,6 +32,18 @@ def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3) -> Workload:
     return run
 
 
+def _fit(d: int, k: int, levels: int = 16) -> Workload:
+    """Pursuit of one latent a step, then values under quantisation; refit launches no others."""
+    x, weights = torch.zeros(2, d), torch.zeros(300, d)
+    choices, sizes = np.zeros((k, levels), np.float32), np.full(k, levels)
+
+    def run() -> None:
+        ids, values = pursuit.pursue(x, weights, [1] * k, 1e-4, torch.float32)
+        quantize.quantize_on_support(x, ids, values, weights, choices, sizes, 3)
+
+    return run
+
+
 WORKLOADS: dict[str, Workload] = {
     **{
         f"top-{k} of {h} {dtype}": _top(h, k, dtype, magnitude)
@@ -44,5 +59,7 @@ WORKLOADS: dict[str, Workload] = {
         f"sparse products of {k} nonzeros, {d} wide": _sparse_products(d, k)
         for d, k in [(768, 32), (384, 128), (1024, 7), (50, 16)]
     },
+    **{f"fit of {k} nonzeros, {d} wide": _fit(d, k) for d, k in [(768, 32), (50, 1), (384, 100)]},
+    "fit of 256 nonzeros with 256 levels": _fit(768, 256, 256),
     "sparse sums in parts": _sparse_products(768, 32, 4, 100),
 }

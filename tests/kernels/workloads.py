@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import torch
 
+from compressae.kernels.cosine import gpu as cosine
 from compressae.kernels.decode import gpu as decode
+from compressae.kernels.encode import gpu as encode
 from compressae.kernels.topk import gpu as topk
 
 Workload = Callable[[], object]
@@ -29,6 +31,17 @@ def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3) -> Workload:
     return run
 
 
+def _training(d: int, k: int, wide: int, h: int = 4096, n: int = 3) -> Workload:
+    ids, values = torch.zeros(n, wide, dtype=torch.int32), torch.zeros(n, wide)
+    weights, x = torch.zeros(h, d), torch.zeros(n, d)
+
+    def run() -> None:
+        encode.encode(x, weights, torch.zeros(h), wide)
+        cosine.cosine_gradients(ids, values, weights, x, k, 0.1)
+
+    return run
+
+
 WORKLOADS: dict[str, Workload] = {
     **{
         f"top-{k} of {h} {dtype}": _top(h, k, dtype, magnitude)
@@ -45,4 +58,8 @@ WORKLOADS: dict[str, Workload] = {
         for d, k in [(768, 32), (384, 128), (1024, 7), (50, 16)]
     },
     "sparse sums in parts": _sparse_products(768, 32, 4, 100),
+    **{
+        f"training of {d} columns, {k} and {wide} nonzeros": _training(d, k, wide)
+        for d, k, wide in [(768, 32, 128), (384, 16, 16), (2048, 32, 128), (3000, 32, 128)]
+    },
 }

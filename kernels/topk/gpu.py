@@ -128,7 +128,7 @@ def top(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
     values = torch.empty(n, k, dtype=x.dtype, device=x.device)
     if n == 0:
         return ids, values
-    _select[(n,)](x, x.stride(0), h, k, tagged, magnitude, groups, room, _TILE, num_warps=4)
+    _select[(n,)](x, x.stride(0), h, k, tagged, magnitude, groups, room, _TILE, num_warps=8)
     rows = max(1, 1024 // room)
     _order[(triton.cdiv(n, rows),)](
         tagged, x, x.stride(0), n, k, ids, values, room, rows, num_warps=4

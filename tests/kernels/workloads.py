@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from compressae.kernels.cosine import gpu as cosine
 from compressae.kernels.decode import gpu as decode
+from compressae.kernels.encode import gpu as encode
 from compressae.kernels.pursuit import gpu as pursuit
 from compressae.kernels.quantize import gpu as quantize
 from compressae.kernels.topk import gpu as topk
@@ -44,6 +46,17 @@ def _fit(d: int, k: int, levels: int = 16) -> Workload:
     return run
 
 
+def _training(d: int, k: int, wide: int, h: int = 4096, n: int = 3) -> Workload:
+    ids, values = torch.zeros(n, wide, dtype=torch.int32), torch.zeros(n, wide)
+    weights, x = torch.zeros(h, d), torch.zeros(n, d)
+
+    def run() -> None:
+        encode.encode(x, weights, torch.zeros(h), wide)
+        cosine.cosine_gradients(ids, values, weights, x, k, 0.1)
+
+    return run
+
+
 WORKLOADS: dict[str, Workload] = {
     **{
         f"top-{k} of {h} {dtype}": _top(h, k, dtype, magnitude)
@@ -62,4 +75,8 @@ WORKLOADS: dict[str, Workload] = {
     **{f"fit of {k} nonzeros, {d} wide": _fit(d, k) for d, k in [(768, 32), (50, 1), (384, 100)]},
     "fit of 256 nonzeros with 256 levels": _fit(768, 256, 256),
     "sparse sums in parts": _sparse_products(768, 32, 4, 100),
+    **{
+        f"training of {d} columns, {k} and {wide} nonzeros": _training(d, k, wide)
+        for d, k, wide in [(768, 32, 128), (384, 16, 16), (2048, 32, 128), (3000, 32, 128)]
+    },
 }

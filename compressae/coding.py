@@ -1,19 +1,29 @@
 """From rows to nonzeros, and from nonzeros to bytes."""
 
+import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
 
+from compressae.devices import fetch, put
 from compressae.kernels import packed
+from compressae.kernels.backend import beside, namespace
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
 from compressae.kernels.quantize import quantize_on_support
 from compressae.kernels.refit import explained, refit
 from compressae.model import CompresSAE
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.quantizer import RowQuantizer, fit_levels, fit_residual, id_bits
+from compressae.retrieval.quantizer import (
+    RowQuantizer,
+    fit_levels,
+    fit_residual,
+    id_bits,
+    level_values,
+)
 
 #: Most steps of a pursuit; a larger k takes several latents a step.
 _STEPS = 64
@@ -30,10 +40,9 @@ def pursuit_counts(k: int, steps: int = _STEPS) -> list[int]:
 
 def encode_rows(model: CompresSAE, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The encoder's code of unit rows x (m, d): ids (m, k) int32 and values (m, k) float32."""
-    device = model.encoder.device
     with torch.no_grad():
-        ids, values = model.encode(torch.from_numpy(x).to(device), k)
-    return ids.cpu().numpy(), values.cpu().numpy()
+        ids, values = model.encode(torch.from_numpy(x).to(model.encoder.device), k)
+    return fetch(ids), fetch(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,65 +50,99 @@ class Coder:
     """Codes rows of one table.
 
     Errors of a reconstruction are weighed by ``metric`` (see ``metric_of``): rows and decoder are
-    multiplied by it once, after which plain least squares is meant.
+    multiplied by it once, after which plain least squares is meant. What methods take and give are
+    arrays, or, of a coder with a device, tensors there: see ``put``.
 
     Attributes:
         model: its decoder (and, without pursuit, its encoder) is used.
         metric: (d, d) float32.
         pursuit: choose latents by orthogonal matching pursuit; else by the encoder at once.
         refit: take least-squares values; else, without pursuit, the encoder's.
+        device: where rows are coded as tensors; None: on the CPU, as arrays.
     """
 
     model: CompresSAE
     metric: np.ndarray
     pursuit: bool
     refit: bool = True
+    device: torch.device | None = None
+
+    def put(self, array: np.ndarray) -> Any:
+        """An array as this coder takes it."""
+        return put(array, self.device)
 
     @cached_property
-    def decoder(self) -> np.ndarray:
+    def decoder(self) -> Any:
         """(h, d) float32 unit rows."""
-        return self.model.decoder.detach().cpu().numpy()
+        decoder = self.model.decoder.detach()
+        return decoder.cpu().numpy() if self.device is None else decoder.to(self.device)
 
     @cached_property
-    def weighted_decoder(self) -> np.ndarray:
+    def weighted_decoder(self) -> Any:
         """(h, d) float32, times the metric."""
-        return self.decoder @ self.metric
+        return self.weigh(self.decoder)
 
-    def support(self, x: np.ndarray, k: int) -> np.ndarray:
+    def weigh(self, x: Any) -> Any:
+        """Rows x (m, d) times the metric."""
+        return x @ beside(self.metric, x)
+
+    @cached_property
+    def _encoder(self) -> CompresSAE:
+        """The model on the coder's device; the user's own stays where it is."""
+        if self.device == self.model.encoder.device:
+            return self.model
+        return copy.deepcopy(self.model).to(self.device)
+
+    def encode(self, x: Any, k: int) -> tuple[Any, Any]:
+        """The encoder's latents (m, k) int32 and values (m, k) float32 by descending |value|."""
+        if self.device is None:
+            return encode_rows(self.model, x, k)
+        with torch.no_grad():
+            return self._encoder.encode(x, k)
+
+    def support(self, x: Any, k: int) -> Any:
         """Latents (m, k) int32 of unit rows x (m, d), those chosen first first."""
         if self.pursuit:
             return pursue(x, self.decoder, pursuit_counts(k))[0]
-        return encode_rows(self.model, x, k)[0]
+        return self.encode(x, k)[0]
 
-    def code(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def code(self, x: Any, k: int) -> tuple[Any, Any]:
         """Latents (m, k) int32 and values (m, k) float32 by descending |value|."""
         if self.pursuit or self.refit:
             return self.values(x, self.support(x, k))
-        return encode_rows(self.model, x, k)
+        return self.encode(x, k)
 
-    def values(self, x: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def values(self, x: Any, ids: Any) -> tuple[Any, Any]:
         """The same latents with least-squares values, by descending |value|."""
-        values = refit(x @ self.metric, ids, self.weighted_decoder, _RIDGE)
+        values = refit(self.weigh(x), ids, self.weighted_decoder, _RIDGE)
+        if self.device is not None:
+            order = values.abs().argsort(dim=1, descending=True, stable=True)
+            return ids.gather(1, order), values.gather(1, order)
         order = np.argsort(-np.abs(values), axis=1, kind="stable")
         return np.take_along_axis(ids, order, 1), np.take_along_axis(values, order, 1)
 
-    def marginal_gains(self, x: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def marginal_gains(self, x: Any, ids: Any) -> Any:
         """(m, k) float32: by how much each latent in turn lessens the weighted squared error."""
-        return explained(x @ self.metric, ids, self.weighted_decoder, _RIDGE)
+        return explained(self.weigh(x), ids, self.weighted_decoder, _RIDGE)
 
-    def scales(self, x: np.ndarray, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def scales(self, x: Any, ids: Any, values: Any) -> Any:
         """Factors (m,) float32 of codes that are not packed: their gains, or, of the encoder's own
         values, what makes x̂ a unit vector."""
         if self.pursuit or self.refit:
-            return self.gains(x @ self.metric, decode(ids, values, self.weighted_decoder))
-        length = np.linalg.norm(decode(ids, values, self.decoder), axis=1)
-        return np.divide(1, length, out=np.ones_like(length), where=length > 0)
+            return self.gains(self.weigh(x), decode(ids, values, self.weighted_decoder))
+        length = namespace(x).linalg.norm(decode(ids, values, self.decoder), axis=1)
+        return _ratio(namespace(x).ones_like(length), length)
 
-    def gains(self, x: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
+    def gains(self, x: Any, reconstruction: Any) -> Any:
         """Least-squares factors (m,) float32 of weighted reconstructions of weighted rows."""
-        fit = np.einsum("nd,nd->n", x, reconstruction)
-        size = np.einsum("nd,nd->n", reconstruction, reconstruction)
-        return np.divide(fit, size, out=np.ones_like(fit), where=size > 0)
+        dots = partial(namespace(x).einsum, "nd,nd->n")
+        return _ratio(dots(x, reconstruction), dots(reconstruction, reconstruction))
+
+
+def _ratio(a: Any, b: Any) -> Any:
+    """a / b where b is above 0, else 1."""
+    where = namespace(a).where
+    return where(b > 0, a / where(b > 0, b, 1), 1)
 
 
 def fit_quantizer(
@@ -132,22 +175,25 @@ def fit_quantizer(
             f"{latents} latents: packed codes name at most {1 << (packed.MAX_BITS - 8)}; "
             "store the values as int8"
         )
-    weighted, decoder = x @ coder.metric, coder.weighted_decoder
+    x = coder.put(x)
+    weighted, decoder = coder.weigh(x), coder.weighted_decoder
     ids, values = coder.code(x, nonzeros)
-    levels, bits = fit_levels(values, value_bits, typical or nonzeros)
+    known = fetch(values)
+    levels, bits = fit_levels(known, value_bits, typical or nonzeros)
     codes = quantize_on_support(weighted, ids, values, decoder, levels, 1 << bits)
     for _ in range(_LEVEL_ROUNDS):
+        numbers = fetch(codes)
         for rank, size in enumerate(1 << bits):
-            number = np.bincount(codes[:, rank], minlength=size)
-            total = np.bincount(codes[:, rank], values[:, rank], minlength=size)
+            number = np.bincount(numbers[:, rank], minlength=size)
+            total = np.bincount(numbers[:, rank], known[:, rank], minlength=size)
             used = number > 0
             levels[rank, :size][used] = (total / np.maximum(number, 1))[used]
         codes = quantize_on_support(weighted, ids, values, decoder, levels, 1 << bits)
-    reconstruction = decode(ids, levels[np.arange(nonzeros), codes], decoder)
+    reconstruction = decode(ids, level_values(levels, codes), decoder)
     rotation = np.empty((d, 0), np.float32)
     codebooks = np.empty((0, 256, 0), np.float32)
     if residual_bytes:
-        rotation, codebooks = fit_residual(weighted - reconstruction, residual_bytes)
+        rotation, codebooks = fit_residual(fetch(weighted - reconstruction), residual_bytes)
     back = np.linalg.inv(coder.metric.astype(np.float64)).astype(np.float32)
     quantizer = RowQuantizer(
         latents=latents,
@@ -159,31 +205,29 @@ def fit_quantizer(
         restore=back @ rotation,
         codebooks=codebooks,
     )
-    gains = _close(coder, quantizer, weighted, reconstruction)[1]
+    gains = fetch(_close(coder, quantizer, weighted, reconstruction)[1])
     low, high = np.quantile(gains, [0.001, 0.999])
     quantizer.gains[:] = np.linspace(low, max(high, low + 1e-6), 256)
     return quantizer
 
 
-def pack_rows(
-    coder: Coder, quantizer: RowQuantizer, x: np.ndarray, ids: np.ndarray, values: np.ndarray
-) -> np.ndarray:
+def pack_rows(coder: Coder, quantizer: RowQuantizer, x: Any, ids: Any, values: Any) -> np.ndarray:
     """Unit rows x (m, d) with their nonzeros (m, k), by descending |value|, as bytes (m, …)."""
-    weighted, decoder = x @ coder.metric, coder.weighted_decoder
+    weighted, decoder = coder.weigh(x), coder.weighted_decoder
     sizes = 1 << quantizer.value_bits
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
     parts, gains = _close(coder, quantizer, weighted, reconstruction)
-    head = np.concatenate([parts, quantizer.encode_gain(gains)[:, None]], axis=1)
-    return packed.pack(head, ids, codes, quantizer.layout)
+    head = namespace(x).concatenate([parts, quantizer.encode_gain(gains)[:, None]], axis=1)
+    return fetch(packed.pack(head, ids, codes, quantizer.layout))
 
 
 def _close(
-    coder: Coder, quantizer: RowQuantizer, weighted: np.ndarray, reconstruction: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    coder: Coder, quantizer: RowQuantizer, weighted: Any, reconstruction: Any
+) -> tuple[Any, Any]:
     """Residual codes (m, residual_bytes) of what a reconstruction leaves, and the gains (m,) of
     both together."""
     parts = quantizer.encode_residual(weighted - reconstruction)
     if quantizer.residual_bytes:
-        reconstruction = reconstruction + quantizer.decode_residual(parts) @ coder.metric
+        reconstruction = reconstruction + coder.weigh(quantizer.decode_residual(parts))
     return parts, coder.gains(weighted, reconstruction)

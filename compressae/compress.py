@@ -8,6 +8,7 @@ import torch
 
 from compressae.budget import allot, check_budget, check_weights, parse_budget
 from compressae.coding import Coder, fit_quantizer, pack_rows
+from compressae.devices import fetch, pick_device, tensors_on
 from compressae.kernels.packed import BLOCK, SPARE
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import VALUE_TYPES, SparseCodes, ValueType, id_dtype
@@ -19,8 +20,9 @@ from compressae.retrieval.quantizer import RowQuantizer, id_bits, metric_of
 PackedType = Literal["int4", "int3", "int2"]
 PACKED_TYPES: tuple[PackedType, ...] = ("int4", "int3", "int2")
 
-#: Numbers of one batch's (rows, h) activations (64 MiB of float32).
-_ACTIVATIONS = 1 << 24
+#: Numbers of one batch's (rows, h) activations (64 MiB of float32); of a larger one on a GPU, which
+#: each launch of a kernel is to keep busy.
+_ACTIVATIONS, _ON_GPU = 1 << 24, 1 << 26
 #: Rows that the metric, the levels and the residual's centroids are learned from.
 _SAMPLE_ROWS = 1 << 16
 
@@ -37,6 +39,7 @@ def compress(
     weights: Any = None,
     like: PackedCodes | None = None,
     progress: Callable[[int, int], None] | None = None,
+    device: str = "auto",
 ) -> SparseCodes | PackedCodes:
     """Codes of every row of a table.
 
@@ -65,6 +68,9 @@ def compress(
             another time; it sets values, nonzeros and residual bytes. Codes that kept to a budget
             want one here too.
         progress: called after each batch with (rows done, rows to do).
+        device: where rows are coded: "cpu", "cuda", "cuda:NUMBER", or "auto", the model's GPU or
+            else one where there is one. Codes of one device are read on any; those of a GPU differ
+            from the CPU's where rounding decides.
 
     Raises:
         InputError: the table's width is not the model's; a row is NaN, infinite or zero; settings
@@ -116,7 +122,8 @@ def compress(
         metric = metric_of(sample)
     else:
         metric = like.quantizer.metric
-    coder = Coder(model, metric, packs or (refit and recipe == "pursuit"), refit)
+    pursuit = packs or (refit and recipe == "pursuit")
+    coder = Coder(model, metric, pursuit, refit, _tensors(model, device))
     settings: dict[str, Any] = {"refit": refit, "nonzeros": k, "values": values}
     if not packs:
         return _plain(coder, items, k, values, settings, progress)  # type: ignore[arg-type]
@@ -151,7 +158,7 @@ def compress_like(model: CompresSAE, items: Any, like: SparseCodes | PackedCodes
     some = np.unique(np.linspace(0, len(like) - 1, min(len(like), _SAMPLE_ROWS)).astype(int))
     known = np.asarray(like.take(some).to_scipy() @ decoder, np.float32)
     refit, pursuit = like.settings["refit"], model.settings.get("recipe") == "pursuit"
-    coder = Coder(model, metric_of(known), refit and pursuit, refit)
+    coder = Coder(model, metric_of(known), refit and pursuit, refit, _tensors(model, "auto"))
     values: ValueType = like.value_type  # type: ignore[assignment]
     return _plain(coder, items, like.settings["nonzeros"], values, like.settings, None)
 
@@ -185,8 +192,15 @@ def _sample(items: Embeddings) -> np.ndarray:
     return unit_rows(items.take(np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))))
 
 
-def _batch(model: CompresSAE) -> int:
-    return max(1, _ACTIVATIONS // max(model.latents, model.dim))
+def _tensors(model: CompresSAE, device: str) -> torch.device | None:
+    """The GPU that codes rows, None for the CPU."""
+    own = model.encoder.device
+    return tensors_on(own if device == "auto" and own.type == "cuda" else pick_device(device))
+
+
+def _batch(coder: Coder) -> int:
+    numbers = _ACTIVATIONS if coder.device is None else _ON_GPU
+    return max(1, numbers // max(coder.model.latents, coder.model.dim))
 
 
 def _plain(
@@ -202,17 +216,17 @@ def _plain(
     ids_kept = np.empty((n, k), id_dtype(latents))
     values_kept = np.empty((n, k), values)
     scales = np.empty(n, np.float32) if values == "int8" else None
-    for start, rows in items.batches(_batch(coder.model)):
-        x = unit_rows(rows)
+    for start, rows in items.batches(_batch(coder)):
+        x = coder.put(unit_rows(rows))
         ids, v = coder.code(x, k)
         v = v * coder.scales(x, ids, v)[:, None]
-        part = SparseCodes.from_rows(ids, v, latents, values)
+        part = SparseCodes.from_rows(fetch(ids), fetch(v), latents, values)
         stop = start + len(x)
         ids_kept[start:stop] = part.indices.reshape(-1, k)
         values_kept[start:stop] = part.values.reshape(-1, k)
         if scales is not None and part.scales is not None:  # The gain after quantisation.
-            v = part.row_values().reshape(-1, k)
-            scales[start:stop] = part.scales * coder.scales(x, ids, v)
+            v = coder.put(part.row_values().reshape(-1, k))
+            scales[start:stop] = part.scales * fetch(coder.scales(x, ids, v))
         if progress is not None:
             progress(stop, n)
     indptr = np.arange(n + 1, dtype=np.int64) * k
@@ -232,8 +246,8 @@ def _packed(
     n, length = len(items), int(quantizer.layout.lengths[-1])
     data = np.zeros(n * length + SPARE, np.uint8)
     out = data[: n * length].reshape(n, length)
-    for start, rows in items.batches(_batch(coder.model)):
-        x = unit_rows(rows)
+    for start, rows in items.batches(_batch(coder)):
+        x = coder.put(unit_rows(rows))
         ids, values = coder.code(x, quantizer.nonzeros)
         out[start : start + len(x)] = pack_rows(coder, quantizer, x, ids, values)
         if progress is not None:
@@ -268,26 +282,27 @@ def _budgeted(
     check_budget(budget, n, lengths, base)
     gains = np.empty((n, most), np.float16)
     chosen = np.empty((n, most), id_dtype(model.latents))
-    for start, rows in items.batches(_batch(model)):
-        x = unit_rows(rows)
+    for start, rows in items.batches(_batch(coder)):
+        x = coder.put(unit_rows(rows))
         stop = start + len(x)
         ids = coder.support(x, most)
-        chosen[start:stop] = ids
-        gains[start:stop] = coder.marginal_gains(x, ids)
+        chosen[start:stop] = fetch(ids)
+        gains[start:stop] = fetch(coder.marginal_gains(x, ids))
         if progress is not None:
             progress(stop, 2 * n)
     counts = allot(gains, lengths, budget - base, scale)
     ends = np.cumsum(lengths[counts])
     data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
-    for start, rows in items.batches(_batch(model)):
-        x = unit_rows(rows)
+    for start, rows in items.batches(_batch(coder)):
+        x = coder.put(unit_rows(rows))
         mine = counts[start : start + len(x)]
         for k in np.unique(mine):
             here = np.flatnonzero(mine == k)
-            ids, values = coder.values(x[here], chosen[start + here, :k].astype(np.int32))
+            some = x[coder.put(here)]
+            ids, values = coder.values(some, coder.put(chosen[start + here, :k].astype(np.int32)))
             length = int(lengths[k])
             places = (ends[start + here] - length)[:, None] + np.arange(length)
-            data[places] = pack_rows(coder, quantizer, x[here], ids, values)
+            data[places] = pack_rows(coder, quantizer, some, ids, values)
         if progress is not None:
             progress(n + start + len(x), 2 * n)
     settings = {**settings, "nonzeros": most, "budget": budget}

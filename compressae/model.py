@@ -133,13 +133,15 @@ class CompresSAE(nn.Module):
         weights: Any = None,
         like: "PackedCodes | None" = None,
         progress: Callable[[int, int], None] | None = None,
+        device: str = "auto",
     ) -> "SparseCodes | PackedCodes":
         """Codes of a whole table; see ``compressae.compress.compress``."""
         from compressae.compress import compress
 
         return compress(
-            self, items, values, nonzeros, refit, residual_bytes, budget, weights, like, progress
-        )
+            self, items, values, nonzeros, refit, residual_bytes, budget, weights, like, progress,
+            device,
+        )  # fmt: skip
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the model as a folder: config.json and model.safetensors."""

@@ -1,6 +1,5 @@
 """Training CompresSAE on a table of embeddings."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from compressae import checkpoint as saved
 from compressae.config import TrainConfig, held_out_rows
+from compressae.devices import pick_device
 from compressae.dictionary import DictionaryRun
 from compressae.drift import LEAST_ROWS, measure_reference
 from compressae.model import CompresSAE, Output
@@ -71,7 +71,7 @@ def train(
         items: (n, d) embeddings: an array, a path or ``Embeddings``. Every row is read once before
             training, so that a bad one is named at the start.
         config: settings; ``TrainConfig()`` when None.
-        device: "cpu", "cuda" or "auto" (a GPU where there is one; recipe "pursuit": the CPU).
+        device: "cpu", "cuda" or "auto", a GPU where there is one.
         progress: called after every step. A KeyboardInterrupt that it raises is passed on after
             the checkpoint is saved.
         checkpoint: folder that keeps the state, once a minute and at that interruption.
@@ -94,12 +94,7 @@ def train(
         items = items.subset(np.sort(held_out_rows(n, config.hold_out)[1]))
     run: _Run | DictionaryRun
     if config.recipe == "pursuit":
-        if pick_device(device if device != "auto" else "cpu").type != "cpu":
-            raise InputError(
-                f"device {device!r} with recipe 'pursuit', which trains on the CPU; expected cpu "
-                "or auto, or recipe 'autoencoder'"
-            )
-        run = DictionaryRun(items, config)
+        run = DictionaryRun(items, config, pick_device(device))
     else:
         run = _Run(items, config, pick_device(device))
     if resume:
@@ -136,21 +131,6 @@ def train(
     if n - config.hold_out >= LEAST_ROWS:
         model.settings["reference"] = measure_reference(model, table).to_settings()
     return model
-
-
-def pick_device(device: str) -> torch.device:
-    """The torch device for "cpu", "cuda" or "auto".
-
-    Raises:
-        InputError: another name, or "cuda" where torch finds none.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise InputError(f"device {device!r}: expected auto, cpu, cuda or cuda:NUMBER")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: torch finds no GPU here; expected cpu or auto")
-    return torch.device(device)
 
 
 class _Run:

@@ -75,3 +75,12 @@ def beside(array: np.ndarray, data: Any) -> Any:
     import torch
 
     return torch.as_tensor(array, device=data.device)
+
+
+def namespace(data: Any) -> Any:
+    """The module, numpy or torch, whose functions take ``data``; for those that both name alike."""
+    if isinstance(data, np.ndarray):
+        return np
+    import torch
+
+    return torch

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from compressae.kernels.backend import beside, namespace
 from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
 from compressae.retrieval.errors import InputError
 
@@ -96,36 +98,43 @@ class RowQuantizer:
         """Bytes that search needs of it, whatever the number of rows."""
         return self.levels.nbytes + self.gains.nbytes + self.restore.nbytes + self.codebooks.nbytes
 
-    def values_of(self, codes: np.ndarray) -> np.ndarray:
-        """Values (n, k) float32 of level numbers (n, k)."""
-        return self.levels[np.arange(codes.shape[1]), codes]
+    def values_of(self, codes: Any) -> Any:
+        """Values (n, k) float32 of level numbers (n, k) uint8, an array or a tensor like them."""
+        return level_values(self.levels, codes)
 
-    def encode_residual(self, residual: np.ndarray) -> np.ndarray:
-        """(n, m) uint8 codes of residuals (n, d)."""
-        if not self.residual_bytes:
-            return np.empty((len(residual), 0), np.uint8)
+    def encode_residual(self, residual: Any) -> Any:
+        """(n, m) uint8 codes of residuals (n, d), an array or a tensor like them."""
+        xp, (m, _, s) = namespace(residual), self.codebooks.shape
+        if not m:
+            return xp.asarray(residual[:, :0], dtype=xp.uint8)
+        if xp is not np:  # ‖y − c‖² is least where ‖c‖²/2 − y·c is.
+            parts = (residual @ beside(self.project, residual)).reshape(-1, m, s)
+            books = beside(self.codebooks, residual)
+            halves = books.square().sum(2) / 2
+            found = [(halves[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
+            return xp.stack(found, 1).to(xp.uint8)
         import faiss
 
-        m, _, s = self.codebooks.shape
         quantizer = faiss.ProductQuantizer(m * s, m, 8)
         faiss.copy_array_to_vector(self.codebooks.reshape(-1), quantizer.centroids)
         return quantizer.compute_codes(np.ascontiguousarray(residual @ self.project))
 
-    def decode_residual(self, codes: np.ndarray) -> np.ndarray:
-        """(n, d) float32 residuals of codes (n, m)."""
-        parts = self.codebooks[np.arange(self.residual_bytes), codes].reshape(len(codes), -1)
-        return parts @ self.restore.T
+    def decode_residual(self, codes: Any) -> Any:
+        """(n, d) float32 residuals of codes (n, m), an array or a tensor like them."""
+        parts = level_values(self.codebooks, codes).reshape(len(codes), -1)
+        return parts @ beside(self.restore, codes).T
 
     def tables(self, x: np.ndarray) -> np.ndarray:
         """Look-up tables (q, m, 256) float32 of queries x (q, d): x · centroid."""
         m, _, s = self.codebooks.shape
         return look_up_tables((x @ self.restore).reshape(len(x), m, s), self._columns)
 
-    def encode_gain(self, gains: np.ndarray) -> np.ndarray:
-        """(n,) uint8: the nearest of ``self.gains``."""
+    def encode_gain(self, gains: Any) -> Any:
+        """(n,) uint8: the nearest of ``self.gains``; an array or a tensor like ``gains``."""
         low, high = float(self.gains[0]), float(self.gains[-1])
         step = max((high - low) / 255, 1e-9)
-        return np.rint((np.clip(gains, low, high) - low) / step).astype(np.uint8)
+        xp = namespace(gains)
+        return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
 
     def prefix(self, k: int) -> "RowQuantizer":
         """The quantiser of rows cut to their first k nonzeros, without residual."""
@@ -154,6 +163,15 @@ class RowQuantizer:
                 "table again"
             )
         return cls(latents, **{name: np.array(array) for name, array in arrays.items()})
+
+
+def level_values(levels: np.ndarray, codes: Any) -> Any:
+    """Equal to ``levels[arange(k), codes]`` of codes (n, k) uint8, an array or a tensor like
+    them."""
+    if isinstance(codes, np.ndarray):
+        return levels[np.arange(codes.shape[1]), codes]
+    ranks = namespace(codes).arange(codes.shape[1], device=codes.device)
+    return beside(levels, codes)[ranks, codes.long()]
 
 
 def id_bits(latents: int) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compressae import InputError, TrainConfig, train
+from compressae import TrainConfig, train
 from compressae.coding import pursuit_counts
 from compressae.dictionary import DictionaryRun
 from compressae.kernels.decode import decode
@@ -98,10 +98,3 @@ def test_large_tables_are_sampled(table, monkeypatch):
 def test_settings_of_an_optimiser_are_refused(setting):
     with pytest.raises(ValueError, match=f"{setting} with recipe 'pursuit', which has none"):
         TrainConfig(**{setting: 1})
-
-
-def test_another_device_is_refused(table, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(InputError, match="trains on the CPU; expected cpu or auto"):
-        train(table, CONFIG, device="cuda")
-    train(table, TrainConfig(latents=8, nonzeros=2, steps=1))  # "auto" means the CPU.

@@ -115,6 +115,16 @@ def residual_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--device, where rows are coded."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where rows are coded: cpu, cuda or auto, a GPU where there is one.",
+    )(function)
+
+
 def make_codes(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``CompresSAE.compress`` that the code options say.
 
@@ -204,7 +214,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--device",
             default="auto",
             show_default=True,
-            help="cpu, cuda or auto; recipe pursuit trains on the cpu.",
+            help="cpu, cuda or auto, a GPU where there is one.",
         ),
     )
     for option in reversed(options):

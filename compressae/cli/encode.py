@@ -11,7 +11,6 @@ from compressae.progress import progress
 from compressae.retrieval.codes import KIND
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.storage import check_destination
-from compressae.training import pick_device
 
 
 @click.command(cls=common.Command)
@@ -20,7 +19,7 @@ from compressae.training import pick_device
 @common.output_option("Folder of the codes.")
 @common.code_options
 @click.option("--no-refit", is_flag=True, help="Keep the encoder's values, as the paper does.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+@common.device_option
 @common.json_option
 def encode(
     embeddings: Path,
@@ -35,10 +34,10 @@ def encode(
     settings = common.make_codes(options)
     check_destination(output, KIND)
     items = open_embeddings(embeddings)
-    encoder = CompresSAE.from_pretrained(model).to(pick_device(device))
+    encoder = CompresSAE.from_pretrained(model)
     with progress("encoding") as show:
         codes = encoder.compress(
-            items, refit=False if no_refit else None, progress=show, **settings
+            items, refit=False if no_refit else None, progress=show, device=device, **settings
         )
     codes.save(output)
     common.say(

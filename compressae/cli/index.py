@@ -23,8 +23,16 @@ from compressae.search import CompressedIndex
 @common.model_option(False, "Folder of the model; without it the index takes sparse queries.")
 @common.output_option("Folder of the index.")
 @common.code_options
+@common.device_option
 @common.json_option
-def index(source: Path, model: Path | None, output: Path, as_json: bool, **options: Any) -> None:
+def index(
+    source: Path,
+    model: Path | None,
+    output: Path,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Build a search index.
 
     From codes and their model, or from embeddings and a model (which are encoded first), the index
@@ -45,7 +53,7 @@ def index(source: Path, model: Path | None, output: Path, as_json: bool, **optio
         assert encoder is not None
         settings = common.make_codes(options)
         with progress("encoding") as show:
-            codes = encoder.compress(source, progress=show, **settings)
+            codes = encoder.compress(source, progress=show, device=device, **settings)
     else:
         codes = common.sparse_rows(source) if matrix else load_codes(source)
     built: CompressedIndex | InvertedIndex

@@ -1,0 +1,43 @@
+"""Where work is done, and the way there and back."""
+
+import re
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressae.kernels.backend import takes_tensors
+from compressae.retrieval.errors import InputError
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device for "cpu", "cuda" or "auto": a GPU where torch finds one and Triton, which
+    runs kernels there, is installed.
+
+    Raises:
+        InputError: another name, or "cuda" where torch finds none.
+    """
+    if device == "auto":
+        able = torch.cuda.is_available() and find_spec("triton") is not None
+        return torch.device("cuda" if able else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"device {device!r}: expected auto, cpu, cuda or cuda:NUMBER")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: torch finds no GPU here; expected cpu or auto")
+    return torch.device(device)
+
+
+def tensors_on(device: torch.device) -> torch.device | None:
+    """The device where work there is on tensors, None where it is on arrays: see ``put``."""
+    return device if takes_tensors(str(device)) else None
+
+
+def put(array: np.ndarray, tensors: torch.device | None) -> Any:
+    """An array as it is, or as a tensor on a device."""
+    return array if tensors is None else torch.from_numpy(array).to(tensors)
+
+
+def fetch(rows: Any) -> np.ndarray:
+    """An array of what ``put`` gave, or of what was computed from it."""
+    return rows if isinstance(rows, np.ndarray) else rows.detach().cpu().numpy()

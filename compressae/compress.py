@@ -8,7 +8,7 @@ import torch
 
 from compressae.budget import allot, check_budget, check_weights, parse_budget
 from compressae.coding import Coder, fit_quantizer, pack_rows
-from compressae.devices import fetch, pick_device, tensors_on
+from compressae.devices import current, fetch, pick_device, tensors_on
 from compressae.kernels.packed import BLOCK, SPARE
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import VALUE_TYPES, SparseCodes, ValueType, id_dtype
@@ -77,6 +77,7 @@ def compress(
             that do not go together; a budget too small for one nonzero a row, or larger than any
             codes of this table.
     """
+    tensors = _tensors(model, device)
     items = as_embeddings(items)
     check_width(model, items)
     if like is not None:
@@ -123,10 +124,11 @@ def compress(
     else:
         metric = like.quantizer.metric
     pursuit = packs or (refit and recipe == "pursuit")
-    coder = Coder(model, metric, pursuit, refit, _tensors(model, device))
+    coder = Coder(model, metric, pursuit, refit, tensors)
     settings: dict[str, Any] = {"refit": refit, "nonzeros": k, "values": values}
     if not packs:
-        return _plain(coder, items, k, values, settings, progress)  # type: ignore[arg-type]
+        with current(tensors):
+            return _plain(coder, items, k, values, settings, progress)  # type: ignore[arg-type]
     settings["residual_bytes"] = residual_bytes
 
     def quantizer(most: int, typical: int) -> RowQuantizer:
@@ -134,10 +136,11 @@ def compress(
             return like.quantizer
         return fit_quantizer(coder, sample, most, int(values[3:]), residual_bytes, typical)
 
-    if budget is None:
+    with current(tensors):
+        if budget is not None:
+            total = parse_budget(budget, len(items))
+            return _budgeted(coder, items, quantizer, total, weights, settings, progress)
         return _packed(coder, items, quantizer(k, k), settings, progress)
-    total = parse_budget(budget, len(items))
-    return _budgeted(coder, items, quantizer, total, weights, settings, progress)
 
 
 def compress_like(model: CompresSAE, items: Any, like: SparseCodes | PackedCodes) -> Any:
@@ -158,9 +161,11 @@ def compress_like(model: CompresSAE, items: Any, like: SparseCodes | PackedCodes
     some = np.unique(np.linspace(0, len(like) - 1, min(len(like), _SAMPLE_ROWS)).astype(int))
     known = np.asarray(like.take(some).to_scipy() @ decoder, np.float32)
     refit, pursuit = like.settings["refit"], model.settings.get("recipe") == "pursuit"
-    coder = Coder(model, metric_of(known), refit and pursuit, refit, _tensors(model, "auto"))
+    tensors = _tensors(model, "auto")
+    coder = Coder(model, metric_of(known), refit and pursuit, refit, tensors)
     values: ValueType = like.value_type  # type: ignore[assignment]
-    return _plain(coder, items, like.settings["nonzeros"], values, like.settings, None)
+    with current(tensors):
+        return _plain(coder, items, like.settings["nonzeros"], values, like.settings, None)
 
 
 def check_form(values: str, residual_bytes: int, budget: Any, dim: int) -> None:

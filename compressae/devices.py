@@ -1,6 +1,7 @@
 """Where work is done, and the way there and back."""
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,6 +32,13 @@ def pick_device(device: str) -> torch.device:
 def tensors_on(device: torch.device) -> torch.device | None:
     """The device where work there is on tensors, None where it is on arrays: see ``put``."""
     return device if takes_tensors(str(device)) else None
+
+
+def current(device: torch.device | None) -> AbstractContextManager[Any]:
+    """A ``with`` block in which a GPU is the one that kernels are launched on."""
+    if device is None or device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def put(array: np.ndarray, tensors: torch.device | None) -> Any:

@@ -1,4 +1,4 @@
-"""Differentiable sparse products: numba kernels on the CPU, torch expressions elsewhere.
+"""Differentiable sparse products: numba kernels on the CPU, Triton's on a GPU.
 
 Both touch only the nonzeros: O(n·k·d) where the dense product is O(n·h·d).
 """
@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from compressae.kernels import decode as sparse
-from compressae.kernels import topk
+from compressae.kernels import encode, topk
+from compressae.kernels.backend import uses_triton
 
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k entries of largest |x| of each row (n, h): ids (n, k) int32, signed values (n, k)."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if uses_triton(x):
+        ids, values = topk.abs_topk(x.detach(), k)
+        return ids, values
+    if x.dtype == torch.float32:
         ids, values = topk.abs_topk(x.detach().numpy(), k)
         return torch.from_numpy(ids), torch.from_numpy(values)
     places = x.abs().topk(k, dim=1).indices
@@ -23,26 +27,23 @@ def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
     """S.T @ rows (h, d), where S (n, h) holds values (n, k) at indices (n, k)."""
-    if rows.device.type == "cpu":
-        return torch.from_numpy(
-            sparse.outer_sum(indices.numpy(), values.detach().numpy(), rows.numpy(), h)
-        )
-    out = rows.new_zeros(h, rows.shape[1])
-    for j in range(indices.shape[1]):  # One (n, d) buffer at a time.
-        out.index_add_(0, indices[:, j], values[:, j, None] * rows)
-    return out
+    if uses_triton(rows):
+        out: Tensor = sparse.outer_sum(indices, values.detach(), rows, h)
+        return out
+    return torch.from_numpy(
+        sparse.outer_sum(indices.numpy(), values.detach().numpy(), rows.numpy(), h)
+    )
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(indices, values, weights)
-        if weights.device.type == "cpu":
-            w = weights.detach().numpy()
-            return torch.from_numpy(sparse.decode(indices.numpy(), values.detach().numpy(), w))
-        return torch.nn.functional.embedding_bag(
-            indices.long(), weights, per_sample_weights=values, mode="sum"
-        )
+        if uses_triton(weights):
+            out: Tensor = sparse.decode(indices, values.detach(), weights.detach())
+            return out
+        w = weights.detach().numpy()
+        return torch.from_numpy(sparse.decode(indices.numpy(), values.detach().numpy(), w))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -64,11 +65,11 @@ def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
 
 def project(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """(rows @ W.T) at indices (n, k), without gradient."""
-    if rows.device.type == "cpu":
-        w = weights.detach().numpy()
-        return torch.from_numpy(sparse.project(indices.numpy(), rows.numpy(), w))
-    picked = [(rows * weights[indices[:, j]]).sum(1) for j in range(indices.shape[1])]
-    return torch.stack(picked, 1)
+    if uses_triton(rows):
+        out: Tensor = sparse.project(indices, rows, weights.detach())
+        return out
+    w = weights.detach().numpy()
+    return torch.from_numpy(sparse.project(indices.numpy(), rows.numpy(), w))
 
 
 class _EncodeTopk(torch.autograd.Function):
@@ -76,7 +77,10 @@ class _EncodeTopk(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weights: Tensor, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
-        indices, values = abs_topk(torch.addmm(bias, x, weights.T), k)
+        if uses_triton(x):
+            indices, values = encode.encode(x.detach(), weights.detach(), bias.detach(), k)
+        else:
+            indices, values = abs_topk(torch.addmm(bias, x, weights.T), k)
         ctx.save_for_backward(x, weights, bias, indices)
         ctx.mark_non_differentiable(indices)
         return indices, values
@@ -87,7 +91,11 @@ class _EncodeTopk(torch.autograd.Function):
         grad = grads[1].contiguous()
         to_x = decode(indices, grad, weights) if ctx.needs_input_grad[0] else None
         to_weights = outer_sum(indices, grad, x, len(weights))
-        to_bias = torch.zeros_like(bias).index_add_(0, indices.flatten(), grad.flatten())
+        if uses_triton(x):  # Sums in one order, which index_add_ on a GPU does not keep.
+            ones = torch.ones(len(x), 1, device=x.device)
+            to_bias = outer_sum(indices, grad, ones, len(weights))[:, 0]
+        else:
+            to_bias = torch.zeros_like(bias).index_add_(0, indices.flatten(), grad.flatten())
         return to_x, to_weights, to_bias, None
 
 

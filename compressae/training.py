@@ -15,7 +15,9 @@ from compressae.config import TrainConfig, held_out_rows
 from compressae.devices import pick_device
 from compressae.dictionary import DictionaryRun
 from compressae.drift import LEAST_ROWS, measure_reference
-from compressae.model import CompresSAE, Output
+from compressae.gradients import Step, take_gradients
+from compressae.model import CompresSAE
+from compressae.replicas import Replicas
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 
@@ -26,6 +28,8 @@ _DEAD_AFTER = 60
 #: Noise on the data rows that recipe "autoencoder" starts from, as a share of their length.
 _START_NOISE = 0.3
 _CHECKPOINT_SECONDS = 60.0
+#: Share of a GPU's free memory that the table may take there; a larger one is sent batch by batch.
+_TABLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ def train(
     The same seed, table, torch version and processor give the same weights bit for bit on the CPU,
     also when the run was interrupted and resumed.
 
+    Where ``torch.distributed`` was started, as ``torchrun`` and ``compressae train`` do, every
+    process calls this with the same arguments: each takes its share of every batch, the gradients
+    are summed, and all return the same model, that of one process up to rounding (recipes
+    "autoencoder" and "paper"). The first process alone writes the checkpoint.
+
     Args:
         items: (n, d) embeddings: an array, a path or ``Embeddings``. Every row is read once before
             training, so that a bad one is named at the start.
@@ -93,10 +102,16 @@ def train(
     if config.hold_out:
         items = items.subset(np.sort(held_out_rows(n, config.hold_out)[1]))
     run: _Run | DictionaryRun
+    first_process = Replicas.here().rank == 0
     if config.recipe == "pursuit":
+        if Replicas.here().count > 1:
+            raise InputError(
+                f"{Replicas.here().count} processes: recipe 'pursuit' trains in one process; start "
+                "it without torchrun, or choose recipe 'autoencoder'"
+            )
         run = DictionaryRun(items, config, pick_device(device))
     else:
-        run = _Run(items, config, pick_device(device))
+        run = _Run(items, config, pick_device(device), Replicas.here())
     if resume:
         if checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the folder to resume from")
@@ -105,7 +120,8 @@ def train(
     assert config.steps is not None
     while run.step < config.steps:
         loss, cosine = run.advance()
-        if checkpoint is not None and time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+        due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
+        if checkpoint is not None and due and first_process:
             run.save(checkpoint)
             last_saved = time.monotonic()
         if progress is not None:
@@ -140,12 +156,23 @@ class _Run:
     state needs no generator and a resumed run repeats an uninterrupted one.
     """
 
-    def __init__(self, items: Embeddings, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        items: Embeddings,
+        config: TrainConfig,
+        device: torch.device,
+        replicas: Replicas = Replicas(),  # noqa: B008 - it never changes.
+    ) -> None:
+        self.config, self.device, self.replicas = config, device, replicas
         self.items = items
         assert config.batch is not None and config.steps is not None
         self.steps = config.steps
         self.batch = min(config.batch, len(items))
+        if self.batch < replicas.count:
+            raise InputError(
+                f"a batch of {self.batch} rows for {replicas.count} processes; expected one row "
+                "each or more; raise the batch"
+            )
         self.model = CompresSAE(items.shape[1], config.latents, config.nonzeros, config.seed)
         if config.recipe == "autoencoder":
             self._start_from_rows()
@@ -157,6 +184,19 @@ class _Run:
         self.last_used = torch.zeros(config.latents, dtype=torch.int64, device=device)
         self._epoch = -1
         self._order = np.empty(0, np.int64)
+        self._table = self._on_device()
+
+    def _on_device(self) -> Tensor | None:
+        """All unit rows (n, d) on the GPU, where they leave room there."""
+        n, d = self.items.shape
+        if self.device.type != "cuda":
+            return None
+        if 4 * n * d > _TABLE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return None
+        table = torch.empty(n, d, device=self.device)
+        for start, rows in self.items.batches():
+            table[start : start + len(rows)] = torch.from_numpy(unit_rows(rows))
+        return table
 
     @torch.no_grad()
     def _start_from_rows(self) -> None:
@@ -180,62 +220,81 @@ class _Run:
             count = min(steps_an_epoch, self.steps) * self.batch
             self._order, self._epoch = rng.choice(n, count, replace=False), epoch
         rows = self._order[place * self.batch : (place + 1) * self.batch]
+        rows = rows[self.replicas.share(self.batch)]
+        if self._table is not None:
+            return self._table[torch.from_numpy(rows).to(self.device)]
         return torch.from_numpy(unit_rows(self.items.take(rows))).to(self.device)
 
     def advance(self) -> tuple[Tensor, Tensor]:
         """One optimiser step: (loss, mean cosine at k) of its batch."""
         config, model = self.config, self.model
+        assert config.wide_weight is not None
         x = self.next_batch()
-        output = model(x, wide=bool(config.wide_weight))
-        cosine = torch.cosine_similarity(x, output.reconstruction)
-        loss = 1 - cosine.mean()
-        if config.wide_weight:
-            wide = torch.cosine_similarity(x, output.wide_reconstruction)
-            loss = loss + config.wide_weight * (1 - wide.mean())
+        step = take_gradients(model, x, config.wide_weight)
+        means = torch.stack([step.loss, step.cosines.mean()])
+        if self.replicas.count > 1:  # Means of the whole batch from means of the shares.
+            share = len(x) / self.batch
+            means *= share
+            grads = [p.grad.mul_(share) for p in model.parameters() if p.grad is not None]
+            self.replicas.sum(means, *grads)
+        loss, cosine = means
         if not torch.isfinite(loss):
             raise InputError(
                 f"step {self.step}: the loss is {loss.item()}; expected a finite one; lower the "
                 f"learning rate ({config.learning_rate})"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         model.project_decoder_gradient()
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.step)
+        self.step += 1
+        self.last_used[step.indices.long().flatten()] = self.step
+        self.replicas.max(self.last_used)
+        due = self.step % config.revive_every == 0 and self.step < _REVIVE_UNTIL * self.steps
+        revives = config.recipe == "autoencoder" and due
+        dead, lacking = self._lacking(x, step) if revives else (None, None)
         self.optimizer.step()
         model.normalize_decoder()
-        self.step += 1
-        self.last_used[output.indices[:, : config.nonzeros].long().flatten()] = self.step
-        due = self.step % config.revive_every == 0 and self.step < _REVIVE_UNTIL * self.steps
-        if config.recipe == "autoencoder" and due:
-            self._revive(x, output, cosine.detach())
-        return loss.detach(), cosine.detach().mean()
+        if dead is not None and lacking is not None:
+            self._revive(dead, lacking)
+        return loss, cosine
 
     def live_latents(self) -> int:
         """Latents that a row of the last batches used."""
         return int((self.last_used > self.step - _DEAD_AFTER).sum())
 
     @torch.no_grad()
-    def _revive(self, x: Tensor, output: Output, cosine: Tensor) -> None:
-        """Point dead latents at what badly coded rows of the batch lack.
+    def _lacking(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Dead latents (m,) and what as many badly coded rows of the batch lack (m, d).
 
-        Rows are drawn with weight 1 − cos; both matrices take the unit residual x − (x·x̂/‖x̂‖²) x̂
-        and Adam's moments there start anew.
+        Rows are drawn with weight 1 − cos, and lack the unit residual x − (x·x̂/‖x̂‖²) x̂.
         """
+        share = self.replicas.share(self.batch)
+        weights = torch.zeros(self.batch, dtype=torch.float64, device=self.device)
+        weights[share] = (1 - step.cosines).clamp(min=0).double()
+        self.replicas.sum(weights)
+        weight = weights.cpu().numpy()
         dead = torch.nonzero(self.last_used <= self.step - _DEAD_AFTER).flatten()
-        weight = (1 - cosine).clamp(min=0).double().cpu().numpy()
         dead = dead[: int((weight > 0).sum())]
+        lacking = torch.zeros(len(dead), x.shape[1], device=self.device)
         if len(dead) == 0:
-            return
+            return dead, lacking
         rng = np.random.default_rng([self.config.seed, 2, self.step])
-        drawn = rng.choice(len(x), len(dead), replace=False, p=weight / weight.sum())
-        rows = torch.from_numpy(drawn).to(self.device)
-        near = torch.nn.functional.normalize(output.reconstruction[rows])
-        residual = x[rows] - (x[rows] * near).sum(1, keepdim=True) * near
-        residual = torch.nn.functional.normalize(residual)
+        drawn = rng.choice(self.batch, len(dead), replace=False, p=weight / weight.sum())
+        mine = torch.from_numpy((drawn >= share.start) & (drawn < share.stop)).to(self.device)
+        rows = torch.from_numpy(drawn).to(self.device)[mine] - share.start
+        x, near = x[rows], self.model.decode(step.indices[rows], step.values[rows])
+        near = torch.nn.functional.normalize(near)
+        rest = x - (x * near).sum(1, keepdim=True) * near
+        lacking[mine] = torch.nn.functional.normalize(rest)
+        self.replicas.sum(lacking)
+        return dead, lacking
+
+    @torch.no_grad()
+    def _revive(self, dead: Tensor, lacking: Tensor) -> None:
+        """Both matrices take what rows lack for dead latents; Adam's moments there start anew."""
         model = self.model
-        model.decoder[dead] = residual
-        model.encoder[dead] = residual
+        model.decoder[dead] = lacking
+        model.encoder[dead] = lacking
         model.encoder_bias[dead] = 0
         for parameter in model.parameters():
             state = self.optimizer.state[parameter]

@@ -16,8 +16,8 @@ _default: ContextVar[Backend] = ContextVar("backend", default="auto")
 
 @contextmanager
 def use(backend: Backend) -> Iterator[None]:
-    """What "auto" means for tensors within a ``with`` block: ``use("triton")`` runs Triton on
-    those of the CPU too, in its interpreter."""
+    """What "auto" means for tensors on the CPU within a ``with`` block: ``use("triton")`` has
+    Triton work on them, in its interpreter."""
     token = _default.set(backend)
     try:
         yield
@@ -48,9 +48,7 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
     if backend not in ("auto", "numba", "triton"):
         raise ValueError(f"backend {backend!r}: expected auto, numba or triton")
     place = data.device.type if hasattr(data, "device") and hasattr(data, "cpu") else "numpy"
-    if backend == "auto" and place == "numpy":
-        return False
-    if backend == "auto":
+    if backend == "auto" and place != "numpy":
         backend = "triton" if place == "cuda" else _default.get()
     if backend != "triton":
         if place == "cuda":

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from compressae import CompresSAE, InputError, TrainConfig, train
+from compressae.gradients import take_gradients
 from compressae.retrieval.embeddings import as_embeddings
 from compressae.training import _Run, held_out_rows
 
@@ -168,12 +169,11 @@ def test_a_revived_latent_is_the_residual_of_a_row_and_starts_without_momentum(t
     run.step, run.last_used[:] = 100, 100
     run.last_used[dead] = 0
     x = run.next_batch()
-    output = run.model(x, wide=False)
-    cosine = torch.cosine_similarity(x, output.reconstruction).detach()
+    step = take_gradients(run.model, x, 0.0)
     before = run.model.decoder.detach().clone()
-    run._revive(x, output, cosine)
+    run._revive(*run._lacking(x, step))
 
-    near = torch.nn.functional.normalize(output.reconstruction.detach())
+    near = torch.nn.functional.normalize(run.model.decode(step.indices, step.values).detach())
     residual = torch.nn.functional.normalize(x - (x * near).sum(1, keepdim=True) * near)
     changed = (run.model.decoder != before).any(1).nonzero().flatten()
     assert torch.equal(changed, dead)

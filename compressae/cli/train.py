@@ -12,6 +12,7 @@ import click
 from compressae.cli import common
 from compressae.model import KIND, CompresSAE
 from compressae.progress import progress, training_details
+from compressae.replicas import Replicas, launched
 from compressae.retrieval.embeddings import Embeddings, open_embeddings
 from compressae.retrieval.storage import check_destination
 from compressae.training import TrainProgress
@@ -36,7 +37,21 @@ def train(
     """Train a sparse autoencoder on EMBEDDINGS (.npy, .safetensors or a folder of shards).
 
     The state is kept in MODEL.checkpoint once a minute and at Ctrl-C; --resume goes on from it.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m compressae train … --recipe autoencoder.
     """
+    with launched(settings["device"]) as device:
+        _train(embeddings, output, hold_out, resume, as_json, {**settings, "device": device})
+
+
+def _train(
+    embeddings: Path,
+    output: Path,
+    hold_out: int,
+    resume: bool,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
     config = common.make_config(hold_out, settings)
     check_destination(output, KIND)
     checkpoint = output.with_name(output.name + ".checkpoint")
@@ -49,6 +64,8 @@ def train(
         if not checkpoint.exists():
             cure = "no checkpoint had been written yet"
         raise click.ClickException(f"stopped; {cure}") from None
+    if Replicas.here().rank > 0:  # The first process writes what all of them have.
+        return
     model.save_pretrained(output)
     shutil.rmtree(checkpoint, ignore_errors=True)
     shape = {"dim": model.dim, "latents": model.latents, "nonzeros": model.nonzeros}
@@ -63,10 +80,12 @@ def run(
     resume: bool = False,
 ) -> CompresSAE:
     """Train with progress on stderr; Ctrl-C stops at the end of a step."""
+    first = Replicas.here().rank == 0
     with progress("training") as show, stop_at_a_step() as stopped:
 
         def report(now: TrainProgress) -> None:
-            show(now.step, now.steps, training_details(now))
+            if first:
+                show(now.step, now.steps, training_details(now))
             if stopped():
                 raise KeyboardInterrupt
 

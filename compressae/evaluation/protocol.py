@@ -157,6 +157,8 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "compressae": library_version(),
         "torch": torch.__version__,
+        "triton": _version("triton"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "numba": numba.__version__,
         "numpy": np.__version__,
         "faiss": _version("faiss"),

@@ -96,7 +96,8 @@ def cosine_gradients(
     if n:
         _cosine_gradients[(n,)](
             indices, values, weights, x, n, k, w, d, 1 / n, wide_weight / n,
-            cosines, to_values, gradients, _TOGETHER, columns, num_warps=min(16, max(2, columns // 128)),
+            cosines, to_values, gradients, _TOGETHER, columns,
+            num_warps=min(16, max(2, columns // 128)),
         )  # fmt: skip
     return cosines, to_values, gradients
 

@@ -6,13 +6,16 @@ Numpy arrays give numpy arrays, tensors on a GPU give tensors; ``backend`` is of
 ``compressae.kernels.backend``.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressae.kernels.backend import Backend, uses_triton
 from compressae.kernels.decode import cpu
 from compressae.kernels.threads import over_rows
+
+if TYPE_CHECKING:
+    import torch
 
 
 def decode(
@@ -59,15 +62,26 @@ def outer_sum(
     h: int,
     threads: int | None = None,
     backend: Backend = "auto",
+    products: "torch.dtype | None" = None,
 ) -> Any:
     """(h, d), equal to ``S.T @ rows``, in O(n·k·d): each latent's rows are summed in one order.
 
     With rows = ∂L/∂x̂ this is ∂L/∂W of the decoder; with values = ∂L/∂values and rows = x, of the
     encoder.
+
+    Args:
+        indices, values, rows, h: as above; (n, k), (n, k), (n, d).
+        threads: processors to use; all that the process may use when None.
+        backend: see there.
+        products: bfloat16 lets a GPU round what it multiplies to 8 bits of mantissa: its tensor
+            cores then multiply the dense S, zeros and all, where h / k is small enough for that to
+            take less time. float32 when None.
     """
     if uses_triton(rows, backend):
         from compressae.kernels.decode import gpu
 
+        if products is not None and gpu.dense_is_cheaper(indices.shape[1], h):
+            return gpu.dense_outer_sum(indices, values, rows, h, products)
         return gpu.outer_sum(indices, values, rows, h)
     out = np.empty((h, rows.shape[1]), rows.dtype)
     starts, slots = cpu.group_by_latent(indices, h)

@@ -12,6 +12,12 @@ from torch import Tensor
 _TOGETHER = 8
 #: Most parts that a latent's rows are cut to, and nonzeros of a part where they are fewer.
 _PARTS, _PART = 16, 256
+#: h / k up to which a dense product of S costs less than gathering rows. By arithmetic: a gathered
+#: number is 4·k bytes a row and column at 3.3 TB/s, a dense one 2·h operations at 700 TFLOP/s and
+#: its part of S written and read; scripts/bench_gpu.py measures both.
+_DENSE_UP_TO = 256
+#: Rows of S that are held dense at a time.
+_DENSE_ROWS = 1 << 14
 
 
 @triton.jit
@@ -123,6 +129,25 @@ def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
         _TOGETHER, columns, num_warps=4 if columns >= 256 else 2,
     )  # fmt: skip
     return out.sum(0) if parts > 1 else out[0]
+
+
+def dense_is_cheaper(k: int, h: int) -> bool:
+    """Whether tensor cores take less time for SᵀX with S dense than gathers with S sparse."""
+    return h <= _DENSE_UP_TO * k
+
+
+def dense_outer_sum(
+    indices: Tensor, values: Tensor, rows: Tensor, h: int, products: torch.dtype
+) -> Tensor:
+    """Sᵀ·rows (h, d) float32 with S dense, some rows at a time. Ids of a row are distinct. Floors:
+    2·n·h·d operations of the tensor cores; n·h numbers of S, written and read."""
+    out = torch.zeros(h, rows.shape[1], device=rows.device)
+    for start in range(0, len(rows), _DENSE_ROWS):
+        part = slice(start, start + _DENSE_ROWS)
+        s = torch.zeros(len(rows[part]), h, dtype=products, device=rows.device)
+        s.scatter_(1, indices[part].long(), values[part].to(products))
+        out += (s.T @ rows[part].to(products)).float()
+    return out
 
 
 def _lines(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from compressae.kernels.backend import interprets
 from compressae.kernels.topk.gpu import largest
 
 #: Numbers of one batch's (rows, h) products.
-_PRODUCTS = 1 << 25
+_PRODUCTS = 1 << 26
 #: Numbers of W, and of M, that a program holds at once.
 _OF_WEIGHTS, _OF_INVERSE = 4096, 1024
 
@@ -100,7 +100,7 @@ def pursue(
     projection = weights.to(dtype).T
     indices = torch.empty(n, k, dtype=torch.int32, device=x.device)
     values = torch.empty(n, k, dtype=torch.float32, device=x.device)
-    batch = max(1, _PRODUCTS // max(h, 2 * k * k))  # float64 inverses of 128 MiB at most.
+    batch = max(1, _PRODUCTS // max(h, 2 * k * k))  # float64 inverses of 256 MiB at most.
     for start in range(0, n, batch):
         part = slice(start, start + batch)
         _pursue_batch(x[part], weights, projection, counts, ridge, indices[part], values[part])

@@ -1,0 +1,85 @@
+"""Several processes that train one model together, each on its share of every batch."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from compressae.retrieval.errors import InputError
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """This process among those that train; alone unless ``torch.distributed`` was started.
+
+    Attributes:
+        rank: which of them this is; 0 writes files and shows progress.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> "Replicas":
+        """What ``torch.distributed`` says of this process."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def share(self, n: int) -> slice:
+        """This process's part of n rows; all parts together are all rows."""
+        return slice(n * self.rank // self.count, n * (self.rank + 1) // self.count)
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the processes, the same bits in all of them."""
+        for tensor in tensors if self.count > 1 else ():
+            dist.all_reduce(tensor)
+
+    def max(self, tensor: Tensor) -> None:
+        """Replace a tensor by its maximum over the processes."""
+        if self.count > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+
+@contextmanager
+def launched(device: str) -> Iterator[str]:
+    """Join the processes that ``torchrun`` started, if it did, within a ``with`` block.
+
+    Args:
+        device: "auto", "cpu" or "cuda": a GPU each (NCCL), or the processor (gloo).
+
+    Yields:
+        The device of this process: cuda:LOCAL_RANK, or what was given.
+
+    Raises:
+        InputError: one GPU was named for several processes; there are more processes than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.startswith("cuda:"):
+        raise InputError(
+            f"device {device!r} for {os.environ['WORLD_SIZE']} processes; expected cuda: each "
+            "takes the GPU of its number"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} of this machine, which has {torch.cuda.device_count()} GPUs; "
+                "start as many processes as GPUs (torchrun --nproc-per-node)"
+            )
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device != "cpu" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,232 @@
+"""Search on a GPU beside torch's own products."""
+
+import numpy as np
+import torch
+from compressae.kernels.scan import Planes, packed_planes, scan
+from compressae.kernels.scan import gpu as forms
+from gpu_tools import Ceilings, Lab, Row, milliseconds, wall
+
+from compressae import CompresSAE, CompressedIndex, GpuIndex
+from compressae.kernels.packed import SPARE, pack
+from compressae.kernels.threads import over_rows
+from compressae.retrieval.packed import PackedCodes
+from compressae.retrieval.quantizer import RowQuantizer
+
+LATENTS, NONZEROS, DIM, RESULTS = 4096, 32, 768, 100
+#: Levels of a rank: 4 bits, so that a nonzero takes 16 and a row 65 bytes.
+LEVELS = 16
+SEED = 0
+
+
+def search_rows(lab: Lab, ceilings: Ceilings) -> list[Row]:
+    n = lab.pick(10_000_000, 1500)
+    codes, index = make_index(lab, n)
+    rows = [*scans(lab, codes), *end_to_end(lab, index), *streams(lab, index)]
+    return [*rows, *peers(lab, codes), *a_hundred_million(lab)]
+
+
+def drawn_ids(lab: Lab, n: int, seed: int) -> torch.Tensor:
+    """(n, NONZEROS) int64 latents, distinct in a row: one of each of NONZEROS groups, some latents
+    of a group oftener than others (the most frequent about 10 times the median)."""
+    generator = torch.Generator(lab.device).manual_seed(seed)
+    group = LATENTS // NONZEROS
+    order = torch.randperm(LATENTS, device=lab.device, generator=generator).view(NONZEROS, group)
+    popularity = (torch.arange(group, device=lab.device) + 1.0) ** -0.6
+    cdf = torch.cumsum(popularity / popularity.sum(), 0)
+    ids = torch.empty(n, NONZEROS, dtype=torch.int64, device=lab.device)
+    for start in range(0, n, 1 << 20):
+        part = ids[start : start + (1 << 20)]
+        place = torch.searchsorted(
+            cdf, torch.rand(part.shape, device=lab.device, generator=generator)
+        )
+        part[:] = order[torch.arange(NONZEROS, device=lab.device), place.clamp_(max=group - 1)]
+    return ids
+
+
+def quantizer() -> RowQuantizer:
+    """Sixteen levels of either sign a rank, smaller at later ranks; without residual codes."""
+    one = np.linspace(-1, 1, LEVELS, dtype=np.float32)
+    ranks = (np.arange(NONZEROS, dtype=np.float32) + 1) ** -0.5
+    return RowQuantizer(
+        latents=LATENTS,
+        metric=np.eye(DIM, dtype=np.float32),
+        levels=(ranks[:, None] * one).astype(np.float32),
+        value_bits=np.full(NONZEROS, LEVELS.bit_length() - 1),
+        gains=np.linspace(0.5, 1.5, 256, dtype=np.float32),
+        project=np.empty((DIM, 0), np.float32),
+        restore=np.empty((DIM, 0), np.float32),
+        codebooks=np.empty((0, 256, 0), np.float32),
+    )
+
+
+def make_index(lab: Lab, n: int) -> tuple[PackedCodes, CompressedIndex]:
+    """Random packed codes of a model that was not trained, and their posting lists."""
+    model, how = CompresSAE(DIM, LATENTS, NONZEROS, SEED), quantizer()
+    length = int(how.layout.lengths[-1])
+    data = np.zeros(n * length + SPARE, np.uint8)
+    rows = data[: n * length].reshape(n, length)
+    ids = drawn_ids(lab, n, SEED).int().cpu().numpy()
+
+    def fill(start: int, stop: int) -> None:
+        rng = np.random.default_rng([SEED, start])
+        for a in range(start, stop, 1 << 18):
+            b = min(a + (1 << 18), stop)
+            numbers = rng.integers(0, LEVELS, (b - a, NONZEROS), np.uint8)
+            head = rng.integers(0, 256, (b - a, 1), np.uint8)
+            rows[a:b] = pack(head, ids[a:b], numbers, how.layout)
+
+    over_rows(fill, n)
+    codes = PackedCodes(data, None, how, model.model_id, {"refit": True, "nonzeros": NONZEROS})
+    return codes, CompressedIndex(model, codes)
+
+
+def queries(lab: Lab, q: int) -> torch.Tensor:
+    generator = torch.Generator(lab.device).manual_seed(SEED + 1)
+    return torch.randn(q, LATENTS, device=lab.device, generator=generator)
+
+
+def scan_row(lab: Lab, planes: Planes, q: int, half: bool = False, note: str = "") -> Row:
+    asked = queries(lab, q)
+    ms = milliseconds(lab, lambda: scan(planes, asked, None, RESULTS, half=half))
+    terms = len(planes) * NONZEROS * q
+    return Row(
+        "scan" + (", q' in float16" if half else ""), f"{len(planes):,} rows, {q} queries", ms,
+        planes.nbytes + 4 * q * planes.blocks, 2 * terms,
+        note=f"{planes.nbytes / len(planes):.1f} bytes a row, {terms / ms / 1e9:.2f}e12 terms "
+        f"a second{note}",
+    )  # fmt: skip
+
+
+def scans(lab: Lab, codes: PackedCodes) -> list[Row]:
+    q = codes.quantizer
+    planes = packed_planes(codes.rows, q.levels, q.gains, LATENTS).to(lab.device)
+    rows = []
+    for form in ("shared", "cached"):
+        asked = queries(lab, 1)
+        ms = milliseconds(lab, lambda form=form: forms.block_maxima(planes, asked, None, form=form))
+        rows.append(
+            Row(
+                f"block maxima, q' {form}", f"{len(planes):,} rows, 1 query", ms,
+                planes.nbytes + 4 * planes.blocks, 2 * len(planes) * NONZEROS,
+            )
+        )  # fmt: skip
+    for count in lab.pick((1, 8, 32, 512), (1, 5)):
+        rows.append(scan_row(lab, planes, count))
+    rows.append(scan_row(lab, planes, lab.pick(512, 5), True))
+    return rows
+
+
+def end_to_end(lab: Lab, index: CompressedIndex) -> list[Row]:
+    """Dense queries on the host in, ids on the host out; checked against the CPU's scan."""
+    rng = np.random.default_rng(SEED)
+    dense = rng.standard_normal((lab.pick(512, 4), DIM), dtype=np.float32)
+    gpu = GpuIndex(index, lab.device)
+    few, candidates = lab.pick((8, 3000), (2, 200))
+    expected = index.search(dense[:few], RESULTS, candidates="all")
+    found = gpu.search(dense[:few], RESULTS)
+    worst = float(np.abs(found.scores - expected.scores).max())
+    if worst > 5e-3:  # The CPU's q' is of int8 weights.
+        raise AssertionError(f"scores differ from the CPU's by {worst}")
+    same = float(
+        np.mean([len(set(a) & set(b)) for a, b in zip(found.ids, expected.ids, strict=True)])
+    )
+    size = f"{len(index):,} rows"
+    rows = []
+    for q in (1, len(dense)):
+        rows.append(
+            Row(
+                "GpuIndex.search, a scan", f"{size}, {q} queries",
+                wall(lab, lambda q=q: gpu.search(dense[:q], RESULTS)),
+                gpu.nbytes, note=f"{same / RESULTS:.4f} of the CPU's results found; by the clock",
+            )
+        )  # fmt: skip
+        rows.append(
+            Row(
+                "GpuIndex.search, 3,000 candidates of posting lists", f"{size}, {q} queries",
+                wall(lab, lambda q=q: gpu.search(dense[:q], RESULTS, candidates=candidates)),
+                note="64 query nonzeros; by the clock",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def streams(lab: Lab, index: CompressedIndex) -> list[Row]:
+    """An index of which only a tenth may lie on the GPU."""
+    dense = np.random.default_rng(SEED).standard_normal((lab.pick(512, 3), DIM), dtype=np.float32)
+    gpu = GpuIndex(index, lab.device, memory=index.codes.nbytes // 10)
+    return [
+        Row(
+            "GpuIndex.search, streamed from the host", f"{len(index):,} rows, {len(dense)} queries",
+            wall(lab, lambda: gpu.search(dense, RESULTS), 3), note="by the clock",
+        )
+    ]  # fmt: skip
+
+
+def peers(lab: Lab, codes: PackedCodes) -> list[Row]:
+    """cuSPARSE over the same codes, and brute force over as many dense rows, each with topk."""
+    n = len(codes)
+    plain = codes.unpack()
+    matrix = torch.sparse_csr_tensor(
+        torch.from_numpy(np.array(plain.indptr)),
+        torch.from_numpy(plain.indices.astype(np.int64)),
+        torch.from_numpy(np.array(plain.values, np.float32)),
+        (n, LATENTS),
+        device=lab.device,
+        check_invariants=False,
+    )
+    held = n * (NONZEROS * 12 + 8)
+    rows = []
+    for q in lab.pick((1, 512), (1, 3)):
+        asked = queries(lab, q).T.contiguous()
+
+        def product(asked: torch.Tensor = asked, matrix: torch.Tensor = matrix) -> None:
+            for part in asked.split(128, 1):  # (n, 128) float32 at a time.
+                (matrix @ part).topk(RESULTS, dim=0)
+
+        rows.append(
+            Row(
+                "peer: torch.sparse CSR, topk", f"{n:,} rows, {q} queries",
+                milliseconds(lab, product, 0.1), held,
+                note=f"{held / n:.0f} bytes a row and {4 * n * min(q, 128) / 1e9:.2f} GB of scores",
+            )
+        )  # fmt: skip
+    del matrix, product
+    dense = torch.randn(n, DIM, device=lab.device, dtype=torch.bfloat16)
+    for q in lab.pick((1, 512), (1, 3)):
+        asked = torch.randn(q, DIM, device=lab.device, dtype=torch.bfloat16)
+
+        def brute(asked: torch.Tensor = asked) -> None:
+            best = []
+            for start in range(0, n, 1 << 20):
+                part = asked @ dense[start : start + (1 << 20)].T
+                best.append(part.topk(min(RESULTS, part.shape[1])))
+            torch.cat([top.values for top in best], 1).topk(RESULTS)
+
+        rows.append(
+            Row(
+                "peer: bfloat16 brute force, topk", f"{n:,} × {DIM}, {q} queries",
+                milliseconds(lab, brute, 0.3), 2 * n * DIM, 2 * n * DIM * q, "bfloat16",
+                note=f"{2 * DIM} bytes a row",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def a_hundred_million(lab: Lab) -> list[Row]:
+    """Rows that are laid out on the GPU itself."""
+    from compressae.kernels.scan import BLOCK
+
+    blocks = lab.pick(100_000_000, 2000) // BLOCK
+    how = quantizer()
+    slots = torch.empty(blocks, NONZEROS, BLOCK, dtype=torch.int16, device=lab.device)
+    for part in slots.split(1 << 12):
+        ids = drawn_ids(lab, len(part) * BLOCK, SEED).view(len(part), BLOCK, NONZEROS)
+        numbers = torch.randint(LEVELS, ids.shape, device=lab.device)
+        part.copy_((ids | numbers << 12).transpose(1, 2))
+    planes = Planes(
+        blocks * BLOCK, LATENTS, slots, None, torch.from_numpy(how.levels).to(lab.device),
+        gains=torch.randint(256, (blocks, BLOCK), device=lab.device).to(torch.uint8),
+        gain_table=torch.from_numpy(how.gains).to(lab.device),
+    )  # fmt: skip
+    held = f"; {planes.nbytes / 1e9:.2f} GB on the card"
+    return [scan_row(lab, planes, q, note=held) for q in lab.pick((1, 512), (1,))]

@@ -1,0 +1,91 @@
+"""What the parts of the GPU benchmark share."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where the benchmark runs: "cuda", or in a smoke run "cpu", with tiny sizes."""
+
+    device: str
+    smoke: bool
+
+    def pick(self, size: T, tiny: T) -> T:
+        return tiny if self.smoke else size
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Measured limits of a card.
+
+    Attributes:
+        bytes_a_second: of a large copy, bytes read plus bytes written.
+        bfloat16, float32: operations a second of large matrix products.
+    """
+
+    bytes_a_second: float
+    bfloat16: float
+    float32: float
+
+
+@dataclass
+class Row:
+    """One measurement.
+
+    Attributes:
+        ms: median milliseconds.
+        moved: bytes that memory must read or write at least.
+        operations: that must be done at least.
+        unit: the ceiling that bounds operations: "float32" or "bfloat16".
+        peer, peer_ms: what does the same, if anything, and its median.
+        note: anything else that was seen.
+    """
+
+    name: str
+    size: str
+    ms: float
+    moved: float = 0.0
+    operations: float = 0.0
+    unit: str = "float32"
+    peer: str = ""
+    peer_ms: float = 0.0
+    note: str = ""
+
+    def figures(self, ceilings: Ceilings) -> dict[str, Any]:
+        """All of it, with both floors in milliseconds and the share of the larger one."""
+        bytes_ms = 1e3 * self.moved / ceilings.bytes_a_second
+        operations_ms = 1e3 * self.operations / getattr(ceilings, self.unit)
+        share = max(bytes_ms, operations_ms) / self.ms
+        return {
+            **asdict(self), "bytes_ms": bytes_ms, "operations_ms": operations_ms, "share": share
+        }  # fmt: skip
+
+
+def milliseconds(lab: Lab, run: Callable[[], Any], seconds: float = 0.3) -> float:
+    """The median time of a call, by the device's events, the L2 cache emptied before each."""
+    if lab.device == "cuda":
+        from triton.testing import do_bench
+
+        return do_bench(run, warmup=25, rep=int(1e3 * seconds), return_mode="median")
+    started = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def wall(lab: Lab, run: Callable[[], Any], times: int = 5) -> float:
+    """The median time of a call by the clock, host work and transfers included, after one call."""
+    taken = []
+    for _ in range(lab.pick(times + 1, 1)):
+        started = time.perf_counter()
+        run()
+        if lab.device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(1e3 * (time.perf_counter() - started))
+    return sorted(taken[1:] or taken)[len(taken[1:]) // 2]

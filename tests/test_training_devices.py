@@ -1,0 +1,119 @@
+"""Training by Triton's kernels, and by several processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from compressae import CompresSAE, InputError, TrainConfig, train
+from compressae.gradients import take_gradients
+from compressae.kernels.backend import use
+from compressae.replicas import launched
+from compressae.retrieval.embeddings import as_embeddings
+from compressae.training import _Run
+
+
+@pytest.fixture(scope="module")
+def table():
+    """300 rows around 20 directions, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((20, 16))
+    rows = centres[rng.integers(0, 20, 300)] + 0.3 * rng.standard_normal((300, 16))
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("wide_weight", [0.0, 0.125])
+def test_gradients_by_kernels_equal_autograds(device, table, wide_weight):
+    model = CompresSAE(16, 48, 3, seed=1)
+    x = torch.nn.functional.normalize(torch.from_numpy(table[:12]))
+    with use("numba"):
+        step = take_gradients(model, x, wide_weight)
+    expected = [p.grad for p in model.parameters()]
+    model.to(device)
+    found = take_gradients(model, x.to(device), wide_weight)
+    torch.testing.assert_close(found.loss.cpu(), step.loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.cosines.cpu(), step.cosines, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.indices.cpu(), step.indices)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        scale = gradient.abs().max()  # bfloat16 products: 8 bits of mantissa.
+        assert parameter.grad.shape == gradient.shape
+        assert ((parameter.grad.cpu() - gradient).abs().max() / scale) < 0.02
+
+
+def test_steps_by_kernels_equal_steps_by_autograd(device, table):
+    config = TrainConfig(
+        latents=32, nonzeros=3, recipe="autoencoder", steps=9, batch=8, warmup=0, revive_every=2
+    )
+    runs = []
+    for place, backend in (("cpu", "numba"), (device, "triton")):
+        with use(backend):
+            run = _Run(as_embeddings(table), config, torch.device(place))
+            run.last_used[:] = -100  # Latents that neither step uses are dead at the second.
+            start = run.model.decoder.detach().clone()
+            for _ in range(2):
+                run.advance()
+            runs.append([p.detach().cpu() for p in run.model.parameters()])
+            moved = (run.model.decoder.detach() - start).norm(dim=1)
+            assert (moved > 0.3).any() and (moved < 0.1).any()  # Some were revived.
+    for expected, found in zip(*runs, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_the_table_on_the_gpu_gives_the_batches_that_the_host_gives(table, monkeypatch):
+    from compressae import training
+
+    config = TrainConfig(latents=32, nonzeros=3, recipe="autoencoder", steps=5, batch=50)
+    models = [train(table, config, "cuda")]
+    monkeypatch.setattr(training, "_TABLE_SHARE", 0.0)
+    models.append(train(table, config, "cuda"))
+    assert torch.equal(models[0].decoder, models[1].decoder)
+
+
+def torchrun(processes, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [sys.executable, *command, "-m", "compressae", "train", *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_that_one_trains(table, tmp_path):
+    """Batches of 51 rows, shares of 25 and 26; latents are revived on the way."""
+    np.save(tmp_path / "items.npy", table)
+    settings = "--latents 64 --nnz 3 --steps 40 --batch 51 --recipe autoencoder --device cpu"
+    done = torchrun(2, tmp_path / "items.npy", "-o", tmp_path / "two", *settings.split(), "--json")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    said = json.loads("".join(lines))  # One process spoke.
+    assert said["latents"] == 64
+    config = TrainConfig(latents=64, nonzeros=3, steps=40, batch=51, recipe="autoencoder")
+    one, two = train(table, config, "cpu"), CompresSAE.from_pretrained(tmp_path / "two")
+    for mine, other in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_pursuit_is_refused_for_several_processes(table, tmp_path):
+    np.save(tmp_path / "items.npy", table)
+    done = torchrun(2, tmp_path / "items.npy", "-o", tmp_path / "two", "--device", "cpu")
+    assert done.returncode != 0
+    assert "recipe 'pursuit' trains in one process" in done.stderr
+    assert not (tmp_path / "two").exists()
+
+
+def test_devices_that_several_processes_cannot_share_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    expected = "device 'cuda:1' for 2 processes; expected cuda"
+    with pytest.raises(InputError, match=expected), launched("cuda:1"):
+        pass
+    monkeypatch.setenv("LOCAL_RANK", "9999")
+    with pytest.raises(InputError, match="process 9999 of this machine"), launched("cuda"):
+        pass

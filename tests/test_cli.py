@@ -222,6 +222,9 @@ def test_usage_errors(made, tmp_path):
     out = ["-o", tmp_path / "out"]
     refused(tmp_path, "expected auto, cpu, cuda", "train", made / "table.npy", *out, *SMALL,
             "--device", "abacus")  # fmt: skip
+    for command in ("encode", "index"):
+        refused(tmp_path, "expected auto, cpu, cuda", command, made / "table.npy", *out,
+                "-m", made / "model", "--device", "abacus")  # fmt: skip
     refused(tmp_path, "nonzeros = 70: expected", "train", made / "table.npy", *out,
             "--latents", 64, "--nnz", 70)  # fmt: skip
     refused(tmp_path, "need a model", "index", made / "table.npy", *out)

@@ -41,7 +41,7 @@ def test_it_finds_a_better_dictionary_than_an_autoencoder_of_more_steps(table):
 
 
 def test_encoder_and_decoder_are_one_matrix_of_unit_rows(table):
-    model = train(table, CONFIG)
+    model = train(table, CONFIG, device="cpu")
     decoder = model.decoder.detach().numpy()
     np.testing.assert_array_equal(decoder, model.encoder.detach().numpy())
     np.testing.assert_allclose(np.linalg.norm(decoder, axis=1), 1, atol=1e-5)

@@ -66,6 +66,7 @@ WORKLOADS: dict[str, Workload] = {
             (4096, 40, torch.bfloat16, True),
             (65536, 256, torch.float32, True),
             (8192, 100, torch.float32, False),
+            (4096, 8, torch.bfloat16, False),
         ]
     },
     **{

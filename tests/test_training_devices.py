@@ -44,6 +44,21 @@ def test_gradients_by_kernels_equal_autograds(device, table, wide_weight):
         assert ((parameter.grad.cpu() - gradient).abs().max() / scale) < 0.02
 
 
+def test_a_model_is_differentiable_by_kernels(device, table):
+    """Any loss of ``model(x)``, as a user's own training loop has."""
+    grads = []
+    for place, backend in (("cpu", "numba"), (device, "triton")):
+        model = CompresSAE(16, 48, 3, seed=1).to(place)
+        x = torch.from_numpy(table[:6]).to(place).requires_grad_()
+        with use(backend):
+            output = model(x)
+            loss = (output.reconstruction**3).sum() + output.wide_reconstruction.sin().sum()
+            loss.backward()
+        grads.append([t.grad.cpu() for t in (x, *model.parameters())])
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_steps_by_kernels_equal_steps_by_autograd(device, table):
     config = TrainConfig(
         latents=32, nonzeros=3, recipe="autoencoder", steps=9, batch=8, warmup=0, revive_every=2

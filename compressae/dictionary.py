@@ -37,8 +37,8 @@ class DictionaryRun:
     squares over the latest codes of every row met so far (the method of optimal directions, Engan
     et al. 1999, in the online manner of Mairal et al. 2010). Latents that no row uses become what
     badly coded rows lack. Every random choice comes from a generator made of the seed and the
-    step, so that a resumed run repeats an uninterrupted one, and are the same on every device.
-    Rows, codes and the dictionary are arrays on the CPU and tensors on a GPU.
+    step, so that a resumed run repeats an uninterrupted one. Rows, codes and the dictionary are
+    arrays on the CPU and tensors on a GPU; a checkpoint of one is taken up on the other.
     """
 
     def __init__(self, items: Embeddings, config: TrainConfig, device: torch.device = _CPU) -> None:

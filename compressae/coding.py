@@ -10,7 +10,7 @@ import torch
 
 from compressae.devices import fetch, put
 from compressae.kernels import packed
-from compressae.kernels.backend import beside, namespace
+from compressae.kernels.backend import namespace
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
 from compressae.kernels.quantize import quantize_on_support
@@ -82,9 +82,13 @@ class Coder:
         """(h, d) float32, times the metric."""
         return self.weigh(self.decoder)
 
+    @cached_property
+    def _placed_metric(self) -> Any:
+        return self.put(self.metric)
+
     def weigh(self, x: Any) -> Any:
         """Rows x (m, d) times the metric."""
-        return x @ beside(self.metric, x)
+        return x @ self._placed_metric
 
     @cached_property
     def _encoder(self) -> CompresSAE:

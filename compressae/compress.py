@@ -20,9 +20,9 @@ from compressae.retrieval.quantizer import RowQuantizer, id_bits, metric_of
 PackedType = Literal["int4", "int3", "int2"]
 PACKED_TYPES: tuple[PackedType, ...] = ("int4", "int3", "int2")
 
-#: Numbers of one batch's (rows, h) activations (64 MiB of float32); of a larger one on a GPU, which
-#: each launch of a kernel is to keep busy.
-_ACTIVATIONS, _ON_GPU = 1 << 24, 1 << 26
+#: Numbers of one batch's (rows, h) activations: 64 MiB of float32; more on a GPU, where they are
+#: never held together and each launch of a kernel is to have enough to do.
+_ACTIVATIONS, _ON_GPU = 1 << 24, 1 << 27
 #: Rows that the metric, the levels and the residual's centroids are learned from.
 _SAMPLE_ROWS = 1 << 16
 

@@ -66,8 +66,8 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
     return True
 
 
-def beside(array: np.ndarray, data: Any) -> Any:
-    """A numpy array as it is where ``data`` is one too, else as a tensor on the data's device."""
+def beside(array: Any, data: Any) -> Any:
+    """An array as it is where ``data`` is a numpy array, else as a tensor on the data's device."""
     if isinstance(data, np.ndarray):
         return array
     import torch

@@ -89,6 +89,19 @@ class RowQuantizer:
         return np.ascontiguousarray(self.codebooks.transpose(0, 2, 1))
 
     @cached_property
+    def _copies(self) -> dict[tuple[str, str], Any]:
+        return {}
+
+    def _beside(self, name: str, data: Any) -> Any:
+        """One of the larger arrays where ``data`` is; what a device was given once stays there."""
+        if isinstance(data, np.ndarray):
+            return getattr(self, name)
+        place = name, str(data.device)
+        if place not in self._copies:
+            self._copies[place] = beside(getattr(self, name), data)
+        return self._copies[place]
+
+    @cached_property
     def layout(self) -> Layout:
         """Where the parts of a row are."""
         return Layout(id_bits(self.latents), self.value_bits, self.residual_bytes + 1)
@@ -108,8 +121,8 @@ class RowQuantizer:
         if not m:
             return xp.asarray(residual[:, :0], dtype=xp.uint8)
         if xp is not np:  # ‖y − c‖² is least where ‖c‖²/2 − y·c is.
-            parts = (residual @ beside(self.project, residual)).reshape(-1, m, s)
-            books = beside(self.codebooks, residual)
+            parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
+            books = self._beside("codebooks", residual)
             halves = books.square().sum(2) / 2
             found = [(halves[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
             return xp.stack(found, 1).to(xp.uint8)
@@ -121,8 +134,9 @@ class RowQuantizer:
 
     def decode_residual(self, codes: Any) -> Any:
         """(n, d) float32 residuals of codes (n, m), an array or a tensor like them."""
-        parts = level_values(self.codebooks, codes).reshape(len(codes), -1)
-        return parts @ beside(self.restore, codes).T
+        books = self._beside("codebooks", codes)
+        parts = level_values(books, codes).reshape(len(codes), -1)
+        return parts @ self._beside("restore", codes).T
 
     def tables(self, x: np.ndarray) -> np.ndarray:
         """Look-up tables (q, m, 256) float32 of queries x (q, d): x · centroid."""
@@ -165,13 +179,13 @@ class RowQuantizer:
         return cls(latents, **{name: np.array(array) for name, array in arrays.items()})
 
 
-def level_values(levels: np.ndarray, codes: Any) -> Any:
+def level_values(levels: Any, codes: Any) -> Any:
     """Equal to ``levels[arange(k), codes]`` of codes (n, k) uint8, an array or a tensor like
     them."""
+    ranks = np.arange(codes.shape[1])
     if isinstance(codes, np.ndarray):
-        return levels[np.arange(codes.shape[1]), codes]
-    ranks = namespace(codes).arange(codes.shape[1], device=codes.device)
-    return beside(levels, codes)[ranks, codes.long()]
+        return levels[ranks, codes]
+    return beside(levels, codes)[beside(ranks, codes), codes.long()]
 
 
 def id_bits(latents: int) -> int:

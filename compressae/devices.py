@@ -17,15 +17,25 @@ def pick_device(device: str) -> torch.device:
     runs kernels there, is installed.
 
     Raises:
-        InputError: another name, or "cuda" where torch finds none.
+        InputError: another name, or "cuda" where torch finds none or Triton is missing.
     """
+    has_triton = find_spec("triton") is not None
     if device == "auto":
-        able = torch.cuda.is_available() and find_spec("triton") is not None
-        return torch.device("cuda" if able else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and has_triton else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise InputError(f"device {device!r}: expected auto, cpu, cuda or cuda:NUMBER")
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"device {device!r}: torch finds no GPU here; expected cpu or auto")
+    count, number = torch.cuda.device_count(), torch.device(device).index or 0
+    if device != "cpu" and number >= count:
+        raise InputError(
+            f"device {device!r}: torch finds {count} GPUs here; expected 0 to {count - 1}"
+        )
+    if device != "cpu" and not has_triton:
+        raise InputError(
+            f"device {device!r} without Triton, which runs kernels there; pip install triton "
+            "(Linux), or choose cpu"
+        )
     return torch.device(device)
 
 

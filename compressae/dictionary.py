@@ -10,7 +10,7 @@ import torch
 from compressae import checkpoint as saved
 from compressae.coding import pursuit_counts
 from compressae.config import TrainConfig
-from compressae.devices import current, fetch, put, tensors_on
+from compressae.devices import fetch, put, tensors_on
 from compressae.kernels.backend import namespace
 from compressae.kernels.decode import decode, outer_sum
 from compressae.kernels.pursuit import pursue
@@ -75,10 +75,6 @@ class DictionaryRun:
 
     def advance(self) -> tuple[float, float]:
         """One step: (mean squared error, mean cosine) of its batch before the update."""
-        with current(self._tensors):
-            return self._advance()
-
-    def _advance(self) -> tuple[float, float]:
         config, step = self.config, self.step
         steps_an_epoch = len(self.x) // self.batch
         epoch, place = divmod(step, steps_an_epoch)

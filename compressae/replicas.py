@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from compressae.devices import pick_device
 from compressae.retrieval.errors import InputError
 
 
@@ -68,7 +69,7 @@ def launched(device: str) -> Iterator[str]:
             "takes the GPU of its number"
         )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = pick_device(device).type
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressae import checkpoint as saved
 from compressae.config import TrainConfig, held_out_rows
-from compressae.devices import pick_device
+from compressae.devices import current, pick_device
 from compressae.dictionary import DictionaryRun
 from compressae.drift import LEAST_ROWS, measure_reference
 from compressae.gradients import Step, take_gradients
@@ -119,7 +119,8 @@ def train(
     started, first, last_saved = time.monotonic(), run.step, time.monotonic()
     assert config.steps is not None
     while run.step < config.steps:
-        loss, cosine = run.advance()
+        with current(run.device):
+            loss, cosine = run.advance()
         due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
         if checkpoint is not None and due and first_process:
             run.save(checkpoint)

@@ -153,9 +153,14 @@ def test_auto_takes_a_gpu_that_kernels_run_on(monkeypatch):
     with pytest.raises(InputError, match="torch finds no GPU here; expected cpu or auto"):
         pick_device("cuda")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert pick_device("auto").type == "cuda" and pick_device("cuda:1").index == 1
+    with pytest.raises(InputError, match="device 'cuda:2': torch finds 2 GPUs here"):
+        pick_device("cuda:2")
     monkeypatch.setattr("compressae.devices.find_spec", lambda name: None)
     assert pick_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="without Triton, which .* pip install triton"):
+        pick_device("cuda")
     with pytest.raises(InputError, match="device 'tpu': expected auto, cpu, cuda"):
         pick_device("tpu")
 

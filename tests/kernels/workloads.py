@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from compressae.kernels.scan import BLOCK, Planes
+from compressae.kernels.scan import gpu as scan
 from compressae.kernels.topk import gpu as topk
 
 Workload = Callable[[], object]
@@ -15,6 +17,48 @@ Workload = Callable[[], object]
 def _top(h: int, k: int, dtype: torch.dtype, magnitude: bool) -> Workload:
     return lambda: topk.top(torch.zeros(2, h, dtype=dtype), k, magnitude)
 
+
+def _planes(h: int, values: torch.dtype | None, levels: int, m: int, ragged: bool) -> Planes:
+    """16 blocks of 32 ranks; plain codes where there are no levels."""
+    shape, numbers = (16, 32, BLOCK), (16, BLOCK)
+    return Planes(
+        16 * BLOCK,
+        h,
+        torch.zeros(shape, dtype=torch.int16 if h <= 1 << 16 else torch.int32),
+        None if values is None else torch.zeros(shape, dtype=values),
+        torch.zeros(32, levels) if levels else None,
+        torch.zeros(numbers, dtype=torch.int32) if ragged else None,
+        torch.zeros(16, m, BLOCK, dtype=torch.uint8) if m else None,
+        torch.zeros(numbers, dtype=torch.uint8) if levels else None,
+        torch.zeros(256) if levels else None,
+        None if levels or values != torch.int8 else torch.zeros(numbers),
+    )
+
+
+def _scan(planes: Planes, form: scan.Form, half: bool = False, masked: bool = False) -> Workload:
+    m = 0 if planes.residual is None else planes.residual.shape[1]
+    tables = torch.zeros(2, m, 256) if m else None
+    mask = torch.ones(planes.n, dtype=torch.bool) if masked else None
+
+    def launch() -> None:
+        queries = torch.zeros(2, planes.latents)
+        scan.block_maxima(planes, queries, tables, mask, half, form)
+        scan.scores(planes, queries, tables, torch.zeros(2, 5, dtype=torch.int64), mask, True)
+        scan.scores(planes, queries, tables, torch.zeros(2, 3000, dtype=torch.int64))
+
+    return launch
+
+
+#: latents, values, levels, residual parts, rows differ in k
+_PLANES = {
+    "packed in 16 bits": (4096, None, 16, 0, False),
+    "packed, levels apart, residual codes": (4096, torch.uint8, 64, 16, False),
+    "packed, rows of different lengths": (16384, torch.uint8, 16, 8, True),
+    "float32": (4096, torch.float32, 0, 0, False),
+    "float16": (8192, torch.float16, 0, 0, False),
+    "int8": (32768, torch.int8, 0, 0, False),
+    "wide": (1 << 17, torch.float32, 0, 0, False),
+}
 
 WORKLOADS: dict[str, Workload] = {
     **{
@@ -27,4 +71,13 @@ WORKLOADS: dict[str, Workload] = {
             (8192, 100, torch.float32, False),
         ]
     },
+    **{
+        f"scan of {name}, {form}": _scan(_planes(*of), form)
+        for name, of in _PLANES.items()
+        for form in ("shared", "cached", "together")
+        if form != "shared" or of[0] <= 1 << 14
+    },
+    "scan in half precision": _scan(_planes(4096, None, 16, 0, False), "together", half=True),
+    "masked scan": _scan(_planes(4096, torch.uint8, 64, 16, True), "shared", masked=True),
+    "masked scan, together": _scan(_planes(4096, None, 16, 0, False), "together", masked=True),
 }

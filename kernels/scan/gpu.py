@@ -8,7 +8,8 @@ number, and K rows would be better than it. The second launch scores the rows of
 Both must give a row the same bits, or a block might be missed. So every kernel here adds a row's
 terms one after another in the order of its residual codes and ranks, by explicit fused
 multiply-adds that no compiler may reorder or split, and multiplies by the row's factor last.
-Nonzeros that only fill a row multiply by 0 and change no sum.
+Nonzeros that only fill a row multiply by 0 and change no sum. Ranks go by four, so that their
+loads are under way at once.
 """
 
 from typing import Literal
@@ -135,12 +136,14 @@ def _maxima_of_one(
             total = tl.fma(q2, v2, total)
             total = tl.fma(q3, v3, total)
     else:
-        for r in range(ranks):
-            ids, value = _nonzero(
-                slots_ptr, values_ptr, levels_ptr, place + r * block, inside, filled, r,
-                ranks, id_bits, named, apart, ragged,
-            )  # fmt: skip
-            total = tl.fma(tl.load(queries_ptr + ids), value, total)
+        for start in range(0, ranks, 4):
+            for i in tl.static_range(4):
+                r = start + i
+                ids, value = _nonzero(
+                    slots_ptr, values_ptr, levels_ptr, place + r * block, inside, filled, r,
+                    ranks, id_bits, named, apart, ragged,
+                )  # fmt: skip
+                total = tl.fma(tl.load(queries_ptr + ids), value, total)
     if factor != "one":
         total = total * _factor(gains_ptr, gain_table_ptr, at, inside, factor)
     total = tl.where(_found(at, n, mask_ptr, inside, masked), total, float("-inf"))
@@ -178,13 +181,15 @@ def _maxima_of_many(
         code = tl.load(residual_ptr + (here * parts + b) * block + within)
         total += tl.load(tables_ptr + (b * 256 + code.to(tl.int32))[:, None] * together + side)
     place = here * ranks * block + within
-    for r in range(ranks):
-        ids, value = _nonzero(
-            slots_ptr, values_ptr, levels_ptr, place + r * block, inside, filled, r,
-            ranks, id_bits, named, apart, ragged,
-        )  # fmt: skip
-        found = tl.load(queries_ptr + ids[:, None] * together + side).to(tl.float32)
-        total = tl.fma(found, tl.broadcast_to(value[:, None], [block, together]), total)
+    for start in range(0, ranks, 4):
+        for i in tl.static_range(4):
+            r = start + i
+            ids, value = _nonzero(
+                slots_ptr, values_ptr, levels_ptr, place + r * block, inside, filled, r,
+                ranks, id_bits, named, apart, ragged,
+            )  # fmt: skip
+            found = tl.load(queries_ptr + ids[:, None] * together + side).to(tl.float32)
+            total = tl.fma(found, tl.broadcast_to(value[:, None], [block, together]), total)
     if factor != "one":
         total = total * _factor(gains_ptr, gain_table_ptr, at, inside, factor)[:, None]
     found = _found(at, n, mask_ptr, inside, masked)
@@ -224,12 +229,14 @@ def _scores_of_rows(
         code = tl.load(residual_ptr + (here * parts + b) * block + within, mask=found, other=0)
         total += tl.load(tables_ptr + b * 256 + code.to(tl.int32), mask=found, other=0.0)
     place = here * ranks * block + within
-    for r in range(ranks):
-        ids, value = _nonzero(
-            slots_ptr, values_ptr, levels_ptr, place + r * block, found, filled, r,
-            ranks, id_bits, named, apart, ragged,
-        )  # fmt: skip
-        total = tl.fma(tl.load(queries_ptr + ids), value, total)
+    for start in range(0, ranks, 4):
+        for i in tl.static_range(4):
+            r = start + i
+            ids, value = _nonzero(
+                slots_ptr, values_ptr, levels_ptr, place + r * block, found, filled, r,
+                ranks, id_bits, named, apart, ragged,
+            )  # fmt: skip
+            total = tl.fma(tl.load(queries_ptr + ids), value, total)
     if factor != "one":
         total = total * _factor(gains_ptr, gain_table_ptr, row, found, factor)
     total = tl.where(found, total, float("-inf"))

@@ -14,8 +14,8 @@ _default: ContextVar[Backend] = ContextVar("backend", default="auto")
 
 @contextmanager
 def use(backend: Backend) -> Iterator[None]:
-    """What "auto" means within a ``with`` block: ``use("triton")`` runs Triton on tensors of the
-    CPU too, in its interpreter."""
+    """What "auto" means for tensors within a ``with`` block: ``use("triton")`` runs Triton on
+    those of the CPU too, in its interpreter."""
     token = _default.set(backend)
     try:
         yield
@@ -38,7 +38,7 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
 
     Args:
         data: a numpy array or a torch tensor.
-        backend: "auto" takes Triton for a tensor on a GPU and numba for the rest.
+        backend: "auto" takes Triton for a tensor on a GPU and numba for the rest (see ``use``).
 
     Raises:
         ValueError: an unknown backend, or one that cannot read such data.
@@ -46,6 +46,8 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
     if backend not in ("auto", "numba", "triton"):
         raise ValueError(f"backend {backend!r}: expected auto, numba or triton")
     place = data.device.type if hasattr(data, "device") and hasattr(data, "cpu") else "numpy"
+    if backend == "auto" and place == "numpy":
+        return False
     if backend == "auto":
         backend = "triton" if place == "cuda" else _default.get()
     if backend != "triton":

@@ -4,8 +4,9 @@ from torch import Tensor
 
 from compressae.kernels.backend import uses_triton
 from compressae.kernels.scan.planes import BLOCK, Planes, packed_planes, plain_planes
+from compressae.kernels.scan.windows import Windows
 
-__all__ = ["BLOCK", "Planes", "packed_planes", "plain_planes", "rescore", "scan"]
+__all__ = ["BLOCK", "Planes", "Windows", "packed_planes", "plain_planes", "rescore", "scan"]
 
 
 def scan(

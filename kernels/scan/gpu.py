@@ -400,9 +400,12 @@ def scan(
     for start in range(0, q, together):
         here = slice(start, start + together)
         table = None if tables is None else tables[here]
-        maxima = block_maxima(planes, queries[here], table, mask, half)
-        # Blocks ascend, so that a smaller place is a smaller row.
-        near = largest(maxima, chosen)[0].sort(dim=1).values
+        if chosen == blocks:
+            near = torch.arange(blocks, device=queries.device).expand(len(queries[here]), -1)
+        else:
+            maxima = block_maxima(planes, queries[here], table, mask, half)
+            # Blocks ascend, so that a smaller place is a smaller row.
+            near = largest(maxima, chosen)[0].sort(dim=1).values
         place, top = largest(scores(planes, queries[here], table, near, mask, True), found)
         rows = near.gather(1, place // BLOCK) * BLOCK + place % BLOCK
         ids[here, :found] = torch.where(top > float("-inf"), rows, -1)

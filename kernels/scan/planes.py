@@ -6,7 +6,6 @@ ones, and so on. Packed rows keep the number of a nonzero's level, beside its la
 where both fit, else in a byte of its own.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -19,6 +18,8 @@ from compressae.kernels.packed import Rows, heads, unpack
 BLOCK = 256
 #: Rows that are laid out at a time.
 _PART = 1 << 16
+#: Tensors that are the same for all rows.
+_SHARED = ("levels", "gain_table")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,8 @@ class Planes:
         latents: h.
         slots: (B, K, BLOCK) int16 or int32, read as unsigned: latents, or with ``levels`` and no
             ``values`` latent | level number << id_bits.
-        values: (B, K, BLOCK) float32, float16 or int8; with ``levels`` uint8 level numbers; or None.
+        values: (B, K, BLOCK) float32, float16 or int8, or with ``levels`` uint8 numbers of levels;
+            or None.
         levels: (K, L) float32 or None.
         counts: (B, BLOCK) int32 nonzeros of each row, or None where all have K.
         residual: (B, m, BLOCK) uint8 residual codes, or None.
@@ -66,30 +68,38 @@ class Planes:
     @property
     def nbytes(self) -> int:
         """Bytes that grow with n, what fills the last block included."""
-        shared = (self.levels, self.gain_table)
-        return sum(t.nbytes for t in self._tensors() if all(t is not s for s in shared))
+        return sum(t.nbytes for name, t in self._held().items() if name not in _SHARED)
 
-    def _tensors(self) -> Iterable[Tensor]:
-        return (t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Planes":
+    def _held(self) -> dict[str, Tensor]:
         held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self, **{k: change(t) for k, t in held.items() if isinstance(t, Tensor)}
-        )
+        return {name: t for name, t in held.items() if isinstance(t, Tensor)}
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Planes":
+    def to(self, device: torch.device | str) -> "Planes":
         """The same on a device."""
-        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
+        return replace(self, **{name: t.to(device) for name, t in self._held().items()})  # type: ignore[arg-type]
 
     def pinned(self) -> "Planes":
         """The same in memory of the host that a GPU copies from while it computes."""
-        return self._each(lambda t: t.pin_memory())
+        return replace(self, **{name: t.pin_memory() for name, t in self._held().items()})  # type: ignore[arg-type]
 
-    def wait_free(self, stream: "torch.cuda.Stream") -> None:
-        """Memory of these tensors is not given to others before ``stream``'s work so far ends."""
-        for t in self._tensors():
-            t.record_stream(stream)
+    def room(self, blocks: int, device: torch.device | str) -> "Planes":
+        """Memory on a device for ``blocks`` blocks of this kind, not yet filled."""
+        made = {}
+        for name, t in self._held().items():
+            shape = t.shape if name in _SHARED else (blocks, *t.shape[1:])
+            made[name] = torch.empty(shape, dtype=t.dtype, device=device)
+        return replace(self, n=blocks * BLOCK, **made)  # type: ignore[arg-type]
+
+    def into(self, room: "Planes", first: int = 0) -> "Planes":
+        """A copy in the blocks of ``room`` from ``first`` on; from pinned memory the copy may
+        still be under way on the current stream."""
+        made = {}
+        for name, t in self._held().items():
+            place = getattr(room, name)
+            if name not in _SHARED:
+                place = place[first : first + self.blocks]
+            made[name] = place.copy_(t, non_blocking=True)
+        return replace(self, **made)  # type: ignore[arg-type]
 
     def scaled(self, factors: Tensor) -> "Planes":
         """The same nonzeros with factors (n,) float32 of rows in place of those here, and without
@@ -107,8 +117,10 @@ def plain_planes(
     values: np.ndarray,
     factors: np.ndarray | None,
     latents: int,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Planes:
-    """Planes of CSR rows on the CPU.
+    """Planes of CSR rows start..stop (of all when they are not given), on the CPU.
 
     Args:
         indptr: (n + 1,) int64; ids (nnz,) below ``latents``; values (nnz,) float32, float16 or
@@ -116,16 +128,16 @@ def plain_planes(
         factors: (n,) float32 by which rows are multiplied, or None.
         latents: h.
     """
-    n, K = len(indptr) - 1, max(1, int(np.diff(indptr).max(initial=0)))
+    stop = len(indptr) - 1 if stop is None else stop
+    n, K = stop - start, max(1, int(np.diff(indptr).max(initial=0)))
     slots, numbers = _room(n, K, _slot_dtype(latents)), _room(n, K, values.dtype)
-    for start in range(0, n, _PART):
-        stop = min(start + _PART, n)
-        bounds = indptr[start : stop + 1]
+    for a in range(0, n, _PART):
+        bounds = indptr[start + a : start + min(a + _PART, n) + 1]
         here = slice(bounds[0], bounds[-1])
-        _lay(bounds - bounds[0], start, (ids[here], slots), (values[here], numbers))
+        _lay(bounds - bounds[0], a, (ids[here], slots), (values[here], numbers))
     return Planes(
         n, latents, torch.from_numpy(slots), torch.from_numpy(numbers),
-        factors=None if factors is None else _by_block(np.asarray(factors, np.float32)),
+        factors=None if factors is None else _by_block(factors[start:stop].astype(np.float32)),
     )  # fmt: skip
 
 
@@ -188,8 +200,8 @@ def _lay(indptr: np.ndarray, start: int, *parts: tuple[np.ndarray, np.ndarray]) 
     ranks = np.arange(len(rows)) - np.repeat(indptr[:-1], counts)
     for flat, planes in parts:
         part = planes[start // BLOCK : -(-(start + len(counts)) // BLOCK)]
-        # Ids beyond a signed slot's range keep their bits.
-        kind = f"u{planes.itemsize}" if planes.dtype.kind == "i" and flat.dtype.kind == "u" else flat.dtype
+        # Unsigned ids keep their bits in signed slots, which torch knows more of.
+        kind = f"u{planes.itemsize}" if flat.dtype.kind == "u" else flat.dtype
         part.view(kind)[rows // BLOCK, ranks, rows % BLOCK] = flat.astype(kind)
 
 

@@ -81,28 +81,30 @@ def check(device, made, q, K, mask=None, **settings):
     np.testing.assert_array_equal(ids[clear], want_ids[clear])
     assert clear.any() or not allowed.any()
     for i, s in zip(ids, scores, strict=True):
-        level = np.flatnonzero((np.diff(s) == 0) & (i[1:] >= 0))
+        level = np.flatnonzero((s[1:] == s[:-1]) & (i[1:] >= 0))
         assert (i[level] < i[level + 1]).all()
 
 
 PACKED = {
-    "ids and levels in 16 bits": lambda: packed(700, 500, [4, 3, 3, 2, 1], 0, False),
-    "levels apart, residual codes": lambda: packed(300, 5000, [6, 4, 1], 3, False),
-    "rows of different lengths": lambda: packed(530, 100, [3, 2, 2, 1, 1, 1], 2, True),
+    "ids and levels in 16 bits": lambda: packed(1500, 500, [4, 3, 3, 2, 1], 0, False),
+    "levels apart, residual codes": lambda: packed(1100, 5000, [6, 4, 1], 3, False),
+    "rows of different lengths": lambda: packed(1300, 100, [3, 2, 2, 1, 1, 1], 2, True),
 }
 PLAIN = {
-    "float32": lambda: plain(600, 90, 7, np.float32),
-    "float16": lambda: plain(257, 1000, 5, np.float16, even=True),
-    "int8": lambda: plain(256, 64, 64, np.int8, even=True),
-    "wide": lambda: plain(100, 70_000, 4, np.float32),
+    "float32": lambda: plain(1300, 90, 7, np.float32),
+    "float16": lambda: plain(1025, 1000, 5, np.float16, even=True),
+    "int8": lambda: plain(1024, 64, 64, np.int8, even=True),
+    "wide": lambda: plain(300, 70_000, 4, np.float32),
 }
 ALL = {**PACKED, **PLAIN}
 
 
-@pytest.mark.parametrize("q", [1, 4])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("name", "q"), [*((name, 4) for name in ALL), *((name, 1) for name in [*PACKED, "wide"])]
+)
 def test_scan_equals_the_reference(device, name, q):
-    check(device, ALL[name](), q, 20)
+    made = ALL[name]()
+    check(device, made, q, max(1, made[0].blocks - 2))
 
 
 @pytest.mark.parametrize("form", ["shared", "cached", "together"])
@@ -120,14 +122,14 @@ def test_both_launches_give_a_row_the_same_bits(device, name, form):
     assert torch.equal(maxima, scores.view(2, -1, BLOCK).amax(2))
 
 
-@pytest.mark.parametrize("q", [1, 5])
+@pytest.mark.parametrize("q", [1, 4])
 def test_only_allowed_rows_are_found(device, q):
     made = PACKED["rows of different lengths"]()
-    check(device, made, q, 40, RNG(0).random(530) < 0.05)
-    check(device, made, q, 3, np.zeros(530, bool))
+    check(device, made, q, 4, RNG(0).random(1300) < 0.05)
+    check(device, made, q, 2, np.arange(1300) == 700)
 
 
-@pytest.mark.parametrize("K", [1, 299, 310])
+@pytest.mark.parametrize("K", [6, 1100, 1110])
 def test_all_rows_and_more(device, K):
     check(device, PACKED["levels apart, residual codes"](), 2, K)
 
@@ -142,27 +144,27 @@ def test_equal_scores_go_to_the_smaller_row(device):
     ids = np.tile(np.arange(BLOCK) % 8, 3).astype(np.uint16)
     planes = scan.plain_planes(indptr, ids, np.ones(len(ids), np.float32), None, 8).to(device)
     query = torch.arange(8.0, device=device)[None]
-    for q in (1, 4):
-        found, scores = scan.scan(planes, query.expand(q, 8), None, 40)
-        assert (scores[:, :40] == 7).all()
-        np.testing.assert_array_equal(found.cpu().numpy(), np.tile(7 + 8 * np.arange(40), (q, 1)))
+    for q, K in ((1, 2), (4, 2), (1, 40)):
+        found, scores = scan.scan(planes, query.expand(q, 8), None, K)
+        assert (scores == 7).all()
+        np.testing.assert_array_equal(found.cpu().numpy(), np.tile(7 + 8 * np.arange(K), (q, 1)))
 
 
 def test_a_query_side_by_side_in_half_precision(device):
-    check(device, PLAIN["float32"](), 5, 20, half=True)
+    check(device, PLAIN["float32"](), 4, 2, half=True)
 
 
 def test_queries_are_tiled(device, monkeypatch):
     from compressae.kernels.scan import gpu
 
-    monkeypatch.setattr(gpu, "_SCRATCH", 4 * (3 + 3 * 3 * BLOCK) * 2)
-    check(device, PLAIN["float32"](), 5, 20)
+    monkeypatch.setattr(gpu, "_SCRATCH", 4 * (6 + 3 * 3 * BLOCK) * 2)
+    check(device, PLAIN["float32"](), 3, 3)
 
 
 def test_rescore_equals_the_reference(device):
     planes, dense, factors, residual = PACKED["rows of different lengths"]()
     queries, tables = questions(3, 100, 2)
-    rows = RNG(2).integers(-1, 530, (3, 11))
+    rows = RNG(2).integers(-1, 1300, (3, 11))
     given = (torch.from_numpy(x).to(device) for x in (queries, tables, rows))
     got = scan.rescore(planes.to(device), *given).cpu().numpy()
     expected = reference.scores(dense, factors, queries.astype(np.float64), residual, tables)
@@ -172,16 +174,16 @@ def test_rescore_equals_the_reference(device):
 
 def test_factors_in_place_of_gains_and_residual_codes(device):
     planes, dense, _, _ = PACKED["levels apart, residual codes"]()
-    factors = RNG(3).random(300).astype(np.float32)
+    factors = RNG(3).random(1100).astype(np.float32)
     scaled = planes.scaled(torch.from_numpy(factors))
-    check(device, (scaled, dense, factors, np.zeros((300, 0), np.uint8)), 2, 10)
-    assert scaled.nbytes == planes.slots.nbytes + planes.values.nbytes + 4 * 2 * BLOCK
+    check(device, (scaled, dense, factors, np.zeros((1100, 0), np.uint8)), 1, 3)
+    assert scaled.nbytes == planes.slots.nbytes + planes.values.nbytes + 4 * 5 * BLOCK
 
 
 def test_bytes_count_what_fills_the_last_block(device):
     planes = PACKED["ids and levels in 16 bits"]()[0]
     assert planes.slots.dtype == torch.int16 and planes.values is None
-    assert planes.nbytes == 3 * BLOCK * (2 * 5 + 1)
+    assert planes.nbytes == 6 * BLOCK * (2 * 5 + 1)
 
 
 def test_what_does_not_fit_is_refused(device):
@@ -193,5 +195,5 @@ def test_what_does_not_fit_is_refused(device):
         scan.rescore(planes, queries, None, torch.zeros(2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="K = 0"):
         scan.scan(planes, queries, tables, 0)
-    with pytest.raises(ValueError, match=r"mask of shape \(3,\): expected \(300,\)"):
+    with pytest.raises(ValueError, match=r"mask of shape \(3,\): expected \(1100,\)"):
         scan.scan(planes, queries, tables, 1, torch.ones(3, dtype=torch.bool, device=device))

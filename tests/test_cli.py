@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 import scipy.sparse
+import torch
 from commands import call, refused, succeed
 
 from compressae import CompressedIndex

@@ -93,8 +93,8 @@ def search(
     if read_config(index)["kind"] == INVERTED:
         if gpu and device != "auto":
             raise click.UsageError(
-                f"--device {device} is for an index made with -m MODEL; lists alone are searched on "
-                "the cpu"
+                f"--device {device} is for an index made with -m MODEL; lists alone are searched "
+                "on the cpu"
             )
         for option in (candidates, query_nonzeros, dense, dense_candidates):
             if option is not None:

@@ -1,12 +1,17 @@
 """Scores of all rows of codes on a GPU, and the best of them: a scan without posting lists."""
 
+import torch
 from torch import Tensor
 
 from compressae.kernels.backend import uses_triton
 from compressae.kernels.scan.planes import BLOCK, Planes, packed_planes, plain_planes
 from compressae.kernels.scan.windows import Windows
+from compressae.kernels.topk import largest
 
 __all__ = ["BLOCK", "Planes", "Windows", "packed_planes", "plain_planes", "rescore", "scan"]
+
+#: Bytes of what is between the launches.
+_SCRATCH = 256 << 20
 
 
 def scan(
@@ -44,7 +49,28 @@ def scan(
         raise ValueError(f"mask of shape {tuple(mask.shape)}: expected ({len(planes)},)")
     from compressae.kernels.scan import gpu
 
-    return gpu.scan(planes, queries, tables, K, mask, half)
+    q, blocks = len(queries), planes.blocks
+    ids = torch.full((q, K), -1, dtype=torch.int64, device=queries.device)
+    best = torch.full((q, K), float("-inf"), device=queries.device)
+    if blocks == 0:
+        return ids, best
+    chosen = min(K * (2 if half else 1), blocks)
+    found = min(K, chosen * BLOCK)
+    together = max(1, _SCRATCH // (4 * (blocks + 3 * chosen * BLOCK)))
+    for start in range(0, q, together):
+        here = slice(start, start + together)
+        table = None if tables is None else tables[here]
+        if chosen == blocks:
+            near = torch.arange(blocks, device=queries.device).expand(len(queries[here]), -1)
+        else:
+            maxima = gpu.block_maxima(planes, queries[here], table, mask, half)
+            # Blocks ascend, so that a smaller place is a smaller row.
+            near = largest(maxima, chosen)[0].sort(dim=1).values
+        place, top = largest(gpu.scores(planes, queries[here], table, near, mask, True), found)
+        rows = near.gather(1, place // BLOCK) * BLOCK + place % BLOCK
+        ids[here, :found] = torch.where(top > float("-inf"), rows, -1)
+        best[here, :found] = top
+    return ids, best
 
 
 def rescore(planes: Planes, queries: Tensor, tables: Tensor | None, rows: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ import triton.language as tl
 from torch import Tensor
 
 from compressae.kernels.scan.planes import BLOCK, Planes
-from compressae.kernels.topk import largest
 
 #: How the first launch reads q': one query a program from shared memory or through the L1 cache,
 #: or queries side by side.
@@ -32,8 +31,6 @@ _SHARED_WIDTH = 1 << 14
 _L1 = 160 << 10
 #: Queries from which they are read side by side.
 _MANY = 4
-#: Bytes of what is between the launches.
-_SCRATCH = 256 << 20
 _TILE = 256
 
 
@@ -378,36 +375,3 @@ def scores(
         **a.constants, whole=whole, rows=rows, num_warps=4,
     )  # fmt: skip
     return out
-
-
-def scan(
-    planes: Planes,
-    queries: Tensor,
-    tables: Tensor | None,
-    K: int,
-    mask: Tensor | None,
-    half: bool,
-) -> tuple[Tensor, Tensor]:
-    """See ``compressae.kernels.scan.scan``."""
-    q, blocks = len(queries), planes.blocks
-    ids = torch.full((q, K), -1, dtype=torch.int64, device=queries.device)
-    best = torch.full((q, K), float("-inf"), device=queries.device)
-    if blocks == 0:
-        return ids, best
-    chosen = min(K * (2 if half else 1), blocks)
-    found = min(K, chosen * BLOCK)
-    together = max(1, _SCRATCH // (4 * (blocks + 3 * chosen * BLOCK)))
-    for start in range(0, q, together):
-        here = slice(start, start + together)
-        table = None if tables is None else tables[here]
-        if chosen == blocks:
-            near = torch.arange(blocks, device=queries.device).expand(len(queries[here]), -1)
-        else:
-            maxima = block_maxima(planes, queries[here], table, mask, half)
-            # Blocks ascend, so that a smaller place is a smaller row.
-            near = largest(maxima, chosen)[0].sort(dim=1).values
-        place, top = largest(scores(planes, queries[here], table, near, mask, True), found)
-        rows = near.gather(1, place // BLOCK) * BLOCK + place % BLOCK
-        ids[here, :found] = torch.where(top > float("-inf"), rows, -1)
-        best[here, :found] = top
-    return ids, best

@@ -155,9 +155,7 @@ def test_a_query_side_by_side_in_half_precision(device):
 
 
 def test_queries_are_tiled(device, monkeypatch):
-    from compressae.kernels.scan import gpu
-
-    monkeypatch.setattr(gpu, "_SCRATCH", 4 * (6 + 3 * 3 * BLOCK) * 2)
+    monkeypatch.setattr(scan, "_SCRATCH", 4 * (6 + 3 * 3 * BLOCK) * 2)
     check(device, PLAIN["float32"](), 3, 3)
 
 

@@ -1,7 +1,7 @@
 """Dense queries in, ids out, on a GPU."""
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,8 +10,16 @@ from torch import Tensor
 from compressae.budget import parse_budget
 from compressae.coding import encode_rows
 from compressae.kernels.backend import interprets
-from compressae.kernels.scan import Planes, Windows, packed_planes, plain_planes, scan
-from compressae.kernels.topk import largest
+from compressae.kernels.candidates import resident, top_candidates
+from compressae.kernels.scan import (
+    Planes,
+    Windows,
+    packed_planes,
+    plain_planes,
+    rescore,
+    scan,
+)
+from compressae.kernels.topk import abs_topk, largest
 from compressae.retrieval.catalogue import Catalogue
 from compressae.retrieval.embeddings import unit_rows
 from compressae.retrieval.errors import InputError
@@ -20,6 +28,9 @@ from compressae.retrieval.searcher import Hits
 from compressae.search import Candidates, CompressedIndex, Scoring
 from compressae.stages import dense_stage, rank_dense
 from compressae.training import pick_device
+
+if TYPE_CHECKING:
+    from compressae.kernels.candidates.gpu import Resident
 
 #: Entries of q' of the queries that are answered together, and most of them.
 _ENTRIES, _QUERIES = 1 << 24, 1024
@@ -40,7 +51,8 @@ class GpuIndex:
         device: "cuda", "cuda:1", or "auto".
         memory: what rows may take on the device: bytes or such as "20 GB"; when None, 0.8 of what
             is free there. Rows that do not fit lie in pinned memory of the host, and every search
-            streams them through the device.
+            streams them through the device. The posting lists go there whole, beside the rows, in
+            the first search by candidates from them.
 
     Raises:
         InputError: torch finds no such device; ``memory`` is no size, or too little for anything.
@@ -65,6 +77,7 @@ class GpuIndex:
             self._windows = Windows(self._planes, len(codes), self.device, room)
         except ValueError as error:
             raise InputError(str(error)) from error
+        self._lists: Resident | None = None  # Once a search asks for candidates.
         self._lengths: Tensor | None = None  # 1 / ‖s‖ of rows, for "sparse".
         self._restore = self._centroids = None
         if isinstance(codes, PackedCodes) and codes.quantizer.residual_bytes:
@@ -86,10 +99,12 @@ class GpuIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device that grow with n, those of "sparse" once in use."""
-        lengths = self._lengths
-        own = 0 if lengths is None or lengths.device.type != self.device.type else lengths.nbytes
-        return self._windows.nbytes + own
+        """Bytes on the device that grow with n: rows, and once in use the posting lists and what
+        "sparse" needs."""
+        extra = 0 if self._lists is None else self._lists.nbytes
+        if self._lengths is not None and not self._windows.streams:
+            extra += self._lengths.nbytes
+        return self._windows.nbytes + extra
 
     def search(
         self,
@@ -105,7 +120,7 @@ class GpuIndex:
         """The K best items of each query; see ``CompressedIndex.search``.
 
         Args:
-            candidates: "all" when None.
+            candidates: "all" when None; a number takes them from the posting lists.
 
         Raises:
             InputError: as there.
@@ -115,7 +130,10 @@ class GpuIndex:
         segments, masks = self._catalogue.snapshot(allowed)
         dim, n = index.model.dim, len(self)
         table, wanted = dense_stage(dim, segments, dense, dense_candidates, K, candidates)
-        index._candidates("all" if candidates is None else candidates, wanted, n)
+        count = index._candidates("all" if candidates is None else candidates, wanted, n)
+        if masks[0] is not None:
+            n = int(np.count_nonzero(masks[0]))
+        few = None if scoring == "sparse" or count == "all" or count >= n else count
         hits = Hits.empty(len(reader), K)
         mask = None if masks[0] is None else torch.from_numpy(masks[0]).to(self.device)
         for start, rows in reader.batches(max(1, min(_QUERIES, _ENTRIES // index.model.latents))):
@@ -126,7 +144,12 @@ class GpuIndex:
                 view = index._reconstruct(x) if scoring == "reconstructed" else x
                 projected, tables = self._project(torch.from_numpy(view).to(self.device))
             with self._lock:
-                ids, scores = self._scan(projected, tables, wanted, mask, scoring == "sparse")
+                if few is None:
+                    cosine = scoring == "sparse"
+                    ids, scores = self._scan(projected, tables, wanted, mask, cosine)
+                else:
+                    chosen = self._candidate_rows(projected, kq, few, mask)
+                    ids, scores = self._rescore(projected, tables, wanted, chosen)
             found = hits if table is None else Hits.empty(len(x), wanted)
             here = slice(start, start + len(x)) if table is None else slice(None)
             kept = ids.cpu().numpy()
@@ -174,6 +197,38 @@ class GpuIndex:
             place, scores = largest(torch.cat([scores, found], 1), K)
             ids = torch.cat([ids, rows], 1).gather(1, place)
         return ids, scores
+
+    def _candidate_rows(
+        self, queries: Tensor, query_nonzeros: int, count: int, mask: Tensor | None
+    ) -> Tensor:
+        """Ascending rows (m, c) of largest sums over the lists, −1 for none; where fewer than
+        ``count`` are positive, the first others that may be found too."""
+        if self._lists is None:
+            assert self._segment.lists is not None
+            self._lists = resident(self._segment.lists, self.device)
+        latents, values = abs_topk(queries, query_nonzeros, backend="triton")
+        rows = top_candidates(self._lists, latents, values, count, mask)[0].sort(dim=1).values
+        short = rows[:, :1] < 0
+        if not bool(short.any()):
+            return rows
+        n = len(self._segment.codes)
+        others = torch.arange(n, device=self.device) if mask is None else mask.nonzero()[:, 0]
+        others = others[:count].expand(len(rows), -1).contiguous()
+        place = torch.searchsorted(rows, others).clamp(max=rows.shape[1] - 1)
+        added = torch.where(short & (rows.gather(1, place) != others), others, -1)
+        return torch.cat([rows, added], 1).sort(dim=1).values
+
+    def _rescore(
+        self, queries: Tensor, tables: Tensor | None, K: int, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The best (m, K) of each query's own ascending rows (m, c), c ≥ K, and their scores."""
+        scores = torch.full(rows.shape, float("-inf"), device=self.device)
+        for first, planes in self._windows:
+            here = (rows >= first) & (rows < first + len(planes))
+            part = rescore(planes, queries, tables, torch.where(here, rows - first, -1))
+            scores = torch.maximum(scores, part)
+        place, best = largest(scores, K)
+        return torch.where(best > float("-inf"), rows.gather(1, place), -1), best
 
     def _inverse_lengths(self) -> Tensor:
         """1 / ‖s‖ of the rows as they are held, gains and scales left out: (n,) float32, on the

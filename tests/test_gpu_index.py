@@ -80,6 +80,40 @@ def test_ids_equal_those_of_float64(model, indexes, queries, device):
     np.testing.assert_array_equal(hits.ids, order)
 
 
+@pytest.mark.parametrize("memory", [None, "11 KB"])
+def test_candidates_come_from_the_lists(model, indexes, queries, device, memory):
+    """Rows are those of largest sums of q'’s largest entries, rescored exactly."""
+    index, gpu = indexes["residual"], GpuIndex(indexes["residual"], device, memory)
+    before = gpu.nbytes
+    found = gpu.search(queries, 10, candidates=60, query_nonzeros=6)
+    assert gpu.nbytes == before + index.list_nbytes
+    projected = unit_rows(queries) @ model.decoder.detach().numpy().T
+    kept = np.zeros_like(projected)
+    order = np.argsort(-np.abs(projected), axis=1)[:, :6]
+    np.put_along_axis(kept, order, np.take_along_axis(projected, order, 1), 1)
+    sums = kept @ index.codes.unpack().to_scipy().toarray().T
+    everything = on_cpu(index, queries, N)
+    for q in range(len(queries)):
+        last = np.sort(sums[q])[-60]
+        sure, maybe = sums[q] > last + 0.02, sums[q] > last - 0.02
+        assert maybe[found.ids[q]].all()
+        scores = np.empty(N)
+        scores[everything.ids[q]] = everything.scores[q]
+        np.testing.assert_allclose(found.scores[q], scores[found.ids[q]], rtol=1e-4)
+        better = np.flatnonzero(sure & (scores > found.scores[q, -1] + 1e-5))
+        assert len(better) > 4 and np.isin(better, found.ids[q]).all()
+
+
+def test_candidates_are_filled_up_with_others(indexes, queries, device):
+    """Few rows have a positive sum; allowed ones come all the same."""
+    gpu, allowed = indexes["float32"].to(device), np.arange(0, N, 3)
+    few = gpu.search(queries, 150, candidates=200, query_nonzeros=1, allowed=allowed)
+    assert (few.ids >= 0).all() and np.isin(few.ids, allowed).all()
+    assert all(len(set(ids)) == 150 for ids in few.ids)
+    every = gpu.search(queries, 300, candidates=300, allowed=allowed)
+    np.testing.assert_array_equal(every.ids, gpu.search(queries, 300, allowed=allowed).ids)
+
+
 @pytest.mark.parametrize("scoring", ["asymmetric", "sparse"])
 def test_rows_that_do_not_fit_are_streamed(indexes, queries, device, scoring):
     index, queries = indexes["budget"], queries[:1]
@@ -134,6 +168,9 @@ def test_bad_input_is_refused_as_by_the_index(indexes, queries, device):
         gpu.search(queries, 5, candidates=4)
     with pytest.raises(InputError, match="scoring 'cosine': expected one of"):
         gpu.search(queries, 5, scoring="cosine")
+    listless = CompressedIndex(index.model, index.codes, lists=False)
+    with pytest.raises(InputError, match="of an index without posting lists"):
+        listless.to(device).search(queries, 5, candidates=9)
     with pytest.raises(InputError, match="budget 'much': expected bytes"):
         GpuIndex(index, device, memory="much")
     with pytest.raises(InputError, match="memory of 100 bytes: expected at least"):

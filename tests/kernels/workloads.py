@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from compressae.kernels.candidates import gpu as candidates
 from compressae.kernels.scan import BLOCK, Planes
 from compressae.kernels.scan import gpu as scan
 from compressae.kernels.topk import gpu as topk
@@ -49,6 +50,19 @@ def _scan(planes: Planes, form: scan.Form, half: bool = False, masked: bool = Fa
     return launch
 
 
+def _top_candidates() -> object:
+    lists = candidates.Resident(
+        torch.zeros(64, dtype=torch.int16),
+        torch.zeros(64, dtype=torch.int8),
+        torch.zeros(2, 4097, dtype=torch.int32),
+        torch.zeros(2, dtype=torch.int64),
+        1 << 17,
+        500.0,
+    )
+    latents = torch.zeros(2, 64, dtype=torch.int32)
+    return candidates.top_candidates(lists, latents, torch.ones(2, 64), 10)
+
+
 #: latents, values, levels, residual parts, rows differ in k
 _PLANES = {
     "packed in 16 bits": (4096, None, 16, 0, False),
@@ -80,4 +94,5 @@ WORKLOADS: dict[str, Workload] = {
     "scan in half precision": _scan(_planes(4096, None, 16, 0, False), "together", half=True),
     "masked scan": _scan(_planes(4096, torch.uint8, 64, 16, True), "shared", masked=True),
     "masked scan, together": _scan(_planes(4096, None, 16, 0, False), "together", masked=True),
+    "inverted search": _top_candidates,
 }

@@ -1,6 +1,7 @@
 """Dense queries in, ids out, on a GPU."""
 
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,7 +144,7 @@ class GpuIndex:
             else:
                 view = index._reconstruct(x) if scoring == "reconstructed" else x
                 projected, tables = self._project(torch.from_numpy(view).to(self.device))
-            with self._lock:
+            with self._lock, self._at_hand():
                 if few is None:
                     cosine = scoring == "sparse"
                     ids, scores = self._scan(projected, tables, wanted, mask, cosine)
@@ -158,6 +159,10 @@ class GpuIndex:
             if table is not None:
                 rank_dense(table, x, found, hits, start)
         return hits
+
+    def _at_hand(self) -> Any:
+        """Triton launches on torch's current device."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q' = W·x (m, h) of unit queries x (m, d), and their look-up tables (m, parts, 256) where

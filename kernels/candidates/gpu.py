@@ -122,7 +122,8 @@ def top_candidates(
             rows = torch.arange(here * width, device=device) + first * WINDOW
             if mask is not None:
                 sums *= mask[rows.clamp(max=n - 1)]
-            # Sums and rows in one number, so that no two are equal and ties go to the smaller row.
+            # Sums and rows in one number, so that no two are equal and ties go to the smaller row;
+            # candidates are too many for ``kernels.topk``, which would sort all.
             keys = (sums.long() << 32) | (0xFFFFFFFF - rows)
             keys = keys.topk(min(count, keys.shape[1]), dim=1).values
             best = torch.cat([best, keys], 1)

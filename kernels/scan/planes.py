@@ -196,13 +196,22 @@ def _lay(indptr: np.ndarray, start: int, *parts: tuple[np.ndarray, np.ndarray]) 
     """Flat entries of rows start…, a whole block or more of them unless they are the last, into
     planes."""
     counts = np.diff(indptr)
-    rows = np.repeat(np.arange(len(counts)), counts)
-    ranks = np.arange(len(rows)) - np.repeat(indptr[:-1], counts)
+    first, (whole, rest) = start // BLOCK, divmod(len(counts), BLOCK)
+    even = len(set(counts.tolist())) == 1
+    k = int(counts[0])
+    rows = np.repeat(np.arange(len(counts)), counts) if not even else counts
     for flat, planes in parts:
-        part = planes[start // BLOCK : -(-(start + len(counts)) // BLOCK)]
         # Unsigned ids keep their bits in signed slots, which torch knows more of.
         kind = f"u{planes.itemsize}" if flat.dtype.kind == "u" else flat.dtype
-        part.view(kind)[rows // BLOCK, ranks, rows % BLOCK] = flat.astype(kind)
+        part = planes.view(kind)[first : first + whole + (rest > 0)]
+        if even:
+            cut = whole * BLOCK * k
+            part[:whole, :k] = flat[:cut].reshape(whole, BLOCK, k).transpose(0, 2, 1)
+            if rest:
+                part[whole, :k, :rest] = flat[cut:].reshape(rest, k).T
+        else:
+            ranks = np.arange(len(rows)) - np.repeat(indptr[:-1], counts)
+            part[rows // BLOCK, ranks, rows % BLOCK] = flat
 
 
 def _by_block(numbers: np.ndarray) -> Tensor:

@@ -62,6 +62,7 @@ class Windows:
                 self._streamed.append(window.pinned() if device.type == "cuda" else window)
             if device.type == "cuda":
                 self._side = torch.cuda.Stream(device)
+                self._side.wait_stream(torch.cuda.current_stream(device))  # The rooms are new.
                 self._free = [torch.cuda.Event() for _ in self._rooms]
 
     @property

@@ -197,9 +197,9 @@ def _lay(indptr: np.ndarray, start: int, *parts: tuple[np.ndarray, np.ndarray]) 
     planes."""
     counts = np.diff(indptr)
     first, (whole, rest) = start // BLOCK, divmod(len(counts), BLOCK)
-    even = len(set(counts.tolist())) == 1
-    k = int(counts[0])
-    rows = np.repeat(np.arange(len(counts)), counts) if not even else counts
+    k, even = int(counts[0]), counts.min() == counts.max()
+    rows = np.repeat(np.arange(len(counts)), counts)
+    ranks = np.arange(len(rows)) - np.repeat(indptr[:-1], counts)
     for flat, planes in parts:
         # Unsigned ids keep their bits in signed slots, which torch knows more of.
         kind = f"u{planes.itemsize}" if flat.dtype.kind == "u" else flat.dtype
@@ -210,7 +210,6 @@ def _lay(indptr: np.ndarray, start: int, *parts: tuple[np.ndarray, np.ndarray]) 
             if rest:
                 part[whole, :k, :rest] = flat[cut:].reshape(rest, k).T
         else:
-            ranks = np.arange(len(rows)) - np.repeat(indptr[:-1], counts)
             part[rows // BLOCK, ranks, rows % BLOCK] = flat
 
 

@@ -198,8 +198,9 @@ def _lay(indptr: np.ndarray, start: int, *parts: tuple[np.ndarray, np.ndarray]) 
     counts = np.diff(indptr)
     first, (whole, rest) = start // BLOCK, divmod(len(counts), BLOCK)
     k, even = int(counts[0]), counts.min() == counts.max()
-    rows = np.repeat(np.arange(len(counts)), counts)
-    ranks = np.arange(len(rows)) - np.repeat(indptr[:-1], counts)
+    if not even:
+        rows = np.repeat(np.arange(len(counts)), counts)
+        places = rows // BLOCK, np.arange(len(rows)) - np.repeat(indptr[:-1], counts), rows % BLOCK
     for flat, planes in parts:
         # Unsigned ids keep their bits in signed slots, which torch knows more of.
         kind = f"u{planes.itemsize}" if flat.dtype.kind == "u" else flat.dtype
@@ -210,7 +211,7 @@ def _lay(indptr: np.ndarray, start: int, *parts: tuple[np.ndarray, np.ndarray]) 
             if rest:
                 part[whole, :k, :rest] = flat[cut:].reshape(rest, k).T
         else:
-            part[rows // BLOCK, ranks, rows % BLOCK] = flat
+            part[places] = flat
 
 
 def _by_block(numbers: np.ndarray) -> Tensor:

@@ -178,6 +178,40 @@ def test_factors_in_place_of_gains_and_residual_codes(device):
     assert scaled.nbytes == planes.slots.nbytes + planes.values.nbytes + 4 * 5 * BLOCK
 
 
+@pytest.mark.parametrize("name", [*PACKED, "float16"])
+def test_layout_and_windows_in_parts(device, monkeypatch, name):
+    """Rows that are laid out by parts, and held in windows, are those laid out at once."""
+    from compressae.kernels.scan import planes, windows
+
+    whole = ALL[name]()[0]
+    monkeypatch.setattr(planes, "_PART", 2 * BLOCK)
+    monkeypatch.setattr(windows, "_PART", 1)
+    parts = ALL[name]()[0]
+    held = {f: t for f, t in vars(whole).items() if isinstance(t, torch.Tensor)}
+    assert all(torch.equal(t, getattr(parts, f)) for f, t in held.items())
+
+    def build(start, stop):
+        cut = slice(start // BLOCK, -(-stop // BLOCK))
+        shared = ("levels", "gain_table")
+        own = {f: t if f in shared else t[cut] for f, t in held.items()}
+        return scan.Planes(stop - start, whole.latents, **own)
+
+    place = torch.device(device)
+    for memory, rooms in ((None, 0), (whole.nbytes * 4 // 5, 2)):
+        kept = scan.Windows(build, len(whole), place, memory)
+        assert kept.streams == bool(rooms) and kept.nbytes <= (memory or whole.nbytes)
+        for _ in range(2):
+            end = 0
+            for first, window in kept:
+                assert first == end and first % BLOCK == 0
+                want, end = build(first, first + len(window)), first + len(window)
+                for f in held:
+                    assert torch.equal(getattr(window, f).cpu(), getattr(want, f))
+            assert end == len(whole)
+    with pytest.raises(ValueError, match="memory of 99 bytes: expected at least"):
+        scan.Windows(build, len(whole), place, 99)
+
+
 def test_bytes_count_what_fills_the_last_block(device):
     planes = PACKED["ids and levels in 16 bits"]()[0]
     assert planes.slots.dtype == torch.int16 and planes.values is None

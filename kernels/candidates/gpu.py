@@ -68,11 +68,13 @@ def _add_lists(
     place = tl.load(places_ptr + first + window) + begin
     sums_ptr += (query * windows + window).to(tl.int64) * width
     lane = tl.arange(0, chunk)
-    for start in range(0, length, chunk):
+    start = 0
+    while start < length:
         inside = start + lane < length
         doc = tl.load(docs_ptr + place + start + lane, mask=inside, other=0).to(tl.int32) & 0xFFFF
         value = tl.load(values_ptr + place + start + lane, mask=inside, other=0).to(tl.int32)
         tl.atomic_add(sums_ptr + doc, weight * value, mask=inside, sem="relaxed")
+        start += chunk
 
 
 def weigh(values: Tensor, norm: float) -> Tensor:

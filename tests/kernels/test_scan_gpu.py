@@ -100,7 +100,8 @@ ALL = {**PACKED, **PLAIN}
 
 
 @pytest.mark.parametrize(
-    ("name", "q"), [*((name, 4) for name in ALL), *((name, 1) for name in [*PACKED, "wide"])]
+    ("name", "q"),
+    [*((name, 4) for name in [*PACKED, "int8"]), *((name, 1) for name in ["float16", "wide"])],
 )
 def test_scan_equals_the_reference(device, name, q):
     made = ALL[name]()
@@ -126,7 +127,10 @@ def test_both_launches_give_a_row_the_same_bits(device, name, form):
 def test_only_allowed_rows_are_found(device, q):
     made = PACKED["rows of different lengths"]()
     check(device, made, q, 4, RNG(0).random(1300) < 0.05)
-    check(device, made, q, 2, np.arange(1300) == 700)
+
+
+def test_one_allowed_row(device):
+    check(device, PACKED["rows of different lengths"](), 1, 2, np.arange(1300) == 700)
 
 
 @pytest.mark.parametrize("K", [6, 1100, 1110])
@@ -144,10 +148,19 @@ def test_equal_scores_go_to_the_smaller_row(device):
     ids = np.tile(np.arange(BLOCK) % 8, 3).astype(np.uint16)
     planes = scan.plain_planes(indptr, ids, np.ones(len(ids), np.float32), None, 8).to(device)
     query = torch.arange(8.0, device=device)[None]
-    for q, K in ((1, 2), (4, 2), (1, 40)):
+    for q, K in ((1, 2), (4, 1), (1, 40)):
         found, scores = scan.scan(planes, query.expand(q, 8), None, K)
         assert (scores == 7).all()
         np.testing.assert_array_equal(found.cpu().numpy(), np.tile(7 + 8 * np.arange(K), (q, 1)))
+
+
+def test_equal_scores_in_blocks_of_different_maxima(device):
+    values = np.zeros(4 * BLOCK, np.float32)
+    values[[7, 9, BLOCK, BLOCK + 1, 3 * BLOCK]] = 5, 3, 9, 3, 3
+    indptr, ids = np.arange(len(values) + 1, dtype=np.int64), np.zeros(len(values), np.uint16)
+    planes = scan.plain_planes(indptr, ids, values, None, 1).to(device)
+    rows, scores = scan.scan(planes, torch.ones(1, 1, device=device), None, 3)
+    assert rows.tolist() == [[BLOCK, 7, 9]] and scores.tolist() == [[9, 5, 3]]
 
 
 def test_a_query_side_by_side_in_half_precision(device):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressae.config import TrainConfig
+    from compressae.gpu_index import GpuIndex
     from compressae.model import CompresSAE
     from compressae.retrieval.embeddings import open_embeddings
     from compressae.retrieval.errors import InputError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CompresSAE": "model",
     "CompressedIndex": "search",
+    "GpuIndex": "gpu_index",
     "InputError": "retrieval.errors",
     "TrainConfig": "config",
     "TrainProgress": "training",
@@ -29,6 +31,7 @@ _HOME = {
 __all__ = [
     "CompresSAE",
     "CompressedIndex",
+    "GpuIndex",
     "InputError",
     "TrainConfig",
     "TrainProgress",

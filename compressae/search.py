@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,15 +16,18 @@ from compressae.model import CompresSAE
 from compressae.retrieval.catalogue import Catalogue, Codes, Segment
 from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import SparseCodes
-from compressae.retrieval.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.embeddings import Embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.inverted import InvertedIndex
 from compressae.retrieval.lists import build_segment, list_arrays, open_lists, whole_segment
 from compressae.retrieval.packed import PACKED, PackedCodes
 from compressae.retrieval.searcher import Hits, check_count
 from compressae.retrieval.storage import load_artifact, save_artifact
-from compressae.stages import Stages, dense_stage, rank_dense
+from compressae.stages import Stages, dense_queries, dense_stage, rank_dense
 from compressae.tuning import Setting, tune
+
+if TYPE_CHECKING:
+    from compressae.gpu_index import GpuIndex
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
 SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
@@ -165,26 +168,13 @@ class CompressedIndex:
         Raises:
             InputError: queries of another width, NaN, infinite or zero; K or candidates too small.
         """
-        if scoring not in SCORINGS:
-            raise InputError(f"scoring {scoring!r}: expected one of {', '.join(SCORINGS)}")
-        check_count(K)
-        queries = as_embeddings(queries, "queries")
-        if queries.shape[1] != self.model.dim:
-            raise InputError(
-                f"{queries.name}: rows of {queries.shape[1]} columns; expected {self.model.dim}, "
-                "the width of the indexed embeddings"
-            )
+        queries, kq = self._check_search(queries, K, scoring, query_nonzeros)
         segments, masks = self.catalogue.snapshot(allowed)
         table, wanted = dense_stage(
             self.model.dim, segments, dense, dense_candidates, K, candidates
         )
         n = sum(map(len, segments))
         count = self._candidates(candidates, wanted, n)
-        kq = query_nonzeros
-        if kq is None:
-            kq = self.model.nonzeros if scoring == "sparse" else self.query_nonzeros
-        if not 1 <= kq <= self.model.latents:
-            raise InputError(f"{kq} query nonzeros; expected 1 to {self.model.latents}")
         view = self._reconstruct if scoring == "reconstructed" else None
         stages = Stages(segments, masks, self._project, view, count, kq)
         hits = Hits.empty(len(queries), K)
@@ -204,6 +194,19 @@ class CompressedIndex:
             if table is not None:
                 rank_dense(table, x, found, hits, start)
         return hits
+
+    def _check_search(
+        self, queries: Any, K: int, scoring: Scoring, query_nonzeros: int | None
+    ) -> tuple[Embeddings, int]:
+        """Dense queries as a reader, and the nonzeros by which they search lists."""
+        if scoring not in SCORINGS:
+            raise InputError(f"scoring {scoring!r}: expected one of {', '.join(SCORINGS)}")
+        check_count(K)
+        usual = self.model.nonzeros if scoring == "sparse" else self.query_nonzeros
+        kq = usual if query_nonzeros is None else query_nonzeros
+        if not 1 <= kq <= self.model.latents:
+            raise InputError(f"{kq} query nonzeros; expected 1 to {self.model.latents}")
+        return dense_queries(queries, self.model.dim), kq
 
     def _candidates(self, candidates: Candidates, K: int, n: int) -> int | Literal["all"]:
         """How many of n items are rescored a query."""
@@ -323,6 +326,12 @@ class CompressedIndex:
 
     def _code(self, embeddings: Any) -> Codes:
         return compress_like(self.model, embeddings, self.catalogue.segments[0].codes)
+
+    def to(self, device: str = "cuda", memory: int | str | None = None) -> "GpuIndex":
+        """The rows as they are now on a GPU; see ``GpuIndex``."""
+        from compressae.gpu_index import GpuIndex
+
+        return GpuIndex(self, device, memory)
 
     def save(self, path: str | Path) -> None:
         """Write a folder that holds all that search needs: weights, codes and lists, compacted."""

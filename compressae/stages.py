@@ -141,6 +141,17 @@ def rank_dense(table: Embeddings, x: np.ndarray, found: Hits, hits: Hits, first:
             hits.scores[first + i, : len(place)] = top
 
 
+def dense_queries(queries: Any, dim: int) -> Embeddings:
+    """Queries (q, dim) as a reader."""
+    read = as_embeddings(queries, "queries")
+    if read.shape[1] != dim:
+        raise InputError(
+            f"{read.name}: rows of {read.shape[1]} columns; expected {dim}, the width of the "
+            "indexed embeddings"
+        )
+    return read
+
+
 def dense_stage(
     dim: int,
     segments: tuple[Segment, ...],

@@ -186,22 +186,11 @@ class PackedCodes:
 
     def residual_codes(self) -> np.ndarray:
         """(n, residual_bytes) uint8."""
-        return self._heads()[:, :-1]
+        return packed.heads(self.rows)[:, :-1]
 
     def gains(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """(m,) float32 factors of rows start..stop, of all when they are not given."""
-        return self.quantizer.gains[self._heads(start, stop)[:, -1]]
-
-    def _heads(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """(m, residual_bytes + 1) uint8: the bytes before the nonzeros."""
-        layout = self.rows.layout
-        if self.counts is None:
-            return self.data[:-SPARE].reshape(len(self), -1)[start:stop, : layout.fixed]
-        lengths = layout.lengths[self.counts[start:stop]]
-        first = int(self.rows.blocks[start // BLOCK])
-        first += int(layout.lengths[self.counts[start - start % BLOCK : start]].sum())
-        starts = first + np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        return self.data[starts[:, None] + np.arange(layout.fixed)]
+        return self.quantizer.gains[packed.heads(self.rows, start, stop)[:, -1]]
 
     def reconstruct(self, decoder: np.ndarray) -> np.ndarray:
         """The rows as they are remembered, (n, d) float32, from the model's decoder (h, d)."""

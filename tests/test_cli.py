@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
 from commands import call, refused, succeed
 
 from compressae import CompressedIndex
@@ -40,6 +41,13 @@ def test_train_says_where_the_model_is(made, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # No checkpoint is left.
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_search_on_a_gpu_that_is_not_there_is_refused(made, tmp_path):
+    for index, queries in (("index", "queries.npy"), ("lists", "codes")):
+        refused(tmp_path, "device 'cuda': torch finds no GPU here; expected cpu or auto",
+                "search", made / index, made / queries, "--device", "cuda")  # fmt: skip
+
+
 def test_search_finds_each_query_itself_and_writes_the_same_hits(made, tmp_path):
     command = ["search", made / "index", made / "queries.npy", "-k", 3]
     lines = [json.loads(line) for line in succeed(*command, "--json").splitlines()]
@@ -56,6 +64,7 @@ def test_search_finds_each_query_itself_and_writes_the_same_hits(made, tmp_path)
     index = CompressedIndex.load(made / "index")
     expected = index.search(np.load(made / "queries.npy"), 3, "sparse", query_nonzeros=32)
     assert [json.loads(line)["ids"] for line in wide.splitlines()] == expected.ids.tolist()
+    assert succeed(*command, "--device", "cpu") == succeed(*command)
     everything = succeed(*command, "--candidates", "all", "--json")
     assert json.loads(everything.splitlines()[0])["ids"][0] == found[0, 0]
 
@@ -239,6 +248,8 @@ def test_usage_errors(made, tmp_path):
             made / "queries.npy", "--candidates", "²")  # fmt: skip
     refused(tmp_path, "a folder stands there", "search", made / "index",
             made / "queries.npy", "-o", ".")  # fmt: skip
+    refused(tmp_path, "expected auto, cpu, cuda", "search", made / "index",
+            made / "queries.npy", "--device", "abacus")  # fmt: skip
     other = tmp_path / "other"
     succeed("train", made / "table.npy", "-o", other, "--seed", 1, *SMALL)
     refused(

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from compressae.cli import common
+from compressae.devices import pick_device
 from compressae.retrieval.embeddings import open_embeddings
 from compressae.retrieval.files import check_file_destination
 from compressae.retrieval.inverted import KIND as INVERTED
@@ -57,6 +58,12 @@ from compressae.search import SCORINGS, CompressedIndex
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
 )
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda or auto. A GPU scores every item unless --candidates is given.",
+)
 @common.json_option
 def search(
     index: Path,
@@ -69,6 +76,7 @@ def search(
     dense: Path | None,
     dense_candidates: int | None,
     output: Path | None,
+    device: str,
     as_json: bool,
 ) -> None:
     """Find the nearest items of QUERIES.
@@ -81,7 +89,13 @@ def search(
     if output is not None:
         check_file_destination(output)
     kept = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
+    gpu = pick_device(device).type == "cuda"
     if read_config(index)["kind"] == INVERTED:
+        if gpu and device != "auto":
+            raise click.UsageError(
+                f"--device {device} is for an index made with -m MODEL; lists alone are searched "
+                "on the cpu"
+            )
         for option in (candidates, query_nonzeros, dense, dense_candidates):
             if option is not None:
                 raise click.UsageError(
@@ -90,7 +104,8 @@ def search(
         hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, kept)
     else:
         rescored = candidates if candidates in (None, "all") else int(candidates)
-        searcher = CompressedIndex.load(index)
+        loaded = CompressedIndex.load(index)
+        searcher = loaded.to(device) if gpu else loaded
         hits = searcher.search(
             open_embeddings(queries),
             count,

@@ -13,11 +13,16 @@ a row whose sum is more than 2ε below the K-th largest sum is not among the K b
 
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compressae.kernels.backend import uses_triton
 from compressae.kernels.candidates import cpu
 from compressae.kernels.postings import LARGEST, WINDOW, Postings
+
+if TYPE_CHECKING:
+    from compressae.kernels.candidates.gpu import Resident
 
 #: Queries whose windows are read together.
 TOGETHER = 32
@@ -104,6 +109,42 @@ def find_candidates(
         unit,
         slack,
     )
+
+
+def resident(postings: Postings, device: Any) -> "Resident":
+    """Lists of int8 values on a device, for ``top_candidates``; ``nbytes`` says what they take.
+
+    Raises:
+        ValueError: the values are floats.
+    """
+    from compressae.kernels.candidates import gpu
+
+    return gpu.Resident.of(postings, device)
+
+
+def top_candidates(
+    lists: "Resident", latents: Any, values: Any, count: int, mask: Any = None
+) -> tuple[Any, Any]:
+    """The ``count`` rows of largest sums of sparse queries, on a GPU; sums are of whole weights
+    that stand for the values to some 2^-20 of their length, and exact.
+
+    Args:
+        lists: of ``resident``, n rows over h latents.
+        latents: (q, m) integer tensor below h, each once a query; values (q, m) float32, finite.
+        count: C, at least 1.
+        mask: (n,) bool, the rows that may be found; all when None.
+
+    Returns:
+        rows (q, C) int64 and sums (q, C) int32, by descending sum, ties by smaller row; only
+        positive sums, then −1 and 0.
+
+    Raises:
+        ValueError: rows so long that their sums would pass 32 bits; tensors that no GPU holds.
+    """
+    uses_triton(values, "triton")
+    from compressae.kernels.candidates import gpu
+
+    return gpu.top_candidates(lists, latents, values, count, mask)
 
 
 def _scratch(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:

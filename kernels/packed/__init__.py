@@ -136,6 +136,19 @@ def unpack(
     return indptr, ids, codes
 
 
+def heads(rows: Rows, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """(m, fixed) uint8: the bytes before the nonzeros of the m rows start..stop, of all when they
+    are not given."""
+    layout = rows.layout
+    if rows.counts is None:
+        return rows.data[:-SPARE].reshape(len(rows), -1)[start:stop, : layout.fixed]
+    lengths = layout.lengths[rows.counts[start:stop]]
+    first = int(rows.blocks[start // BLOCK])
+    first += int(layout.lengths[rows.counts[start - start % BLOCK : start]].sum())
+    starts = first + np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return rows.data[starts[:, None] + np.arange(layout.fixed)]
+
+
 def rescore(
     rows: Rows,
     levels: np.ndarray,

@@ -8,11 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from compressae.kernels.candidates import gpu as candidates
 from compressae.kernels.cosine import gpu as cosine
 from compressae.kernels.decode import gpu as decode
 from compressae.kernels.encode import gpu as encode
 from compressae.kernels.pursuit import gpu as pursuit
 from compressae.kernels.quantize import gpu as quantize
+from compressae.kernels.scan import BLOCK, Planes
+from compressae.kernels.scan import gpu as scan
 from compressae.kernels.topk import gpu as topk
 
 Workload = Callable[[], object]
@@ -57,6 +60,61 @@ def _training(d: int, k: int, wide: int, h: int = 4096, n: int = 3) -> Workload:
     return run
 
 
+def _planes(h: int, values: torch.dtype | None, levels: int, m: int, ragged: bool) -> Planes:
+    """16 blocks of 32 ranks; plain codes where there are no levels."""
+    shape, numbers = (16, 32, BLOCK), (16, BLOCK)
+    return Planes(
+        16 * BLOCK,
+        h,
+        torch.zeros(shape, dtype=torch.int16 if h <= 1 << 16 else torch.int32),
+        None if values is None else torch.zeros(shape, dtype=values),
+        torch.zeros(32, levels) if levels else None,
+        torch.zeros(numbers, dtype=torch.int32) if ragged else None,
+        torch.zeros(16, m, BLOCK, dtype=torch.uint8) if m else None,
+        torch.zeros(numbers, dtype=torch.uint8) if levels else None,
+        torch.zeros(256) if levels else None,
+        None if levels or values != torch.int8 else torch.zeros(numbers),
+    )
+
+
+def _scan(planes: Planes, form: scan.Form, half: bool = False, masked: bool = False) -> Workload:
+    m = 0 if planes.residual is None else planes.residual.shape[1]
+    tables = torch.zeros(2, m, 256) if m else None
+    mask = torch.ones(planes.n, dtype=torch.bool) if masked else None
+
+    def launch() -> None:
+        queries = torch.zeros(2, planes.latents)
+        scan.block_maxima(planes, queries, tables, mask, half, form)
+        scan.scores(planes, queries, tables, torch.zeros(2, 5, dtype=torch.int64), mask, True)
+        scan.scores(planes, queries, tables, torch.zeros(2, 3000, dtype=torch.int64))
+
+    return launch
+
+
+def _top_candidates() -> object:
+    lists = candidates.Resident(
+        torch.zeros(64, dtype=torch.int16),
+        torch.zeros(64, dtype=torch.int8),
+        torch.zeros(2, 4097, dtype=torch.int32),
+        torch.zeros(2, dtype=torch.int64),
+        1 << 17,
+        500.0,
+    )
+    latents = torch.zeros(2, 64, dtype=torch.int32)
+    return candidates.top_candidates(lists, latents, torch.ones(2, 64), 10)
+
+
+#: latents, values, levels, residual parts, rows differ in k
+_PLANES = {
+    "packed in 16 bits": (4096, None, 16, 0, False),
+    "packed, levels apart, residual codes": (4096, torch.uint8, 64, 16, False),
+    "packed, rows of different lengths": (16384, torch.uint8, 16, 8, True),
+    "float32": (4096, torch.float32, 0, 0, False),
+    "float16": (8192, torch.float16, 0, 0, False),
+    "int8": (32768, torch.int8, 0, 0, False),
+    "wide": (1 << 17, torch.float32, 0, 0, False),
+}
+
 WORKLOADS: dict[str, Workload] = {
     **{
         f"top-{k} of {h} {dtype}": _top(h, k, dtype, magnitude)
@@ -80,4 +138,14 @@ WORKLOADS: dict[str, Workload] = {
         f"training of {d} columns, {k} and {wide} nonzeros": _training(d, k, wide)
         for d, k, wide in [(768, 32, 128), (384, 16, 16), (2048, 32, 128), (3000, 32, 128)]
     },
+    **{
+        f"scan of {name}, {form}": _scan(_planes(*of), form)
+        for name, of in _PLANES.items()
+        for form in ("shared", "cached", "together")
+        if form != "shared" or of[0] <= 1 << 14
+    },
+    "scan in half precision": _scan(_planes(4096, None, 16, 0, False), "together", half=True),
+    "masked scan": _scan(_planes(4096, torch.uint8, 64, 16, True), "shared", masked=True),
+    "masked scan, together": _scan(_planes(4096, None, 16, 0, False), "together", masked=True),
+    "inverted search": _top_candidates,
 }

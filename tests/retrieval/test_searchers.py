@@ -86,6 +86,26 @@ def test_contract_of_every_searcher(name, built, rows):
         searcher.search(queries, 0)
 
 
+def test_contract_of_a_gpu_index(device, rows):
+    """The part that Triton's interpreter is fast enough for."""
+    queries = rows[1][:2]
+    gpu = compressed(rows[0], budget="9 B/row").to(device)
+    assert len(gpu) == N and gpu.nbytes > 0
+    hits, few = gpu.search(queries, N + 10), gpu.search(queries, 5)
+    assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32
+    for ids, scores in zip(hits.ids, hits.scores, strict=True):
+        np.testing.assert_array_equal(np.sort(ids[:N]), np.arange(N))
+        assert (ids[N:] == -1).all() and np.isneginf(scores[N:]).all()
+        np.testing.assert_array_equal(np.lexsort([ids[:N], -scores[:N]]), np.arange(N))
+    np.testing.assert_array_equal(few.ids, hits.ids[:, :5])
+    alone = gpu.search(queries[1:], 5)
+    np.testing.assert_array_equal(alone.ids[0], few.ids[1])
+    np.testing.assert_allclose(alone.scores[0], few.scores[1], rtol=1e-5)
+    for bad, message in ((queries[:, :7], "7 columns; expected 16"), (queries * 0, "all zeros")):
+        with pytest.raises(InputError, match=message):
+            gpu.search(bad, 5)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_says_what_it_holds(name, built):
     searcher = built(name)

@@ -150,6 +150,11 @@ def train(
     return model
 
 
+def _free_bytes(device: torch.device) -> int:
+    """Memory that a GPU has free; none on the CPU, where rows stay in their file."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 class _Run:
     """The state of a training run between two steps.
 
@@ -190,9 +195,7 @@ class _Run:
     def _on_device(self) -> Tensor | None:
         """All unit rows (n, d) on the GPU, where they leave room there."""
         n, d = self.items.shape
-        if self.device.type != "cuda":
-            return None
-        if 4 * n * d > _TABLE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        if 4 * n * d > _TABLE_SHARE * _free_bytes(self.device):
             return None
         table = torch.empty(n, d, device=self.device)
         for start, rows in self.items.batches():

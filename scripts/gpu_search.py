@@ -2,26 +2,29 @@
 
 import numpy as np
 import torch
-from compressae.kernels.scan import Planes, packed_planes, scan
-from compressae.kernels.scan import gpu as forms
 from gpu_tools import Ceilings, Lab, Row, milliseconds, wall
 
 from compressae import CompresSAE, CompressedIndex, GpuIndex
+from compressae.kernels.candidates import resident, top_candidates
 from compressae.kernels.packed import SPARE, pack
+from compressae.kernels.scan import Planes, packed_planes, scan
+from compressae.kernels.scan import gpu as forms
 from compressae.kernels.threads import over_rows
+from compressae.kernels.topk import abs_topk
 from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.quantizer import RowQuantizer
 
-LATENTS, NONZEROS, DIM, RESULTS = 4096, 32, 768, 100
+LATENTS, NONZEROS, DIM = 4096, 32, 768
 #: Levels of a rank: 4 bits, so that a nonzero takes 16 and a row 65 bytes.
 LEVELS = 16
 SEED = 0
 
 
 def search_rows(lab: Lab, ceilings: Ceilings) -> list[Row]:
-    n = lab.pick(10_000_000, 1500)
+    n = lab.pick(10_000_000, 600)
     codes, index = make_index(lab, n)
-    rows = [*scans(lab, codes), *end_to_end(lab, index), *streams(lab, index)]
+    rows = [*scans(lab, codes), *lists(lab, index), *end_to_end(lab, index), *streams(lab, index)]
+    del index
     return [*rows, *peers(lab, codes), *a_hundred_million(lab)]
 
 
@@ -87,7 +90,7 @@ def queries(lab: Lab, q: int) -> torch.Tensor:
 
 def scan_row(lab: Lab, planes: Planes, q: int, half: bool = False, note: str = "") -> Row:
     asked = queries(lab, q)
-    ms = milliseconds(lab, lambda: scan(planes, asked, None, RESULTS, half=half))
+    ms = milliseconds(lab, lambda: scan(planes, asked, None, lab.results, half=half))
     terms = len(planes) * NONZEROS * q
     return Row(
         "scan" + (", q' in float16" if half else ""), f"{len(planes):,} rows, {q} queries", ms,
@@ -110,20 +113,43 @@ def scans(lab: Lab, codes: PackedCodes) -> list[Row]:
                 planes.nbytes + 4 * planes.blocks, 2 * len(planes) * NONZEROS,
             )
         )  # fmt: skip
-    for count in lab.pick((1, 8, 32, 512), (1, 5)):
+    for count in lab.pick((1, 8, 32, 512), (1, 4)):
         rows.append(scan_row(lab, planes, count))
-    rows.append(scan_row(lab, planes, lab.pick(512, 5), True))
+    rows.append(scan_row(lab, planes, lab.pick(512, 4), True))
+    return rows
+
+
+def lists(lab: Lab, index: CompressedIndex) -> list[Row]:
+    """The first stage of a search by posting lists alone."""
+    postings = index.catalogue.compact().lists
+    assert postings is not None
+    held = resident(postings, lab.device)
+    lengths = np.diff(postings.bounds.astype(np.int64), axis=1).sum(0)
+    nonzeros, count = lab.pick((64, 3000), (8, 50))
+    rows = []
+    for q in lab.pick((1, 512), (1, 2)):
+        latents, values = abs_topk(queries(lab, q), nonzeros)
+        met = int(lengths[latents.cpu().numpy()].sum())
+        ms = milliseconds(lab, lambda i=latents, v=values: top_candidates(held, i, v, count), 0.1)
+        rows.append(
+            Row(
+                f"posting lists, the best {count:,}", f"{len(index):,} rows, {q} queries", ms,
+                3 * min(met, int(lengths.sum())),
+                note=f"{held.nbytes / len(index):.0f} bytes a row; {met:,} additions in the L2 "
+                f"cache, {met / ms / 1e6:.1f}e9 a second",
+            )
+        )  # fmt: skip
     return rows
 
 
 def end_to_end(lab: Lab, index: CompressedIndex) -> list[Row]:
     """Dense queries on the host in, ids on the host out; checked against the CPU's scan."""
     rng = np.random.default_rng(SEED)
-    dense = rng.standard_normal((lab.pick(512, 4), DIM), dtype=np.float32)
+    dense = rng.standard_normal((lab.pick(512, 2), DIM), dtype=np.float32)
     gpu = GpuIndex(index, lab.device)
     few, candidates = lab.pick((8, 3000), (2, 200))
-    expected = index.search(dense[:few], RESULTS, candidates="all")
-    found = gpu.search(dense[:few], RESULTS)
+    expected = index.search(dense[:few], lab.results, candidates="all")
+    found = gpu.search(dense[:few], lab.results)
     worst = float(np.abs(found.scores - expected.scores).max())
     if worst > 5e-3:  # The CPU's q' is of int8 weights.
         raise AssertionError(f"scores differ from the CPU's by {worst}")
@@ -136,14 +162,14 @@ def end_to_end(lab: Lab, index: CompressedIndex) -> list[Row]:
         rows.append(
             Row(
                 "GpuIndex.search, a scan", f"{size}, {q} queries",
-                wall(lab, lambda q=q: gpu.search(dense[:q], RESULTS)),
-                gpu.nbytes, note=f"{same / RESULTS:.4f} of the CPU's results found; by the clock",
+                wall(lab, lambda q=q: gpu.search(dense[:q], lab.results)),
+                gpu.nbytes, note=f"{same / lab.results:.4f} of the CPU's results; by the clock",
             )
         )  # fmt: skip
         rows.append(
             Row(
-                "GpuIndex.search, 3,000 candidates of posting lists", f"{size}, {q} queries",
-                wall(lab, lambda q=q: gpu.search(dense[:q], RESULTS, candidates=candidates)),
+                f"GpuIndex.search, {candidates:,} candidates of lists", f"{size}, {q} queries",
+                wall(lab, lambda q=q: gpu.search(dense[:q], lab.results, candidates=candidates)),
                 note="64 query nonzeros; by the clock",
             )
         )  # fmt: skip
@@ -152,12 +178,12 @@ def end_to_end(lab: Lab, index: CompressedIndex) -> list[Row]:
 
 def streams(lab: Lab, index: CompressedIndex) -> list[Row]:
     """An index of which only a tenth may lie on the GPU."""
-    dense = np.random.default_rng(SEED).standard_normal((lab.pick(512, 3), DIM), dtype=np.float32)
-    gpu = GpuIndex(index, lab.device, memory=index.codes.nbytes // 10)
+    dense = np.random.default_rng(SEED).standard_normal((lab.pick(512, 1), DIM), dtype=np.float32)
+    gpu = GpuIndex(index, lab.device, memory=lab.pick(index.codes.nbytes // 10, 40_000))
     return [
         Row(
             "GpuIndex.search, streamed from the host", f"{len(index):,} rows, {len(dense)} queries",
-            wall(lab, lambda: gpu.search(dense, RESULTS), 3), note="by the clock",
+            wall(lab, lambda: gpu.search(dense, lab.results), 3), note="by the clock",
         )
     ]  # fmt: skip
 
@@ -176,12 +202,12 @@ def peers(lab: Lab, codes: PackedCodes) -> list[Row]:
     )
     held = n * (NONZEROS * 12 + 8)
     rows = []
-    for q in lab.pick((1, 512), (1, 3)):
+    for q in lab.pick((1, 512), (1, 2)):
         asked = queries(lab, q).T.contiguous()
 
         def product(asked: torch.Tensor = asked, matrix: torch.Tensor = matrix) -> None:
             for part in asked.split(128, 1):  # (n, 128) float32 at a time.
-                (matrix @ part).topk(RESULTS, dim=0)
+                (matrix @ part).topk(lab.results, dim=0)
 
         rows.append(
             Row(
@@ -192,15 +218,15 @@ def peers(lab: Lab, codes: PackedCodes) -> list[Row]:
         )  # fmt: skip
     del matrix, product
     dense = torch.randn(n, DIM, device=lab.device, dtype=torch.bfloat16)
-    for q in lab.pick((1, 512), (1, 3)):
+    for q in lab.pick((1, 512), (1, 2)):
         asked = torch.randn(q, DIM, device=lab.device, dtype=torch.bfloat16)
 
         def brute(asked: torch.Tensor = asked) -> None:
             best = []
             for start in range(0, n, 1 << 20):
                 part = asked @ dense[start : start + (1 << 20)].T
-                best.append(part.topk(min(RESULTS, part.shape[1])))
-            torch.cat([top.values for top in best], 1).topk(RESULTS)
+                best.append(part.topk(min(lab.results, part.shape[1])))
+            torch.cat([top.values for top in best], 1).topk(lab.results)
 
         rows.append(
             Row(
@@ -216,7 +242,7 @@ def a_hundred_million(lab: Lab) -> list[Row]:
     """Rows that are laid out on the GPU itself."""
     from compressae.kernels.scan import BLOCK
 
-    blocks = lab.pick(100_000_000, 2000) // BLOCK
+    blocks = lab.pick(100_000_000, 600) // BLOCK
     how = quantizer()
     slots = torch.empty(blocks, NONZEROS, BLOCK, dtype=torch.int16, device=lab.device)
     for part in slots.split(1 << 12):

@@ -17,6 +17,11 @@ class Lab:
     device: str
     smoke: bool
 
+    @property
+    def results(self) -> int:
+        """K of the searches."""
+        return self.pick(100, 10)
+
     def pick(self, size: T, tiny: T) -> T:
         return tiny if self.smoke else size
 

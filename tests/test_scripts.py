@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -104,3 +105,27 @@ def test_dense_search_is_timed_beside_faiss(tmp_path):
     disk = by_name["compressae 8+48", "kq 128, C 1000, 80 rows from disk"]
     assert disk["recall"] > scan["recall"] and disk["bytes_an_item"] > 63
     assert not (tmp_path / "out" / "corpus.npy").exists()
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_all_its_parts(tmp_path):
+    """In Triton's interpreter: every call is made, and its times mean nothing."""
+    pytest.importorskip("triton", reason="needs triton, which has wheels for Linux alone")
+    done = run("bench_gpu.py", tmp_path / "out", "--smoke")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert report["failed"] == [] and not report["measured"]
+    names = {row["name"].split(",")[0] for row in report["rows"]}
+    assert {"encode", "outer sum", "training", "scan", "posting lists", "GpuIndex.search"} <= names
+    assert all(row["ms"] > 0 for row in report["rows"])
+    page = (tmp_path / "out" / "gpu.md").read_text()
+    assert "smoke run: times mean nothing" in page and "| scan | 600 rows, 1 queries |" in page
+
+
+def test_the_gpu_benchmark_needs_a_gpu(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = run("bench_gpu.py", tmp_path / "out")
+    assert done.returncode == 1 and "torch finds no GPU here" in done.stderr
+    assert run("bench_gpu.py", tmp_path / "out", "--smoke", "--parts", "x").returncode == 2
+    assert not (tmp_path / "out").exists()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from compressae import CompresSAE, InputError, TrainConfig, train
+from compressae import CompresSAE, InputError, TrainConfig, train, training
 from compressae.gradients import take_gradients
 from compressae.kernels.backend import use
 from compressae.replicas import launched
-from compressae.retrieval.embeddings import as_embeddings
+from compressae.retrieval.embeddings import Embeddings, as_embeddings
 from compressae.training import _Run
 
 
@@ -78,15 +78,20 @@ def test_steps_by_kernels_equal_steps_by_autograd(device, table):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.gpu
-def test_the_table_on_the_gpu_gives_the_batches_that_the_host_gives(table, monkeypatch):
-    from compressae import training
-
-    config = TrainConfig(latents=32, nonzeros=3, recipe="autoencoder", steps=5, batch=50)
-    models = [train(table, config, "cuda")]
-    monkeypatch.setattr(training, "_TABLE_SHARE", 0.0)
-    models.append(train(table, config, "cuda"))
+def test_a_table_held_on_the_device_gives_the_same_model(table, monkeypatch):
+    """What a GPU with room does, on the CPU."""
+    config = TrainConfig(latents=32, nonzeros=3, recipe="autoencoder", steps=9, batch=50)
+    models = [train(table, config, "cpu")]
+    taken = []
+    take = Embeddings.take
+    monkeypatch.setattr(
+        Embeddings, "take", lambda self, rows: taken.append(rows) or take(self, rows)
+    )
+    monkeypatch.setattr(training, "_free_bytes", lambda device: 1 << 30)
+    models.append(train(table, config, "cpu"))
     assert torch.equal(models[0].decoder, models[1].decoder)
+    assert torch.equal(models[0].encoder, models[1].encoder)
+    assert not any(len(rows) == 50 for rows in taken)  # No batch was read from the table.
 
 
 def torchrun(processes, *arguments):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from compressae import CompresSAE, CompressedIndex, InputError
+from compressae.kernels.backend import use
 from compressae.retrieval import ExactIndex
 from compressae.retrieval.baselines import BASELINES, build
 
@@ -89,7 +90,9 @@ def test_contract_of_every_searcher(name, built, rows):
 def test_contract_of_a_gpu_index(device, rows):
     """The part that Triton's interpreter is fast enough for."""
     queries = rows[1][:2]
-    gpu = compressed(rows[0], budget="9 B/row").to(device)
+    with use("auto"):  # Coded on the CPU.
+        index = compressed(rows[0], budget="9 B/row")
+    gpu = index.to(device)
     assert len(gpu) == N and gpu.nbytes > 0
     hits, few = gpu.search(queries, N + 10), gpu.search(queries, 5)
     assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32

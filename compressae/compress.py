@@ -144,7 +144,8 @@ def compress(
 
 
 def compress_like(model: CompresSAE, items: Any, like: SparseCodes | PackedCodes) -> Any:
-    """Codes of more rows (m, d) to stand beside ``like``: of its form, and as many bytes a row.
+    """Codes of more rows (m, d) to stand beside ``like``: of its form, and as many bytes a row;
+    made where the model is.
 
     Raises:
         InputError: as of ``compress``.
@@ -155,13 +156,13 @@ def compress_like(model: CompresSAE, items: Any, like: SparseCodes | PackedCodes
         if like.counts is not None:
             m, rows = len(items), (len(like.data) - SPARE) / len(like)
             budget = int(np.ceil(rows * m)) + SPARE + m + 8 * (-(-m // BLOCK))
-        return compress(model, items, budget=budget, like=like)
+        return compress(model, items, budget=budget, like=like, device=str(model.encoder.device))
     check_width(model, items)
     decoder = model.decoder.detach().cpu().numpy()
     some = np.unique(np.linspace(0, len(like) - 1, min(len(like), _SAMPLE_ROWS)).astype(int))
     known = np.asarray(like.take(some).to_scipy() @ decoder, np.float32)
     refit, pursuit = like.settings["refit"], model.settings.get("recipe") == "pursuit"
-    tensors = _tensors(model, "auto")
+    tensors = _tensors(model, str(model.encoder.device))
     coder = Coder(model, metric_of(known), refit and pursuit, refit, tensors)
     values: ValueType = like.value_type  # type: ignore[assignment]
     with current(tensors):

@@ -70,6 +70,7 @@ class GpuIndex:
         self._catalogue = Catalogue.of(self._segment, index._build, catalogue.next_id)
         self._decoder = torch.from_numpy(index._decoder).to(self.device)
         codes = self._segment.codes
+        self._ranks = None if isinstance(codes, PackedCodes) else int(np.diff(codes.indptr).max())
         room = None if memory is None else parse_budget(memory, max(1, len(codes)))
         if room is None and self.device.type == "cuda":
             room = int(_SHARE * torch.cuda.mem_get_info(self.device)[0])
@@ -91,8 +92,9 @@ class GpuIndex:
             q = codes.quantizer
             return packed_planes(codes.rows, q.levels, q.gains, codes.latents, start, stop)
         return plain_planes(
-            codes.indptr, codes.indices, codes.values, codes.scales, codes.latents, start, stop
-        )
+            codes.indptr, codes.indices, codes.values, codes.scales, codes.latents, start, stop,
+            self._ranks,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._segment)

@@ -15,7 +15,7 @@ from compressae.retrieval.errors import InputError
 
 @dataclass(frozen=True)
 class Replicas:
-    """This process among those that train; alone unless ``torch.distributed`` was started.
+    """This process among those that train one model.
 
     Attributes:
         rank: which of them this is; 0 writes files and shows progress.
@@ -27,7 +27,7 @@ class Replicas:
 
     @classmethod
     def here(cls) -> "Replicas":
-        """What ``torch.distributed`` says of this process."""
+        """What ``torch.distributed`` says of this process; alone where it was not started."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
@@ -45,6 +45,18 @@ class Replicas:
         """Replace a tensor by its maximum over the processes."""
         if self.count > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether a flag is set in any of the processes, asked on ``device``."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(int(flag), device=device)
+        self.max(flags)
+        return bool(flags)
+
+
+#: The only process.
+ALONE = Replicas()
 
 
 @contextmanager
@@ -80,7 +92,6 @@ def launched(device: str) -> Iterator[str]:
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device != "cpu" else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    yield device
+    # Not where this process failed: it would wait for others that wait for it; its end ends them.
+    dist.destroy_process_group()

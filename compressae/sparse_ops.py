@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressae.devices import current
 from compressae.kernels import decode as sparse
 from compressae.kernels import encode, topk
 from compressae.kernels.backend import uses_triton
@@ -16,7 +17,8 @@ from compressae.kernels.backend import uses_triton
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k entries of largest |x| of each row (n, h): ids (n, k) int32, signed values (n, k)."""
     if uses_triton(x):
-        ids, values = topk.abs_topk(x.detach(), k)
+        with current(x.device):
+            ids, values = topk.abs_topk(x.detach(), k)
         return ids, values
     if x.dtype == torch.float32:
         ids, values = topk.abs_topk(x.detach().numpy(), k)
@@ -28,7 +30,8 @@ def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
     """S.T @ rows (h, d), where S (n, h) holds values (n, k) at indices (n, k)."""
     if uses_triton(rows):
-        out: Tensor = sparse.outer_sum(indices, values.detach(), rows, h)
+        with current(rows.device):
+            out: Tensor = sparse.outer_sum(indices, values.detach(), rows, h)
         return out
     return torch.from_numpy(
         sparse.outer_sum(indices.numpy(), values.detach().numpy(), rows.numpy(), h)
@@ -59,14 +62,16 @@ class _Decode(torch.autograd.Function):
 
 def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     """S @ W (n, d): differentiable in values (n, k) and weights (h, d)."""
-    out: Tensor = _Decode.apply(indices.contiguous(), values.contiguous(), weights)
+    with current(weights.device):
+        out: Tensor = _Decode.apply(indices.contiguous(), values.contiguous(), weights)
     return out
 
 
 def project(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """(rows @ W.T) at indices (n, k), without gradient."""
     if uses_triton(rows):
-        out: Tensor = sparse.project(indices, rows, weights.detach())
+        with current(rows.device):
+            out: Tensor = sparse.project(indices, rows, weights.detach())
         return out
     w = weights.detach().numpy()
     return torch.from_numpy(sparse.project(indices.numpy(), rows.numpy(), w))
@@ -105,5 +110,6 @@ def encode_topk(x: Tensor, weights: Tensor, bias: Tensor, k: int) -> tuple[Tenso
     One dense product forward; the backward pass touches the k chosen rows only. Equal, gradients
     included, to gathering ``x @ W.T + b`` at the ids.
     """
-    indices, values = _EncodeTopk.apply(x, weights, bias, k)
+    with current(x.device):
+        indices, values = _EncodeTopk.apply(x, weights, bias, k)
     return indices, values

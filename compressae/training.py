@@ -17,7 +17,7 @@ from compressae.dictionary import DictionaryRun
 from compressae.drift import LEAST_ROWS, measure_reference
 from compressae.gradients import Step, take_gradients
 from compressae.model import CompresSAE
-from compressae.replicas import Replicas
+from compressae.replicas import ALONE, Replicas
 from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.errors import InputError
 
@@ -62,6 +62,7 @@ def train(
     progress: Callable[[TrainProgress], None] | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    replicas: Replicas = ALONE,
 ) -> CompresSAE:
     """Train the matrices of sparse codes on the rows of a table.
 
@@ -71,10 +72,10 @@ def train(
     The same seed, table, torch version and processor give the same weights bit for bit on the CPU,
     also when the run was interrupted and resumed.
 
-    Where ``torch.distributed`` was started, as ``torchrun`` and ``compressae train`` do, every
-    process calls this with the same arguments: each takes its share of every batch, the gradients
-    are summed, and all return the same model, that of one process up to rounding (recipes
-    "autoencoder" and "paper"). The first process alone writes the checkpoint.
+    With ``replicas`` several processes train one model (recipes "autoencoder" and "paper"): all
+    call this with the same arguments, each takes its share of every batch, the gradients are
+    summed, and all return the same model, that of one process up to rounding. The first process
+    alone writes the checkpoint, and where one is interrupted, all stop at the end of that step.
 
     Args:
         items: (n, d) embeddings: an array, a path or ``Embeddings``. Every row is read once before
@@ -85,6 +86,7 @@ def train(
             the checkpoint is saved.
         checkpoint: folder that keeps the state, once a minute and at that interruption.
         resume: go on from the checkpoint; it must be of the same settings and table shape.
+        replicas: this process among those of ``torch.distributed``: ``Replicas.here()``.
 
     Raises:
         InputError: a row is NaN, infinite or zero; too few rows; nothing to resume from.
@@ -102,29 +104,29 @@ def train(
     if config.hold_out:
         items = items.subset(np.sort(held_out_rows(n, config.hold_out)[1]))
     run: _Run | DictionaryRun
-    first_process = Replicas.here().rank == 0
     if config.recipe == "pursuit":
-        if Replicas.here().count > 1:
+        if replicas.count > 1:
             raise InputError(
-                f"{Replicas.here().count} processes: recipe 'pursuit' trains in one process; start "
-                "it without torchrun, or choose recipe 'autoencoder'"
+                f"{replicas.count} processes: recipe 'pursuit' trains in one process; start it "
+                "without torchrun, or choose recipe 'autoencoder'"
             )
         run = DictionaryRun(items, config, pick_device(device))
     else:
-        run = _Run(items, config, pick_device(device), Replicas.here())
+        run = _Run(items, config, pick_device(device), replicas)
     if resume:
         if checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the folder to resume from")
         run.restore(checkpoint)
+    kept = checkpoint if replicas.rank == 0 else None
     started, first, last_saved = time.monotonic(), run.step, time.monotonic()
     assert config.steps is not None
     while run.step < config.steps:
         with current(run.device):
             loss, cosine = run.advance()
-        due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
-        if checkpoint is not None and due and first_process:
-            run.save(checkpoint)
+        if kept is not None and time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+            run.save(kept)
             last_saved = time.monotonic()
+        interrupted = False
         if progress is not None:
             speed = (run.step - first) / max(time.monotonic() - started, 1e-9)
             now = TrainProgress(
@@ -140,9 +142,12 @@ def train(
             try:
                 progress(now)
             except KeyboardInterrupt:
-                if checkpoint is not None:
-                    run.save(checkpoint)
-                raise
+                interrupted = True
+        if replicas.any(interrupted, run.device):
+            if kept is not None:
+                run.save(kept)
+            replicas.any(False, run.device)  # None goes on before it is written.
+            raise KeyboardInterrupt
     model = run.model.cpu()
     model.settings = {**asdict(config), "rows": n, "device": run.device.type}
     if n - config.hold_out >= LEAST_ROWS:
@@ -167,7 +172,7 @@ class _Run:
         items: Embeddings,
         config: TrainConfig,
         device: torch.device,
-        replicas: Replicas = Replicas(),  # noqa: B008 - it never changes.
+        replicas: Replicas = ALONE,
     ) -> None:
         self.config, self.device, self.replicas = config, device, replicas
         self.items = items

@@ -1,9 +1,15 @@
-"""Which version of a kernel runs: numba on the CPU, Triton on a GPU."""
+"""Which version of a kernel runs: numba on the CPU, Triton on a GPU.
+
+Triton launches on torch's current device: work on another GPU goes into a ``torch.cuda.device``
+block, as that of ``compressae.devices.current``.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -63,7 +69,14 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
             "backend 'triton' with a tensor on the CPU; give tensor.to(\"cuda\"), or set "
             "TRITON_INTERPRET=1 before the start to run kernels in Triton's interpreter"
         )
+    if not _has_triton():
+        raise ValueError(f"a tensor on {place} without Triton; pip install triton (Linux)")
     return True
+
+
+@lru_cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def beside(array: Any, data: Any) -> Any:

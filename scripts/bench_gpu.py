@@ -14,8 +14,8 @@ search: 10,000,000 synthetic rows of 32 nonzeros, h = 4096, top 100, and 100,000
 cuSPARSE (torch.sparse) and torch.topk, bfloat16 brute force over 768 dimensions and torch.topk.
 
 A part that fails is named, the others go on, and the exit status is 1. OUTPUT gets gpu.json and
-gpu.md. With --smoke sizes are tiny and kernels run in Triton's interpreter, on a processor: that
-checks the script, and its times mean nothing.
+gpu.md, anew after each part. With --smoke sizes are tiny and kernels run in Triton's interpreter,
+on a processor: that checks the script, and its times mean nothing.
 """
 
 import os
@@ -31,7 +31,7 @@ import json
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -44,7 +44,7 @@ from gpu_training import training_rows
 from compressae.evaluation.protocol import machine
 from compressae.kernels.backend import use
 
-PARTS: dict[str, Callable[[Lab, Ceilings], list[Row]]] = {
+PARTS: dict[str, Callable[[Lab], Iterator[Row]]] = {
     "kernels": kernel_rows,
     "training": training_rows,
     "search": search_rows,
@@ -64,31 +64,33 @@ def main(output: Path, parts: str, smoke: bool) -> None:
         raise click.UsageError(f"parts {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     started = time.time()
     lab = Lab("cpu" if smoke else "cuda", smoke)
-    failed, rows = [], []
+    failed: list[str] = []
+    rows: list[Row] = []
+    output.mkdir(parents=True, exist_ok=True)
     with use("triton") if smoke else contextlib.nullcontext():
         ceilings = measure_ceilings(lab)
         for part in parts.split(","):
-            click.echo(f"{time.time() - started:6.1f} s  {part}", err=True)
             try:
-                rows += PARTS[part](lab, ceilings)
+                for row in PARTS[part](lab):
+                    rows.append(row)
+                    click.echo(f"{time.time() - started:6.1f} s  {row.name}, {row.size}", err=True)
             except Exception:
                 traceback.print_exc()
                 failed.append(part)
             if lab.device == "cuda":
                 torch.cuda.empty_cache()
-    report = {
-        "command": " ".join(["scripts/bench_gpu.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(),
-        "measured": not smoke,
-        "seconds": time.time() - started,
-        "failed": failed,
-        "ceilings": vars(ceilings),
-        "rows": [row.figures(ceilings) for row in rows],
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
-    (output / "gpu.md").write_text(table(report))
+            report = {
+                "command": " ".join(["scripts/bench_gpu.py", *sys.argv[1:]]),
+                "commit": commit(),
+                "machine": machine(),
+                "measured": not smoke,
+                "seconds": time.time() - started,
+                "failed": failed,
+                "ceilings": vars(ceilings),
+                "rows": [row.figures(ceilings) for row in rows],
+            }
+            (output / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+            (output / "gpu.md").write_text(table(report))
     click.echo(table(report))
     if failed:
         raise click.ClickException(f"{', '.join(failed)} failed; the reasons stand above")

@@ -94,12 +94,13 @@ def test_a_table_held_on_the_device_gives_the_same_model(table, monkeypatch):
     assert not any(len(rows) == 50 for rows in taken)  # No batch was read from the table.
 
 
-def torchrun(processes, *arguments):
+def torchrun(processes, *command):
+    """``torchrun`` of a module (-m NAME …) or a script."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
-    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
-        [sys.executable, *command, "-m", "compressae", "train", *map(str, arguments)],
+        [sys.executable, *launcher, *map(str, command)],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
@@ -109,7 +110,8 @@ def test_two_processes_train_the_model_that_one_trains(table, tmp_path):
     """Batches of 51 rows, shares of 25 and 26; latents are revived on the way."""
     np.save(tmp_path / "items.npy", table)
     settings = "--latents 64 --nnz 3 --steps 40 --batch 51 --recipe autoencoder --device cpu"
-    done = torchrun(2, tmp_path / "items.npy", "-o", tmp_path / "two", *settings.split(), "--json")
+    command = ["-m", "compressae", "train", tmp_path / "items.npy", "-o", tmp_path / "two"]
+    done = torchrun(2, *command, *settings.split(), "--json")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     said = json.loads("".join(lines))  # One process spoke.
@@ -120,10 +122,57 @@ def test_two_processes_train_the_model_that_one_trains(table, tmp_path):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
+INTERRUPTED = """
+import sys, numpy as np
+from compressae import TrainConfig, train
+from compressae.replicas import Replicas, launched
+
+folder = sys.argv[1]
+config = TrainConfig(
+    latents=64, nonzeros=3, steps=12, batch=51, recipe="autoencoder", revive_every=3
+)
+
+def stop(now):
+    if Replicas.here().rank == 1 and now.step == 5:
+        raise KeyboardInterrupt
+
+with launched("auto") as device:
+    shared = dict(replicas=Replicas.here(), device=device, checkpoint=folder + "/state")
+    items = np.load(folder + "/items.npy")
+    try:
+        train(items, config, progress=stop, **shared)
+    except KeyboardInterrupt:
+        print("stopped", Replicas.here().rank, flush=True)
+    seen = []
+    model = train(items, config, progress=lambda now: seen.append(now.step), resume=True, **shared)
+    assert seen[0] == 6, seen
+    model.save_pretrained(f"{folder}/resumed{Replicas.here().rank}")
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_one_process_stops_all_at_one_step(table, tmp_path):
+    """And all go on from the one checkpoint to the model of a run that was not interrupted."""
+    np.save(tmp_path / "items.npy", table)
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    done = torchrun(2, tmp_path / "script.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n"))[-2:] == ["stopped 0", "stopped 1"]
+    config = TrainConfig(
+        latents=64, nonzeros=3, steps=12, batch=51, recipe="autoencoder", revive_every=3
+    )
+    one = train(table, config, "cpu")
+    first, second = (CompresSAE.from_pretrained(tmp_path / f"resumed{rank}") for rank in (0, 1))
+    for mine, theirs, alone in zip(*(m.parameters() for m in (first, second, one)), strict=True):
+        assert torch.equal(mine, theirs)
+        torch.testing.assert_close(mine, alone, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_pursuit_is_refused_for_several_processes(table, tmp_path):
     np.save(tmp_path / "items.npy", table)
-    done = torchrun(2, tmp_path / "items.npy", "-o", tmp_path / "two", "--device", "cpu")
+    command = ["-m", "compressae", "train", tmp_path / "items.npy", "-o", tmp_path / "two"]
+    done = torchrun(2, *command, "--device", "cpu")
     assert done.returncode != 0
     assert "recipe 'pursuit' trains in one process" in done.stderr
     assert not (tmp_path / "two").exists()

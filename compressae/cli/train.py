@@ -3,7 +3,7 @@
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,17 @@ def run(
     resume: bool = False,
 ) -> CompresSAE:
     """Train with progress on stderr; Ctrl-C stops at the end of a step."""
-    first = Replicas.here().rank == 0
-    with progress("training") as show, stop_at_a_step() as stopped:
+    replicas = Replicas.here()
+    shown = progress("training") if replicas.rank == 0 else nullcontext()
+    with shown as show, stop_at_a_step() as stopped:
 
         def report(now: TrainProgress) -> None:
-            if first:
+            if show is not None:
                 show(now.step, now.steps, training_details(now))
             if stopped():
                 raise KeyboardInterrupt
 
-        return train_model(items, config, device, report, checkpoint, resume)
+        return train_model(items, config, device, report, checkpoint, resume, replicas)
 
 
 @contextmanager

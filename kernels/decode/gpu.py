@@ -16,8 +16,8 @@ _PARTS, _PART = 16, 256
 #: number is 4·k bytes a row and column at 3.3 TB/s, a dense one 2·h operations at 700 TFLOP/s and
 #: its part of S written and read; scripts/bench_gpu.py measures both.
 _DENSE_UP_TO = 256
-#: Rows of S that are held dense at a time.
-_DENSE_ROWS = 1 << 14
+#: Bytes of S that are held dense at a time.
+_DENSE = 1 << 27
 
 
 @triton.jit
@@ -87,6 +87,7 @@ def columns_of(d: int) -> int:
 def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     """x̂ (n, d). Floors: n·k·d numbers of W, from the L2 cache where it holds W; n·k·d products."""
     (n, k), d = indices.shape, weights.shape[1]
+    _check(values, weights)
     indices, values, weights = _lines(indices), _lines(values), weights.contiguous()
     out = torch.empty(n, d, dtype=torch.float32, device=weights.device)
     columns = columns_of(d)
@@ -101,6 +102,7 @@ def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
 def project(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """(rows @ Wᵀ) at indices (n, k). Floors: as of ``decode``."""
     (n, k), d = indices.shape, weights.shape[1]
+    _check(rows, weights)
     indices, rows, weights = _lines(indices), rows.contiguous(), weights.contiguous()
     out = torch.empty(n, k, dtype=torch.float32, device=weights.device)
     columns = columns_of(d)
@@ -116,6 +118,7 @@ def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
     """Sᵀ·rows (h, d): slots are sorted by latent, each latent's rows summed in parts, the parts
     added. Floors: n·k·d numbers of x, read from memory where the L2 cache does not hold x."""
     (n, k), d = indices.shape, rows.shape[1]
+    _check(values, rows)
     if n == 0:
         return torch.zeros(h, d, dtype=torch.float32, device=rows.device)
     latents, slots = indices.reshape(-1).sort(stable=True)
@@ -142,12 +145,20 @@ def dense_outer_sum(
     """Sᵀ·rows (h, d) float32 with S dense, some rows at a time. Ids of a row are distinct. Floors:
     2·n·h·d operations of the tensor cores; n·h numbers of S, written and read."""
     out = torch.zeros(h, rows.shape[1], device=rows.device)
-    for start in range(0, len(rows), _DENSE_ROWS):
-        part = slice(start, start + _DENSE_ROWS)
+    size = max(1, _DENSE // (h * products.itemsize))
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
         s = torch.zeros(len(rows[part]), h, dtype=products, device=rows.device)
         s.scatter_(1, indices[part].long(), values[part].to(products))
         out += (s.T @ rows[part].to(products)).float()
     return out
+
+
+def _check(*tensors: Tensor) -> None:
+    """Refuse what the kernels would not add in its own precision."""
+    for tensor in tensors:
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{tensor.dtype} on a GPU: expected float32; give tensor.float()")
 
 
 def _lines(x: Tensor) -> Tensor:

@@ -119,6 +119,7 @@ def plain_planes(
     latents: int,
     start: int = 0,
     stop: int | None = None,
+    ranks: int | None = None,
 ) -> Planes:
     """Planes of CSR rows start..stop (of all when they are not given), on the CPU.
 
@@ -127,9 +128,13 @@ def plain_planes(
             int8.
         factors: (n,) float32 by which rows are multiplied, or None.
         latents: h.
+        start, stop: see there.
+        ranks: the most nonzeros of any row; found where not given, by reading all of ``indptr``.
     """
     stop = len(indptr) - 1 if stop is None else stop
-    n, K = stop - start, max(1, int(np.diff(indptr).max(initial=0)))
+    if ranks is None:
+        ranks = int(np.diff(indptr).max(initial=0))
+    n, K = stop - start, max(1, ranks)
     slots, numbers = _room(n, K, _slot_dtype(latents)), _room(n, K, values.dtype)
     for a in range(0, n, _PART):
         bounds = indptr[start + a : start + min(a + _PART, n) + 1]

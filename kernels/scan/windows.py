@@ -18,7 +18,8 @@ _PART = 1 << 12
 class Windows:
     """Rows 0…n − 1 in windows: the first, as many as fit, stays on the device; the others lie in
     pinned memory of the host and come one after another, each copied on a stream of its own while
-    the one before is in use.
+    the one before is in use. Torch rounds each pinned array up to a power of two, so that the host
+    may need twice their bytes.
 
     Args:
         build: planes of rows start..stop on the CPU; windows start at multiples of ``BLOCK``.
@@ -64,6 +65,8 @@ class Windows:
                 self._side = torch.cuda.Stream(device)
                 self._side.wait_stream(torch.cuda.current_stream(device))  # The rooms are new.
                 self._free = [torch.cuda.Event() for _ in self._rooms]
+        if device.type == "cuda":  # Whatever stream searches, the rows are there.
+            torch.cuda.current_stream(device).synchronize()
 
     @property
     def nbytes(self) -> int:

@@ -14,8 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 #: What ``_select`` takes: k, and entries of a row, whose ids have 16 bits.
-_MOST, _LONGEST = 256, 1 << 16
+_MOST, _LONGEST = 512, 1 << 16
 _TILE = 2048
+#: Programs that few long rows are cut into, and entries of a part at least.
+_PARTS, _SHORTEST = 256, 4096
 
 
 @triton.jit
@@ -109,7 +111,7 @@ def top(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
     """The k largest entries, or largest |entries|, of rows x (n, h).
 
     x is float32, bfloat16, float16, or int32 above −2^31. Floors on the GPU: n·h entries
-    are read once from memory (twice more from the L1 cache); about 15 operations an entry.
+    are read once from memory (twice more from the caches); about 15 operations an entry.
 
     Returns:
         ids (n, k) int32 and the entries there (n, k) in x's dtype; ties by smaller id.
@@ -137,15 +139,25 @@ def top(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
 
 
 def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest entries of rows x (n, m): ids (n, k) int64 and entries; long rows are cut to
-    parts whose best are then compared."""
-    if x.shape[1] <= _LONGEST or k > _MOST:
+    """The k largest entries of rows x (n, m): ids (n, k) int64 and entries. Rows that are long, or
+    too few to keep a GPU busy, are cut to parts whose best are then compared."""
+    (n, m), part = x.shape, _part(*x.shape, k)
+    if m <= part or k > _MOST:
         ids, values = top(x, k, False)
         return ids.long(), values
-    starts = range(0, x.shape[1], _LONGEST)
-    parts = [top(part, min(k, part.shape[1]), False) for part in x.split(_LONGEST, 1)]
-    ids = torch.cat(
-        [start + found.long() for start, (found, _) in zip(starts, parts, strict=True)], 1
-    )
-    place, values = largest(torch.cat([found for _, found in parts], 1), k)
-    return ids.gather(1, place), values
+    parts = triton.cdiv(m, part)
+    if m < parts * part:  # What fills the last part is the smallest there is, and comes last.
+        least = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min + 1
+        filled = x.new_full((n, parts * part), least)
+        filled[:, :m] = x
+        x = filled
+    ids, values = top(x.reshape(n * parts, part), k, False)
+    ids = ids.view(n, parts, k) + part * torch.arange(parts, device=x.device)[:, None]
+    place, values = largest(values.view(n, parts * k), k)
+    return ids.view(n, parts * k).gather(1, place), values
+
+
+def _part(n: int, m: int, k: int) -> int:
+    """Entries of a part: few enough that n rows are ``_PARTS`` programs, but more than are kept."""
+    wanted = triton.next_power_of_2(triton.cdiv(n * m, _PARTS))
+    return min(_LONGEST, max(_SHORTEST, triton.next_power_of_2(4 * k), wanted))

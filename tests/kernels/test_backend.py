@@ -19,6 +19,13 @@ def test_auto_goes_by_where_the_data_lives(monkeypatch):
     assert uses_triton(torch.zeros(3), "triton") and not uses_triton(torch.zeros(3), "numba")
 
 
+def test_a_gpu_without_triton_is_refused(monkeypatch):
+    monkeypatch.setattr(backend, "_has_triton", lambda: False)
+    monkeypatch.setattr(backend, "interprets", lambda: True)
+    with pytest.raises(ValueError, match="without Triton; pip install triton"):
+        uses_triton(torch.zeros(3), "triton")
+
+
 @pytest.mark.gpu
 def test_auto_takes_triton_on_a_gpu():
     x = torch.zeros(3, device="cuda")

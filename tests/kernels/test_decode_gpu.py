@@ -61,6 +61,17 @@ def test_lists_of_very_different_lengths_summed_in_parts(device, monkeypatch):
     assert torch.equal(found, sparse.outer_sum(*given, 6))
 
 
+def test_float64_is_refused(device):
+    _, (i, v, w, x) = case(2, 3, 9, 20, device)
+    for work in (
+        lambda: sparse.decode(i, v, w.double()),
+        lambda: sparse.project(i, x.double(), w),
+        lambda: sparse.outer_sum(i, v.double(), x, 9),
+    ):
+        with pytest.raises(ValueError, match="torch.float64 on a GPU: expected float32"):
+            work()
+
+
 def test_no_rows(device):
     _, (i, v, w, x) = case(2, 3, 9, 20, device)
     i, v, x = i[:0], v[:0], x[:0]

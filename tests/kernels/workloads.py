@@ -25,9 +25,10 @@ def _top(h: int, k: int, dtype: torch.dtype, magnitude: bool) -> Workload:
     return lambda: topk.top(torch.zeros(2, h, dtype=dtype), k, magnitude)
 
 
-def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3) -> Workload:
+def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3, first: int = 0) -> Workload:
     ids, values = torch.zeros(n, k, dtype=torch.int32), torch.zeros(n, k)
     weights, rows = torch.zeros(h, d), torch.zeros(n, d)
+    ids, values, rows = ids[first:], values[first:], rows[first:]
 
     def run() -> None:
         decode.decode(ids, values, weights)
@@ -124,13 +125,17 @@ WORKLOADS: dict[str, Workload] = {
             (4096, 40, torch.bfloat16, True),
             (65536, 256, torch.float32, True),
             (8192, 100, torch.float32, False),
+            (4096, 320, torch.float32, True),
+            (4096, 512, torch.bfloat16, True),
+            (4096, 1, torch.float32, True),
             (4096, 8, torch.bfloat16, False),
         ]
     },
     **{
         f"sparse products of {k} nonzeros, {d} wide": _sparse_products(d, k)
-        for d, k in [(768, 32), (384, 128), (1024, 7), (50, 16)]
+        for d, k in [(768, 32), (384, 128), (1024, 7), (50, 16), (1, 1)]
     },
+    "sparse products of rows that no 16 bytes align": _sparse_products(769, 33, first=1),
     **{f"fit of {k} nonzeros, {d} wide": _fit(d, k) for d, k in [(768, 32), (50, 1), (384, 100)]},
     "fit of 256 nonzeros with 256 levels": _fit(768, 256, 256),
     "sparse sums in parts": _sparse_products(768, 32, 4, 100),

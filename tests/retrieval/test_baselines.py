@@ -4,7 +4,6 @@ import builtins
 import os
 import tempfile
 
-import faiss
 import numpy as np
 import pytest
 
@@ -12,6 +11,8 @@ from compressae import InputError
 from compressae.retrieval import exact_search, recall_at
 from compressae.retrieval.baselines import build
 from compressae.retrieval.baselines.partitions import partitions
+
+faiss = pytest.importorskip("faiss", reason="needs faiss, which most baselines are of")
 
 N, D = 2000, 16
 

@@ -8,6 +8,8 @@ from compressae.kernels.backend import use
 from compressae.retrieval import ExactIndex
 from compressae.retrieval.baselines import BASELINES, build
 
+pytest.importorskip("faiss", reason="needs faiss, which most baselines are of")
+
 N, D = 600, 16
 #: Searchers that may leave out items, because they do not look at all of them.
 LOOK_AT_SOME = {"hnsw", "annoy", "ivf-pq"}

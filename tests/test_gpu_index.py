@@ -114,11 +114,11 @@ def test_candidates_come_from_the_lists(model, indexes, queries, device, memory)
 def test_candidates_are_filled_up_with_others(indexes, queries, device):
     """Few rows have a positive sum; allowed ones come all the same."""
     gpu, allowed = indexes["float32"].to(device), np.arange(0, N, 3)
-    few = gpu.search(queries, 150, candidates=200, query_nonzeros=1, allowed=allowed)
+    few = gpu.search(queries, 60, candidates=200, query_nonzeros=1, allowed=allowed)
     assert (few.ids >= 0).all() and np.isin(few.ids, allowed).all()
-    assert all(len(set(ids)) == 150 for ids in few.ids)
-    every = gpu.search(queries, 300, candidates=300, allowed=allowed)
-    np.testing.assert_array_equal(every.ids, gpu.search(queries, 300, allowed=allowed).ids)
+    assert all(len(set(ids)) == 60 for ids in few.ids)
+    every = gpu.search(queries, 60, candidates=300, allowed=allowed)
+    np.testing.assert_array_equal(every.ids, gpu.search(queries, 60, allowed=allowed).ids)
 
 
 @pytest.mark.parametrize("scoring", ["asymmetric", "sparse"])

@@ -73,12 +73,12 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
     Raises:
         InputError: shares that are negative or not finite, or a budget below ``least`` in all rows.
     """
-    found = _check_shares(shares, "shares")
-    n = len(found)
+    given = _check_shares(shares, "shares")
+    n = len(given)
     _check_budget(n, d_max, entries, least)
     budget = min(entries, n * d_max)
-    peak = found.max()
-    found = np.maximum(found / peak, _LEAST_SHARE) if peak > 0 else np.ones(n)
+    peak = given.max()
+    found = np.maximum(given / peak, _LEAST_SHARE) if peak > 0 else np.ones(n)
     low, high = 0.0, d_max / _LEAST_SHARE  # At ``high`` every row is full.
     for _ in range(100):
         level = (low + high) / 2
@@ -91,7 +91,8 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
             break
     exact = np.clip(low * found, least, d_max)
     widths = exact.astype(np.int64)
-    order = np.argsort(widths - exact, kind="stable")  # The largest remainder first.
+    # The largest remainder first, and of equal ones the largest share.
+    order = np.lexsort((-given, widths - exact))
     while (left := budget - int(widths.sum())) > 0:
         open_rows = order[widths[order] < d_max]
         widths[open_rows[:left]] += 1

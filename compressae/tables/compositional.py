@@ -85,7 +85,8 @@ class CompositionalTable(Table):
         combine: Combine = "product",
         **settings: Any,
     ) -> "CompositionalTable":
-        """The largest such tables of at most ``entries`` numbers; ``settings`` as above.
+        """Such tables of at most ``entries`` numbers, the first as large as can be; ``settings`` as
+        above.
 
         Raises:
             InputError: too few for tables that tell all ids apart.

@@ -39,7 +39,7 @@ class PrunedTable(RaggedTable):
         d = kept.shape[1]
         super().__init__(kept.sum(1).cpu(), d, padding_idx, std, device, dtype)
         small = torch.uint8 if d <= 256 else torch.int16 if d <= 2**15 else torch.int32
-        self.register_buffer("columns", kept.nonzero()[:, 1].to(device=device, dtype=small))
+        self.register_buffer("columns", kept.nonzero()[:, 1].to(self.values.device, small))
 
     @classmethod
     def from_dense(

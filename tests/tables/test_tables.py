@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from table_kinds import D, KINDS, N, SMOOTH, make
+from table_kinds import KINDS, SMOOTH, D, N, make
 from torch import nn
 
 import compressae.tables

@@ -99,9 +99,11 @@ def test_classes_of_large_ids_are_exact(kind):
     # In float32, numbers above 2^24 are rounded, and quotients with them.
     n = 3 * 10**7
     rule = partition(n, kind, 2)
-    ids = torch.cat((torch.arange(2**24 - 5, 2**24 + 5), torch.arange(n - 10, n)))
-    first, second = Partitioner(n, rule)(ids)
     a, b = rule.sizes
+    # Just below a multiple of a divisor a rounded quotient is one too large.
+    multiples = torch.arange(2**24 // a, n // a) * a
+    ids = torch.cat((torch.arange(2**24 - 5, 2**24 + 5), multiples - 1, multiples))
+    first, second = Partitioner(n, rule)(ids)
     assert first.tolist() == [i % a for i in ids.tolist()]
     digit = kind != "chinese-remainder"
     assert second.tolist() == [(i // a if digit else i % b) for i in ids.tolist()]

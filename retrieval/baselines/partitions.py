@@ -4,10 +4,10 @@ Shi et al., "Compositional embeddings using complementary partitions", arXiv 190
 """
 
 from dataclasses import dataclass
-from math import gcd, prod
-from typing import Literal
+from math import gcd, lcm, prod
+from typing import Any, Literal, get_args
 
-import numpy as np
+from compressae.retrieval.errors import InputError
 
 Kind = Literal["quotient-remainder", "mixed-radix", "chinese-remainder", "hashing"]
 
@@ -26,14 +26,30 @@ class Partitions:
     kind: Kind
     sizes: tuple[int, ...]
 
-    def classes(self, ids: np.ndarray) -> list[np.ndarray]:
-        """The class of each row number (m,) int64 in each partition, by integer arithmetic."""
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise InputError(
+                f"partitions {self.kind!r}: expected one of {', '.join(get_args(Kind))}"
+            )
+        if not self.sizes or min(self.sizes) < 1:
+            raise InputError(f"partitions of {self.sizes} classes: expected 1 or more of each")
+
+    def classes(self, ids: Any) -> list[Any]:
+        """The class of each row number (m,) int64 in each partition, by integer arithmetic; arrays
+        of a numpy array, tensors of a tensor."""
         found, rest = [], ids
         for size in self.sizes:
             found.append(rest % size)
             if self.kind in ("quotient-remainder", "mixed-radix"):
                 rest = rest // size
         return found
+
+    @property
+    def period(self) -> int:
+        """The least i > 0 that shares all classes with 0: complementary up to that many rows."""
+        if self.kind in ("chinese-remainder", "hashing"):
+            return lcm(*self.sizes)
+        return prod(self.sizes)
 
 
 def partitions(kind: Kind, n: int, parts: int, rows: int) -> Partitions | None:
@@ -52,6 +68,20 @@ def partitions(kind: Kind, n: int, parts: int, rows: int) -> Partitions | None:
         if first > 0 and first * prod(sizes) >= n:
             return Partitions(kind, (first, *sizes))
     return None
+
+
+def leanest(kind: Kind, n: int, parts: int) -> Partitions:
+    """Partitions of n row numbers into about parts·n^(1/parts) classes, the fewest that digits can
+    do with; coprime sizes need a few more."""
+    least = max(1, int(n ** (1 / parts)) - 1)  # One below, as the root may be rounded up.
+    if kind == "chinese-remainder":
+        while prod(_coprime_above(least, parts)) < n:
+            least += 1
+        return Partitions(kind, tuple(sorted(_coprime_above(least, parts), reverse=True)))
+    sizes = [least] * parts
+    while prod(sizes) < n:
+        sizes[sizes.index(min(sizes))] += 1
+    return Partitions(kind, tuple(sizes))
 
 
 def _coprime_above(least: int, count: int) -> list[int]:

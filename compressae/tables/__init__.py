@@ -1,0 +1,64 @@
+"""Trainable tables that are smaller than n × d floats, each called as ``torch.nn.Embedding`` is.
+
+Public names are imported when first used, so that ``import compressae.tables`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compressae.tables.bag import TableBag
+    from compressae.tables.base import Table
+    from compressae.tables.budgeted import BudgetedTable
+    from compressae.tables.budgets import power_widths, uniform_widths, widths_of_shares
+    from compressae.tables.compositional import CompositionalTable
+    from compressae.tables.full import FullTable
+    from compressae.tables.hashed import HashedTable
+    from compressae.tables.partitioner import Partitions, find_collision, partition
+    from compressae.tables.path import PathTable
+    from compressae.tables.pruned import PrunedTable
+    from compressae.tables.quantized import IntegerTable, QuantizedTable
+
+_HOME = {
+    "BudgetedTable": "budgeted",
+    "CompositionalTable": "compositional",
+    "FullTable": "full",
+    "HashedTable": "hashed",
+    "IntegerTable": "quantized",
+    "Partitions": "partitioner",
+    "PathTable": "path",
+    "PrunedTable": "pruned",
+    "QuantizedTable": "quantized",
+    "Table": "base",
+    "TableBag": "bag",
+    "find_collision": "partitioner",
+    "partition": "partitioner",
+    "power_widths": "budgets",
+    "uniform_widths": "budgets",
+    "widths_of_shares": "budgets",
+}
+
+__all__ = [
+    "BudgetedTable",
+    "CompositionalTable",
+    "FullTable",
+    "HashedTable",
+    "IntegerTable",
+    "Partitions",
+    "PathTable",
+    "PrunedTable",
+    "QuantizedTable",
+    "Table",
+    "TableBag",
+    "find_collision",
+    "partition",
+    "power_widths",
+    "uniform_widths",
+    "widths_of_shares",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'compressae.tables' has no attribute {name!r}")
+    return getattr(import_module(f"compressae.tables.{_HOME[name]}"), name)

@@ -1,0 +1,146 @@
+"""What all tables share: checks of ids, padding, counts of numbers and bytes."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressae.retrieval.errors import InputError
+
+
+class Table(nn.Module, ABC):
+    """n rows of d numbers, called as ``torch.nn.Embedding`` is: ids of any shape in, rows out.
+
+    A kind of table gives ``_lookup``, and ``_all_rows`` where there is a shorter way to all rows.
+
+    Args:
+        num_embeddings: n ≥ 1.
+        embedding_dim: d ≥ 1.
+        padding_idx: an id whose row is always zeros and takes no gradient; −n to n − 1, negative
+            ones counted from the end.
+
+    Raises:
+        InputError: a size or the padding id is out of range.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None
+    ) -> None:
+        super().__init__()
+        if num_embeddings < 1 or embedding_dim < 1:
+            raise InputError(
+                f"a table of {num_embeddings} rows and {embedding_dim} dimensions: expected 1 or "
+                "more of each"
+            )
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise InputError(
+                    f"padding_idx {padding_idx}: expected {-num_embeddings} to "
+                    f"{num_embeddings - 1}, an id of the table"
+                )
+            padding_idx %= num_embeddings
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows (*, d) of ids (*) int32 or int64; differentiable in the parameters.
+
+        Raises:
+            InputError: ids of another dtype, or (on the CPU, where looking at them is free) ids
+                below 0 or above n − 1.
+        """
+        flat = self._checked(ids).reshape(-1).long()
+        rows = self._lookup(flat)
+        if self.padding_idx is not None:
+            rows = rows.masked_fill((flat == self.padding_idx)[:, None], 0)
+        return rows.view(*ids.shape, self.embedding_dim)
+
+    def rows(self, ids: Tensor | None = None) -> Tensor:
+        """The dense rows (n, d), or those of ids; differentiable, as ``nn.Embedding.weight`` is."""
+        if ids is not None:
+            return self(ids)
+        rows = self._all_rows()
+        if self.padding_idx is not None:
+            padding = torch.arange(self.num_embeddings, device=rows.device) == self.padding_idx
+            rows = rows.masked_fill(padding[:, None], 0)
+        return rows
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is stored: numbers and, where rows differ, what says where they are."""
+        held = [*self.parameters(), *self.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    @abstractmethod
+    def _lookup(self, ids: Tensor) -> Tensor:
+        """Rows (m, d) of ids (m,) int64 that are in range."""
+
+    def _all_rows(self) -> Tensor:
+        """Rows (n, d)."""
+        return self._lookup(torch.arange(self.num_embeddings, device=self._device()))
+
+    def _device(self) -> torch.device:
+        return next(iter([*self.parameters(), *self.buffers()])).device
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+            found = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(f"ids of {found}: expected a tensor of int32 or int64")
+        if ids.device.type == "cpu" and ids.numel():
+            least, most = int(ids.min()), int(ids.max())
+            if least < 0 or most >= self.num_embeddings:
+                raise InputError(
+                    f"id {least if least < 0 else most}: expected 0 to {self.num_embeddings - 1}, "
+                    "the table's rows"
+                )
+        return ids
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return (
+            f"{self.num_embeddings}, {self.embedding_dim}{padding}, "
+            f"parameters={self.num_parameters}, nbytes={self.nbytes}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def dense_rows(source: Any) -> Tensor:
+    """A trained table's dense rows (n, d), without gradient, as a tensor of its own.
+
+    Args:
+        source: a table, an ``nn.Embedding``, or a tensor or array (n, d) of floats.
+
+    Raises:
+        InputError: it is none of these, or holds NaN or infinity.
+    """
+    with torch.no_grad():
+        if isinstance(source, Table):
+            rows = source.rows().clone()
+        elif isinstance(source, nn.Embedding):
+            rows = source.weight.detach().clone()
+        elif isinstance(source, Tensor | np.ndarray):
+            rows = torch.as_tensor(source).detach().clone()
+        else:
+            raise InputError(
+                f"rows of {type(source).__name__}: expected a table, an nn.Embedding, or a tensor "
+                "or array (n, d)"
+            )
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise InputError(
+            f"rows {tuple(rows.shape)} of {rows.dtype}: expected floating-point numbers (n, d)"
+        )
+    if not rows.isfinite().all():
+        raise InputError(
+            "rows hold NaN or infinity: expected finite numbers; train the table again"
+        )
+    return rows

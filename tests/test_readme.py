@@ -13,7 +13,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict = {}
     for block in blocks:
         exec(block, names)
@@ -21,6 +21,7 @@ def test_python_examples_run(tmp_path, monkeypatch, capsys):
     assert float(said[1]) == pytest.approx(16 * 12 / 8 + 1 + 16, abs=0.01)
     assert float(said[2]) > 0.7
     assert names["hits"].ids[:, 0].tolist() == [0, 1, 2]
+    assert names["rows"].shape == (2, 2, 64) and names["table"].num_parameters == 6400
 
 
 def test_commands_and_options_exist():
@@ -34,7 +35,7 @@ def test_commands_and_options_exist():
             assert option in options, f"{name} {option}"
 
 
-@pytest.mark.parametrize("script", ["demo", "test"])
-def test_the_two_commands_are_executable(script):
+@pytest.mark.parametrize("script", ["demo", "test", "gpu"])
+def test_the_commands_are_executable(script):
     path = README.parent / "scripts" / script
     assert path.stat().st_mode & 0o111 and f"scripts/{script}" in README.read_text()

@@ -124,15 +124,18 @@ def test_two_processes_train_the_model_that_one_trains(table, tmp_path):
 
 INTERRUPTED = """
 import sys, numpy as np
-from compressae import TrainConfig, train
+from compressae import TrainConfig, train, training
 from compressae.replicas import Replicas, launched
 
 folder = sys.argv[1]
+training._DEAD_AFTER = 2  # Latents are revived at steps 3 and 6.
 config = TrainConfig(
-    latents=64, nonzeros=3, steps=12, batch=51, recipe="autoencoder", revive_every=3
+    latents=128, nonzeros=3, steps=12, batch=51, recipe="autoencoder", revive_every=3
 )
+cosines = []
 
 def stop(now):
+    cosines.append(now.cosine)
     if Replicas.here().rank == 1 and now.step == 5:
         raise KeyboardInterrupt
 
@@ -143,25 +146,37 @@ with launched("auto") as device:
         train(items, config, progress=stop, **shared)
     except KeyboardInterrupt:
         open(f"{folder}/stopped{Replicas.here().rank}", "x").close()
-    seen = []
-    model = train(items, config, progress=lambda now: seen.append(now.step), resume=True, **shared)
-    assert seen[0] == 6, seen
+    assert len(cosines) == 5
+    note = lambda now: cosines.append(now.cosine)
+    model = train(items, config, progress=note, resume=True, **shared)
+    np.save(f"{folder}/cosines{Replicas.here().rank}", cosines)
     model.save_pretrained(f"{folder}/resumed{Replicas.here().rank}")
 """
 
 
 @pytest.mark.slow
-def test_an_interrupt_of_one_process_stops_all_at_one_step(table, tmp_path):
+def test_an_interrupt_of_one_process_stops_all_at_one_step(table, tmp_path, monkeypatch):
     """And all go on from the one checkpoint to the model of a run that was not interrupted."""
+    monkeypatch.setattr(training, "_DEAD_AFTER", 2)
     np.save(tmp_path / "items.npy", table)
     (tmp_path / "script.py").write_text(INTERRUPTED)
     done = torchrun(2, tmp_path / "script.py", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "stopped0").exists() and (tmp_path / "stopped1").exists()
     config = TrainConfig(
-        latents=64, nonzeros=3, steps=12, batch=51, recipe="autoencoder", revive_every=3
+        latents=128, nonzeros=3, steps=12, batch=51, recipe="autoencoder", revive_every=3
     )
-    one = train(table, config, "cpu")
+    cosines, revived, revive = [], [], _Run._revive
+
+    def note(self, dead, lacking):
+        revived.append(len(dead))
+        revive(self, dead, lacking)
+
+    monkeypatch.setattr(_Run, "_revive", note)
+    one = train(table, config, "cpu", lambda now: cosines.append(now.cosine))
+    assert sum(revived) > 20
+    for rank in (0, 1):
+        np.testing.assert_allclose(np.load(tmp_path / f"cosines{rank}.npy"), cosines, rtol=1e-4)
     first, second = (CompresSAE.from_pretrained(tmp_path / f"resumed{rank}") for rank in (0, 1))
     for mine, theirs, alone in zip(*(m.parameters() for m in (first, second, one)), strict=True):
         assert torch.equal(mine, theirs)

@@ -64,6 +64,16 @@ def test_encode_equals_the_reference(device, products, n, h, d, k):
     np.testing.assert_allclose(values.cpu().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_entries_that_only_bfloat16_tells_apart_go_by_id(device):
+    """Both are 64.3125; of weights rounded to 8 bits the first is 64, the second 64.5."""
+    w = np.zeros((3, 65), np.float32)
+    w[0] = [1 + 2**-9] * 64 + [0.1875]
+    w[1] = [1] * 48 + [1 + 2**-7] * 16 + [0.1875]
+    x, b = np.ones((1, 65), np.float32), np.zeros(3, np.float32)
+    ids, values = encode(*(torch.from_numpy(a).to(device) for a in (x, w, b)), 2)
+    assert ids.tolist() == [[0, 1]] and values.tolist() == [[64.3125, 64.3125]]
+
+
 def test_values_are_float32_products_and_latents_nearly_the_best(device):
     """Close entries, which bfloat16 confuses: the k-th found is hardly below the k-th best."""
     rng = np.random.default_rng(0)

@@ -32,15 +32,16 @@ from compressae.evaluation.protocol import machine
 from compressae.progress import progress
 from compressae.retrieval.errors import InputError
 
-MODELS: dict[str, type[MF]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF}
+MODELS = ("lightgcn", "mf", "ncf")
 TOP = 20
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(sorted(MODELS)), default="lightgcn")
+@click.option("--model", type=click.Choice(MODELS), default="lightgcn")
 @click.option("--dim", type=click.IntRange(1), default=64, help="Entries of a row.")
+@click.option("--layers", type=click.IntRange(0), default=3, help="Of LightGCN.")
 @click.option("--protocol", type=click.Choice(["lightgcn", "bet"]), default="lightgcn")
 @click.option("--loss", type=click.Choice(["softmax", "bpr"]), default=Recipe.loss)
 @click.option("--unit/--no-unit", default=None, help="Cosines as scores; default: with softmax.")
@@ -71,6 +72,7 @@ def train(
     resume: bool,
     model: str,
     dim: int,
+    layers: int,
     protocol: str,
     unit: bool | None,
     std: float,
@@ -88,7 +90,11 @@ def train(
     def stage(name: str, split: Split, stop_after: int | None = None) -> tuple[MF, Outcome]:
         torch.manual_seed(seed)
         table = DenseTable(split.n_users + split.n_items, dim, std)
-        run = Run(MODELS[model](table, split.train, unit), split, recipe)
+        if model == "lightgcn":
+            recommender: MF = LightGCN(table, split.train, unit, layers)
+        else:
+            recommender = (NCF if model == "ncf" else MF)(table, split.train, unit)
+        run = Run(recommender, split, recipe)
         if resume and (output / name).exists():
             run.resume(output / name)
         with progress(name) as report:
@@ -117,7 +123,7 @@ def train(
         "settings": {
             **asdict(recipe),
             **{"model": model, "dim": dim, "protocol": protocol, "unit": unit, "std": std},
-            "validation": validation,
+            **{"layers": layers, "validation": validation},
         },
         "machine": machine(),
     }

@@ -28,8 +28,8 @@ def sampled_softmax(
     """Cross-entropy of each positive against all items, estimated from shared candidates.
 
     −s⁺ + ln(e^s⁺ + (n_items / c)·Σ_j e^s_j), with s = score / temperature and j over the c
-    candidates: sampled softmax of uniform proposals (arXiv 2201.02327, equation 4, with one set of
-    negatives for the whole batch). The mean over pairs weighs a user of p pairs p^−user_power: 0
+    candidates: the sampled softmax loss (arXiv 2201.02327) of uniform proposals, with one set of
+    negatives for the whole batch. The mean over pairs weighs a user of p pairs p^−user_power: 0
     treats pairs alike, 1 users.
 
     Args:
@@ -46,7 +46,7 @@ def sampled_softmax(
     total = torch.logsumexp(model.block(of_users, others) / temperature, 1)
     total = total + float(np.log(model.n_items / len(candidates)))
     counts = np.bincount(rows, minlength=len(users))[rows]
-    weights = torch.from_numpy((counts**-user_power).astype(np.float32))
+    weights = torch.from_numpy(counts.astype(np.float32) ** -user_power)
     return ((torch.logaddexp(total[place], liked) - liked) * weights).sum() / weights.sum()
 
 

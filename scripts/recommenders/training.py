@@ -74,7 +74,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Point:
-    """One validation; ``seconds`` of training so far, validations not counted."""
+    """One validation; ``seconds`` of training so far, validations and checkpoints not counted."""
 
     epoch: int
     seconds: float
@@ -213,7 +213,7 @@ class Run:
     def save(self, path: str | Path) -> None:
         """Write all that ``resume`` needs, in place of an older checkpoint."""
         adam = {
-            f"{number}.{name}": torch.as_tensor(value)
+            f"{number}.{name}": value
             for number, state in self._adam.state_dict()["state"].items()
             for name, value in state.items()
         }
@@ -221,7 +221,7 @@ class Run:
         settings = {"recipe": asdict(self.recipe), "outcome": outcome, **self._shape()}
         groups = {"model": self.model.state_dict(), "best": self._best, "adam": adam}
         arrays = {
-            group: {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+            group: {name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in tensors.items()}
             for group, tensors in groups.items()
         }
         save_artifact(path, KIND, settings, arrays)
@@ -244,13 +244,16 @@ class Run:
             group: {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
             for group, tensors in artifact.tensors.items()
         }
+        # Numbers were written as arrays of one entry.
+        for name, value in self.model.state_dict().items():
+            for group in ("model", "best"):
+                state[group][name] = state[group][name].reshape(value.shape)
         self.model.load_state_dict(state["model"])
         self._best = state["best"]
         adam: dict[int, dict[str, Tensor]] = {}
         for key, value in state["adam"].items():
             number, name = key.split(".", 1)
-            # Files know no numbers, only arrays: the count of steps came back as one of length 1.
-            adam.setdefault(int(number), {})[name] = value.squeeze() if name == "step" else value
+            adam.setdefault(int(number), {})[name] = value.reshape(()) if name == "step" else value
         self._adam.load_state_dict({**self._adam.state_dict(), "state": adam})
         outcome = dict(artifact.settings["outcome"])
         self.outcome = Outcome(**{**outcome, "curve": [Point(**p) for p in outcome["curve"]]})

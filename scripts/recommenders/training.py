@@ -85,7 +85,7 @@ class Point:
 
 @dataclass
 class Outcome:
-    """What ``fit`` did: the model holds the best epoch's state, the last without validation."""
+    """What ``fit`` did; without validation the best epoch is the last."""
 
     curve: list[Point] = field(default_factory=list)
     best_epoch: int = 0
@@ -101,6 +101,10 @@ class Run:
         split: ``train`` is learned from; ``valid``, where it has pairs, decides when to stop and
             which epoch is kept. ``test`` is not looked at.
         recipe: how.
+
+    Attributes:
+        outcome: what was done so far.
+        checked_users: ids (u,) of the users that are validated on.
     """
 
     def __init__(self, model: MF, split: Split, recipe: Recipe) -> None:
@@ -116,7 +120,7 @@ class Run:
         if 0 < recipe.check_users < len(users):
             rng = np.random.default_rng([recipe.seed, 0])
             users = np.sort(rng.choice(users, recipe.check_users, replace=False))
-        self._checked = users
+        self.checked_users = users
 
     def fit(
         self,
@@ -125,6 +129,8 @@ class Run:
         stop_after: int | None = None,
     ) -> Outcome:
         """Train until the recipe's end or until validation says enough.
+
+        Afterwards the model is that of the best epoch; going on takes a checkpoint (``resume``).
 
         Args:
             checkpoint: a folder that is written after every epoch.
@@ -142,13 +148,13 @@ class Run:
             outcome.epochs += 1
             outcome.seconds += time.perf_counter() - started
             last = outcome.epochs == recipe.epochs
-            if len(self._checked) and (last or outcome.epochs % recipe.check_every == 0):
+            if len(self.checked_users) and (last or outcome.epochs % recipe.check_every == 0):
                 told = self._validate(loss)
             if checkpoint is not None:
                 self.save(checkpoint)
             if report is not None:
                 report(outcome.epochs, end, f"loss {loss:.4f} {told}")
-        if len(self._checked):
+        if outcome.curve:
             self.model.load_state_dict(self._best)
         else:
             outcome.best_epoch = outcome.epochs
@@ -196,7 +202,7 @@ class Run:
 
     def _validate(self, loss: float) -> str:
         outcome, split = self.outcome, self.split
-        found = evaluate(self.model.scorer(), split.valid, split.train, users=self._checked)
+        found = evaluate(self.model.scorer(), split.valid, split.train, users=self.checked_users)
         best = max((point.ndcg for point in outcome.curve), default=-1.0)
         outcome.curve.append(Point(outcome.epochs, outcome.seconds, loss, found.recall, found.ndcg))
         if found.ndcg > best:
@@ -221,7 +227,9 @@ class Run:
         settings = {"recipe": asdict(self.recipe), "outcome": outcome, **self._shape()}
         groups = {"model": self.model.state_dict(), "best": self._best, "adam": adam}
         arrays = {
-            group: {name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in tensors.items()}
+            group: {
+                name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in tensors.items()
+            }
             for group, tensors in groups.items()
         }
         save_artifact(path, KIND, settings, arrays)

@@ -29,9 +29,8 @@ def split(arrays, tmp_path):
 
 
 def test_the_split_is_as_in_the_file_in_any_order(arrays, split, tmp_path):
-    assert pairs(split.train) == named(arrays, "train") and pairs(split.test) == named(
-        arrays, "test"
-    )
+    assert pairs(split.train) == named(arrays, "train")
+    assert pairs(split.test) == named(arrays, "test")
     assert (split.n_users, split.n_items, split.valid.nnz) == (120, 80, 0)
     order = np.random.default_rng(0).permutation(len(arrays["train_user"]))
     for name in ("train_user", "train_item"):
@@ -72,7 +71,10 @@ def test_bad_files_get_one_clear_line(arrays, tmp_path, change, said):
 
 def test_copies_and_test_pairs_in_training_are_named(arrays, tmp_path):
     user, item = arrays["train_user"][17], arrays["train_item"][17]
-    for part, said in (("train", "1 train pairs are there twice"), ("test", "1 test pairs are tra")):
+    for part, said in (
+        ("train", "1 train pairs are there twice"),
+        ("test", "1 test pairs are tra"),
+    ):
         bad = dict(arrays)
         bad[f"{part}_user"] = np.append(bad[f"{part}_user"], user)
         bad[f"{part}_item"] = np.append(bad[f"{part}_item"], item)

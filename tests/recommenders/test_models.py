@@ -151,7 +151,9 @@ def test_batches_hold_each_pair_once(train, size):
     assert sorted(found) == expected and (size == 1200 or found != expected)
     by_user = list(user_batches(train, size, np.random.default_rng(0)))
     assert len(by_user) == min(-(-1200 // size), 120)
-    found = [pair for users, rows, items in by_user for pair in zip(users[rows], items, strict=True)]
+    found = [
+        pair for users, rows, items in by_user for pair in zip(users[rows], items, strict=True)
+    ]
     assert sorted(found) == expected
 
 

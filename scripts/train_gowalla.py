@@ -18,7 +18,7 @@ Only training pairs are left out of the rankings.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -43,7 +43,7 @@ TOP = 20
 @click.option("--dim", type=click.IntRange(1), default=64, help="Entries of a row.")
 @click.option("--layers", type=click.IntRange(0), default=3, help="Of LightGCN.")
 @click.option("--protocol", type=click.Choice(["lightgcn", "bet"]), default="lightgcn")
-@click.option("--loss", type=click.Choice(["softmax", "bpr"]), default=Recipe.loss)
+@click.option("--loss", type=click.Choice(["softmax", "bpr"]), help="Default: bpr for ncf alone.")
 @click.option("--unit/--no-unit", default=None, help="Cosines as scores; default: with softmax.")
 @click.option("--epochs", type=int, default=Recipe.epochs)
 @click.option("--batch", type=int, default=Recipe.batch, help="Training pairs a step.")
@@ -74,6 +74,7 @@ def train(
     dim: int,
     layers: int,
     protocol: str,
+    loss: Literal["softmax", "bpr"] | None,
     unit: bool | None,
     std: float,
     validation: float,
@@ -81,7 +82,8 @@ def train(
     seed: int,
     **settings: Any,
 ) -> None:
-    recipe = Recipe(seed=seed, **settings)
+    # NCF's scores are no dot products: a block of them costs two layers for each pair.
+    recipe = Recipe(loss or ("bpr" if model == "ncf" else "softmax"), seed=seed, **settings)
     unit = recipe.loss == "softmax" if unit is None else unit
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)

@@ -17,8 +17,8 @@ from recommenders.propagation import normalised_adjacency, propagate
 
 #: Ids (any shape) int64 → rows (..., d).
 Lookup = Callable[[Tensor], Tensor]
-#: Scores of NCF's pairs are computed in blocks of about this many pairs.
-_PAIRS = 1 << 20
+#: Scores of NCF's pairs are computed in blocks of about this many pairs, which a cache holds.
+_PAIRS = 1 << 15
 
 
 class DenseTable(nn.Embedding):
@@ -142,7 +142,7 @@ class NCF(MF):
         of_items = items[:, half:] @ first[:, half:].T
         size = max(1, _PAIRS // max(1, len(items)))
         mlp = [
-            torch.relu(self.second(torch.relu(part[:, None] + of_items))) @ weights[half:]
+            self.second((part[:, None] + of_items).relu_()).relu_() @ weights[half:]
             for part in of_users.split(size)
         ]
         return gmf + torch.cat(mlp)

@@ -24,7 +24,7 @@ import click
 import numpy as np
 import torch
 from recommenders.interactions import Split, bet_split, hold_out, read_split
-from recommenders.models import MF, NCF, DenseTable, LightGCN
+from recommenders.models import MF, NCF, DenseTable, LightGCN, Unit
 from recommenders.ranking import evaluate
 from recommenders.training import Outcome, Recipe, Run
 
@@ -44,7 +44,11 @@ TOP = 20
 @click.option("--layers", type=click.IntRange(0), default=3, help="Of LightGCN.")
 @click.option("--protocol", type=click.Choice(["lightgcn", "bet"]), default="lightgcn")
 @click.option("--loss", type=click.Choice(["softmax", "bpr"]), help="Default: bpr for ncf alone.")
-@click.option("--unit/--no-unit", default=None, help="Cosines as scores; default: with softmax.")
+@click.option(
+    "--unit",
+    type=click.Choice(["none", "users", "both"]),
+    help="Rows scaled to length 1; default: users with softmax, none with bpr.",
+)
 @click.option("--epochs", type=int, default=Recipe.epochs)
 @click.option("--batch", type=int, default=Recipe.batch, help="Training pairs a step.")
 @click.option("--learning-rate", type=float, default=Recipe.learning_rate)
@@ -75,7 +79,7 @@ def train(
     layers: int,
     protocol: str,
     loss: Literal["softmax", "bpr"] | None,
-    unit: bool | None,
+    unit: Unit | None,
     std: float,
     validation: float,
     test: bool,
@@ -84,7 +88,7 @@ def train(
 ) -> None:
     # NCF's scores are no dot products: a block of them costs two layers for each pair.
     recipe = Recipe(loss or ("bpr" if model == "ncf" else "softmax"), seed=seed, **settings)
-    unit = recipe.loss == "softmax" if unit is None else unit
+    unit = unit or ("users" if recipe.loss == "softmax" else "none")
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)
     output.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,3 @@ def sampled_softmax(
     counts = np.bincount(rows, minlength=len(users))[rows]
     weights = torch.from_numpy(counts.astype(np.float32) ** -user_power)
     return ((torch.logaddexp(total[place], liked) - liked) * weights).sum() / weights.sum()
-
-
-def decay(model: MF, users: np.ndarray, items: np.ndarray) -> Tensor:
-    """½·(‖rows of users‖² + ‖rows of items‖²) / m, of the table itself, over pairs (m,)."""
-    ids = torch.from_numpy(np.concatenate([users, items + model.n_users]))
-    return 0.5 * model.table(ids).square().sum() / len(users)

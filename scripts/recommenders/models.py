@@ -5,6 +5,7 @@ method ``rows()`` that gives all of them, (n, d): full, hashed, compositional or
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from recommenders.propagation import normalised_adjacency, propagate
 
 #: Ids (any shape) int64 → rows (..., d).
 Lookup = Callable[[Tensor], Tensor]
+#: Which rows are scaled to length 1.
+Unit = Literal["none", "users", "both"]
 #: Scores of NCF's pairs are computed in blocks of about this many pairs, which a cache holds.
 _PAIRS = 1 << 15
 
@@ -41,11 +44,12 @@ class MF(nn.Module):
     Args:
         table: see the module.
         train: (n_users, n_items) training pairs.
-        unit: scale rows to length 1, so that scores are cosines, as goes well with the loss
-            "softmax" (arXiv 2201.02327).
+        unit: which rows are scaled to length 1: "none"; "users", which leaves every ranking as it
+            is but steadies the loss "softmax"; or "both", so that scores are cosines, as in arXiv
+            2201.02327.
     """
 
-    def __init__(self, table: nn.Module, train: csr_array, unit: bool = False) -> None:
+    def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
         super().__init__()
         self.n_users, self.n_items = map(int, train.shape)
         self.table, self.unit = table, unit
@@ -87,7 +91,16 @@ class MF(nn.Module):
         return scores
 
     def _unit(self, lookup: Lookup) -> Lookup:
-        return (lambda ids: F.normalize(lookup(ids), dim=-1)) if self.unit else lookup
+        if self.unit == "none":
+            return lookup
+
+        def unit_rows(ids: Tensor) -> Tensor:
+            rows = lookup(ids)
+            unit = F.normalize(rows, dim=-1)
+            whole = self.unit == "both"
+            return unit if whole else torch.where((ids < self.n_users)[..., None], unit, rows)
+
+        return unit_rows
 
 
 class LightGCN(MF):
@@ -98,7 +111,7 @@ class LightGCN(MF):
     """
 
     def __init__(
-        self, table: nn.Module, train: csr_array, unit: bool = False, layers: int = 3
+        self, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
     ) -> None:
         super().__init__(table, train, unit)
         self.layers = layers
@@ -116,7 +129,7 @@ class NCF(MF):
     weighted sum of the 3·d/4 outputs of both. d has to be a multiple of 4.
     """
 
-    def __init__(self, table: nn.Module, train: csr_array, unit: bool = False) -> None:
+    def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
         super().__init__(table, train, unit)
         d = self.dim
         if d % 4:

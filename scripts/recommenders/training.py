@@ -15,7 +15,7 @@ from torch import Tensor
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 from recommenders.interactions import Split
-from recommenders.losses import bpr, decay, sampled_softmax
+from recommenders.losses import bpr, sampled_softmax
 from recommenders.models import MF
 from recommenders.ranking import evaluate
 from recommenders.sampling import NegativeSampler, pair_batches, steps_per_epoch, user_batches
@@ -34,11 +34,11 @@ class Recipe:
             with one negative a pair that its user has not.
         epochs: passes over the training pairs, at most; the learning rate falls linearly to 2 %.
         batch: training pairs a step; with "softmax" on average, as whole users are drawn.
-        learning_rate: of Adam, reached after 20 steps.
+        learning_rate: of AdamW, reached after 20 steps.
         candidates: items that "softmax" draws for a step; all of them where there are fewer.
         temperature: by which "softmax" divides scores.
         user_power: p pairs of a user weigh p^−user_power each ("softmax").
-        decay: weight of half the squared norm of the rows of a pair.
+        decay: a step shrinks every parameter by the learning rate times this (AdamW).
         check_every: epochs between validations.
         patience: validations without a better NDCG before training stops.
         check_users: users that are validated on at most, drawn by the seed; 0 for all.
@@ -46,14 +46,14 @@ class Recipe:
     """
 
     loss: Literal["softmax", "bpr"] = "softmax"
-    epochs: int = 20
+    epochs: int = 16
     batch: int = 1 << 16
     learning_rate: float = 0.03
     candidates: int = 8192
-    temperature: float = 0.1
+    temperature: float = 0.07
     user_power: float = 0.5
-    decay: float = 0.0
-    check_every: int = 2
+    decay: float = 1.5
+    check_every: int = 4
     patience: int = 3
     check_users: int = 6000
     seed: int = 0
@@ -111,7 +111,9 @@ class Run:
         self.model, self.split, self.recipe = model, split, recipe
         self.outcome = Outcome()
         self._best = copy.deepcopy(model.state_dict())
-        self._adam = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
+        self._adam = torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.decay, fused=True
+        )
         self._losses: Callable[[np.random.Generator], Iterator[Tensor]] = self._softmax
         if recipe.loss == "bpr":
             self._losses = partial(self._bpr, NegativeSampler(split.train))
@@ -188,17 +190,13 @@ class Run:
         count = min(recipe.candidates, model.n_items)
         for users, rows, items in user_batches(train, recipe.batch, rng):
             drawn = np.sort(rng.choice(model.n_items, count, replace=False))
-            loss = sampled_softmax(
+            yield sampled_softmax(
                 model, users, rows, items, drawn, recipe.temperature, recipe.user_power
             )
-            yield loss + recipe.decay * decay(model, users[rows], items) if recipe.decay else loss
 
     def _bpr(self, negatives: NegativeSampler, rng: np.random.Generator) -> Iterator[Tensor]:
         for users, items in pair_batches(self.split.train, self.recipe.batch, rng):
-            loss = bpr(self.model, users, items, negatives.draw(users, rng))
-            if self.recipe.decay:
-                loss = loss + self.recipe.decay * decay(self.model, users, items)
-            yield loss
+            yield bpr(self.model, users, items, negatives.draw(users, rng))
 
     def _validate(self, loss: float) -> str:
         outcome, split = self.outcome, self.split

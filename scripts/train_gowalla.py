@@ -55,7 +55,7 @@ TOP = 20
 @click.option("--candidates", type=int, default=Recipe.candidates, help="Items of a softmax step.")
 @click.option("--temperature", type=float, default=Recipe.temperature)
 @click.option("--user-power", type=float, default=Recipe.user_power)
-@click.option("--decay", type=float, default=Recipe.decay)
+@click.option("--decay", type=float, help=f"Default: {Recipe.decay} with softmax, 0 with bpr.")
 @click.option("--check-every", type=int, default=Recipe.check_every)
 @click.option("--patience", type=int, default=Recipe.patience)
 @click.option("--std", type=float, default=0.1, help="Of the table's first entries.")
@@ -80,6 +80,7 @@ def train(
     protocol: str,
     loss: Literal["softmax", "bpr"] | None,
     unit: Unit | None,
+    decay: float | None,
     std: float,
     validation: float,
     test: bool,
@@ -87,7 +88,10 @@ def train(
     **settings: Any,
 ) -> None:
     # NCF's scores are no dot products: a block of them costs two layers for each pair.
-    recipe = Recipe(loss or ("bpr" if model == "ncf" else "softmax"), seed=seed, **settings)
+    loss = loss or ("bpr" if model == "ncf" else "softmax")
+    if decay is None:
+        decay = Recipe.decay if loss == "softmax" else 0.0
+    recipe = Recipe(loss, decay=decay, seed=seed, **settings)
     unit = unit or ("users" if recipe.loss == "softmax" else "none")
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)

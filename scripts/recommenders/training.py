@@ -38,7 +38,8 @@ class Recipe:
         candidates: items that "softmax" draws for a step; all of them where there are fewer.
         temperature: by which "softmax" divides scores.
         user_power: p pairs of a user weigh p^−user_power each ("softmax").
-        decay: a step shrinks every parameter by the learning rate times this (AdamW).
+        decay: a step shrinks every parameter by the learning rate times this (AdamW); the default
+            is for "softmax" of unit users, "bpr" goes with 0.
         check_every: epochs between validations.
         patience: validations without a better NDCG before training stops.
         check_users: users that are validated on at most, drawn by the seed; 0 for all.

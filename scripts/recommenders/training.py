@@ -47,7 +47,7 @@ class Recipe:
     """
 
     loss: Literal["softmax", "bpr"] = "softmax"
-    epochs: int = 16
+    epochs: int = 28
     batch: int = 1 << 16
     learning_rate: float = 0.03
     candidates: int = 8192

@@ -1,0 +1,1 @@
+"""Recommenders that learn from pairs of users and items, over any table of embeddings."""

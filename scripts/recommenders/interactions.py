@@ -1,0 +1,172 @@
+"""Pairs of users and items, and how they are split into training, validation and test."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from compressae.retrieval.errors import InputError
+
+COUNTS = ("n_users", "n_items")
+PAIRS = ("train_user", "train_item", "test_user", "test_item")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Interactions as matrices (n_users, n_items) of float32 ones, ids of each row ascending.
+
+    No pair is in two of them. ``valid`` is for choices; ``test`` is looked at once.
+    """
+
+    train: csr_array
+    valid: csr_array
+    test: csr_array
+
+    @property
+    def n_users(self) -> int:
+        return int(self.train.shape[0])
+
+    @property
+    def n_items(self) -> int:
+        return int(self.train.shape[1])
+
+    def whole(self) -> "Split":
+        """The same with the validation pairs given back to training."""
+        return Split(csr_array(self.train + self.valid), _none(self.train), self.test)
+
+
+def read_split(path: str | Path) -> Split:
+    """The split of a file of pairs as it stands there, without validation pairs.
+
+    Args:
+        path: an ``.npz`` of ``n_users`` and ``n_items`` (numbers) and of ``train_user``,
+            ``train_item``, ``test_user``, ``test_item`` (1-D integers, ids from 0): pair p of a
+            part is (user[p], item[p]), in any order. Every user has a training pair; those without
+            test pairs do not count in evaluation.
+
+    Raises:
+        InputError: no such file; an array is missing or of another form; an id is negative or too
+            large; a pair is there twice, or in both parts; a user has no training pair.
+    """
+    arrays = _read(Path(path))
+    shape = (int(arrays["n_users"]), int(arrays["n_items"]))
+    train, test = (_matrix(path, part, arrays, shape) for part in ("train", "test"))
+    shared = csr_array(train.multiply(test)).tocoo()
+    if shared.nnz:
+        user, item = shared.row[0], shared.col[0]
+        raise InputError(
+            f"{path}: {shared.nnz:,} test pairs are training pairs too, the first user {user} with "
+            f"item {item}; expected none: remove them from one of the two"
+        )
+    return Split(train, _none(train), test)
+
+
+def hold_out(split: Split, share: float, seed: int) -> Split:
+    """Move a share of each user's training pairs, drawn at random, to validation.
+
+    A user of c training pairs gives share · c of them, rounded to the nearest, and keeps one at
+    least.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"validation share {share}; expected 0 ≤ share < 1")
+    rank, counts = _shuffled_ranks(split.train, seed)
+    held = rank < np.minimum(np.floor(share * counts + 0.5), counts - 1)
+    return Split(_some(split.train, ~held), _some(split.train, held), split.test)
+
+
+def bet_split(split: Split, seed: int) -> Split:
+    """BET's protocol (arXiv 2310.14884): all pairs together, then 50/25/25 per user at random.
+
+    A user of c pairs gets ⌈c/2⌉ for training, and of the others half, rounded up, for validation.
+    BET's public code hides training pairs alone when it ranks, in validation and in test.
+    """
+    pairs = csr_array(split.train + split.valid + split.test)
+    rank, counts = _shuffled_ranks(pairs, seed)
+    first = np.ceil(counts / 2)
+    second = first + np.ceil((counts - first) / 2)
+    parts = (rank < first, (rank >= first) & (rank < second), rank >= second)
+    return Split(*(_some(pairs, chosen) for chosen in parts))
+
+
+def _shuffled_ranks(pairs: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each stored pair, its place in a random order of its user's, and that user's count."""
+    counts = np.diff(pairs.indptr)
+    users = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((np.random.default_rng(seed).random(pairs.nnz), users))
+    rank = np.empty(pairs.nnz, np.int64)
+    rank[order] = np.arange(pairs.nnz) - np.repeat(pairs.indptr[:-1], counts)
+    return rank, counts[users]
+
+
+def _some(pairs: csr_array, chosen: np.ndarray) -> csr_array:
+    """The stored pairs that are chosen (nnz,) bool."""
+    counts = np.concatenate([[0], np.cumsum(chosen)])
+    indptr, ids = counts[pairs.indptr], pairs.indices[chosen]
+    return csr_array((np.ones(len(ids), np.float32), ids, indptr), shape=pairs.shape)
+
+
+def _none(like: csr_array) -> csr_array:
+    return csr_array(like.shape, dtype=np.float32)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [name for name in (*COUNTS, *PAIRS) if name not in file]:
+                raise InputError(
+                    f"{path}: no array {', '.join(missing)}; expected {', '.join(COUNTS + PAIRS)}"
+                )
+            arrays = {name: file[name] for name in (*COUNTS, *PAIRS)}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected an .npz of pairs") from None
+    except (ValueError, BadZipFile, AttributeError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not an .npz of plain arrays; expected one of pairs") from error
+    for name, array in arrays.items():
+        ndim = 0 if name in COUNTS else 1
+        if array.ndim != ndim or array.dtype.kind not in "iu":
+            raise InputError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; "
+                f"expected integers of {ndim} dimension{'s' * (ndim != 1)}"
+            )
+    return arrays
+
+
+def _matrix(
+    path: str | Path, part: str, arrays: dict[str, np.ndarray], shape: tuple[int, int]
+) -> csr_array:
+    """The pairs of "train" or "test", checked."""
+    users, items = arrays[f"{part}_user"], arrays[f"{part}_item"]
+    if len(users) != len(items):
+        raise InputError(
+            f"{path}: {part}_user has {len(users):,} entries and {part}_item {len(items):,}; "
+            "expected as many, one of each a pair"
+        )
+    for name, ids, count in (("user", users, shape[0]), ("item", items, shape[1])):
+        if len(ids) and (ids.min() < 0 or ids.max() >= count):
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise InputError(
+                f"{path}: {part}_{name} holds {wrong}; expected ids from 0 to n_{name}s − 1 = "
+                f"{count - 1}: number them anew, or correct n_{name}s"
+            )
+    keys = users.astype(np.int64) * shape[1] + items
+    keys.sort()
+    if np.any(again := keys[1:] == keys[:-1]):
+        user, item = divmod(int(keys[1:][again][0]), shape[1])
+        raise InputError(
+            f"{path}: {int(again.sum()):,} {part} pairs are there twice, the first user {user} "
+            f"with item {item}; expected each once: remove the copies (numpy.unique)"
+        )
+    counts = np.bincount(users, minlength=shape[0])
+    if part == "train" and not counts.all():
+        empty = np.flatnonzero(counts == 0)
+        raise InputError(
+            f"{path}: {len(empty):,} users have no training pair, the first {empty[0]}; expected "
+            "one at least: leave such users out and number the others anew"
+        )
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    ids = (keys % shape[1]).astype(np.int32)
+    return csr_array((np.ones(len(ids), np.float32), ids, indptr), shape=shape)

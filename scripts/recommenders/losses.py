@@ -1,0 +1,50 @@
+"""What a training step minimises."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recommenders.models import MF
+
+
+def bpr(model: MF, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Tensor:
+    """Mean of −ln σ(score(u, i) − score(u, j)) over triples (m,) (arXiv 1205.2618)."""
+    rows = model.lookup()
+    of_users = rows(torch.from_numpy(users))
+    liked, other = (rows(torch.from_numpy(x + model.n_users)) for x in (positives, negatives))
+    return F.softplus(model.pairs(of_users, other) - model.pairs(of_users, liked)).mean()
+
+
+def sampled_softmax(
+    model: MF,
+    users: np.ndarray,
+    rows: np.ndarray,
+    positives: np.ndarray,
+    candidates: np.ndarray,
+    temperature: float,
+    user_power: float,
+) -> Tensor:
+    """Cross-entropy of each positive against all items, estimated from shared candidates.
+
+    −s⁺ + ln(e^s⁺ + (n_items / c)·Σ_j e^s_j), with s = score / temperature and j over the c
+    candidates: the sampled softmax loss (arXiv 2201.02327) of uniform proposals, with one set of
+    negatives for the whole batch. The mean over pairs weighs a user of p pairs p^−user_power: 0
+    treats pairs alike, 1 users.
+
+    Args:
+        users: (b,) int64.
+        rows: (m,) the place of each pair's user in ``users``.
+        positives: (m,) items of the pairs.
+        candidates: (c,) distinct items.
+    """
+    lookup, place = model.lookup(), torch.from_numpy(rows)
+    of_users = lookup(torch.from_numpy(users))
+    of_items = lookup(torch.from_numpy(positives + model.n_users))
+    others = lookup(torch.from_numpy(candidates + model.n_users))
+    liked = model.pairs(of_users[place], of_items) / temperature
+    total = torch.logsumexp(model.block(of_users, others) / temperature, 1)
+    total = total + float(np.log(model.n_items / len(candidates)))
+    counts = np.bincount(rows, minlength=len(users))[rows]
+    weights = torch.from_numpy(counts.astype(np.float32) ** -user_power)
+    return ((torch.logaddexp(total[place], liked) - liked) * weights).sum() / weights.sum()

@@ -1,0 +1,161 @@
+"""Matrix factorisation, NCF and LightGCN over one table of users and items.
+
+The table is a module called as ``nn.Embedding`` is, of n_users + n_items rows, users first, with a
+method ``rows()`` that gives all of them, (n, d): full, hashed, compositional or budgeted alike.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from compressae.retrieval.errors import InputError
+from recommenders.propagation import normalised_adjacency, propagate
+
+#: Ids (any shape) int64 → rows (..., d).
+Lookup = Callable[[Tensor], Tensor]
+#: Which rows are scaled to length 1.
+Unit = Literal["none", "users", "both"]
+#: Scores of NCF's pairs are computed in blocks of about this many pairs, which a cache holds.
+_PAIRS = 1 << 15
+
+
+class DenseTable(nn.Embedding):
+    """A full table: every row has its own d entries, drawn from N(0, std²)."""
+
+    def __init__(self, n: int, d: int, std: float = 0.1) -> None:
+        super().__init__(n, d)
+        nn.init.normal_(self.weight, std=std)
+
+    def rows(self) -> Tensor:
+        """All rows (n, d), differentiable."""
+        return self.weight
+
+
+class MF(nn.Module):
+    """Matrix factorisation: the score of a pair is the dot product of its rows.
+
+    With the loss "bpr" it is BPR-MF (arXiv 1205.2618). The base of the other models, too.
+
+    Args:
+        table: see the module.
+        train: (n_users, n_items) training pairs.
+        unit: which rows are scaled to length 1: "none"; "users", which leaves every ranking as it
+            is but steadies the loss "softmax"; or "both", so that scores are cosines, as in arXiv
+            2201.02327.
+    """
+
+    def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
+        super().__init__()
+        self.n_users, self.n_items = map(int, train.shape)
+        self.table, self.unit = table, unit
+        with torch.no_grad():
+            shape = tuple(table.rows().shape)  # type: ignore[operator]
+        if len(shape) != 2 or shape[0] != self.n_users + self.n_items:
+            raise InputError(
+                f"table of shape {shape}; expected {self.n_users + self.n_items} rows: "
+                f"{self.n_users} users, then {self.n_items} items"
+            )
+        self.dim = shape[1]
+
+    def lookup(self) -> Lookup:
+        """What gives the rows that pairs are scored by; to be made anew for each step."""
+        return self._unit(self.table)
+
+    def final(self) -> Tensor:
+        """All the rows (n, d) that pairs are scored by, without a gradient."""
+        with torch.no_grad():
+            return self.lookup()(torch.arange(self.n_users + self.n_items))
+
+    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores (m,) of pairs of rows (m, d) and (m, d)."""
+        return (users * items).sum(1)
+
+    def block(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores (b, c) of rows (b, d) with rows (c, d)."""
+        return users @ items.T
+
+    def scorer(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Users (b,) → scores (b, n_items) float32, for ``ranking.evaluate``."""
+        rows = self.final()
+        items = rows[self.n_users :]
+
+        def scores(users: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return self.block(rows[torch.from_numpy(users)], items).numpy()
+
+        return scores
+
+    def _unit(self, lookup: Lookup) -> Lookup:
+        if self.unit == "none":
+            return lookup
+
+        def unit_rows(ids: Tensor) -> Tensor:
+            rows = lookup(ids)
+            unit = F.normalize(rows, dim=-1)
+            whole = self.unit == "both"
+            return unit if whole else torch.where((ids < self.n_users)[..., None], unit, rows)
+
+        return unit_rows
+
+
+class LightGCN(MF):
+    """LightGCN (arXiv 2002.02126): rows are averaged over the layers of the graph, then as MF.
+
+    Args:
+        layers: of propagation; 3 in the paper's best.
+    """
+
+    def __init__(
+        self, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
+    ) -> None:
+        super().__init__(table, train, unit)
+        self.layers = layers
+        self._adjacency = normalised_adjacency(train)
+
+    def lookup(self) -> Lookup:
+        rows = propagate(self._adjacency, self.table.rows(), self.layers)  # type: ignore[operator]
+        return self._unit(lambda ids: F.embedding(ids, rows))
+
+
+class NCF(MF):
+    """NeuMF (arXiv 1708.05031, equation 12) over one table.
+
+    The first half of a row serves GMF, the other half an MLP of d → d/2 → d/4; the score is a
+    weighted sum of the 3·d/4 outputs of both. d has to be a multiple of 4.
+    """
+
+    def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
+        super().__init__(table, train, unit)
+        d = self.dim
+        if d % 4:
+            raise InputError(f"NCF with d = {d}; expected a multiple of 4")
+        self.first = nn.Linear(d, d // 2)
+        self.second = nn.Linear(d // 2, d // 4)
+        self.output = nn.Linear(d // 2 + d // 4, 1, bias=False)
+        with torch.no_grad():
+            self.output.weight[:, : d // 2] = 1  # GMF starts as plain matrix factorisation.
+
+    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        half = self.dim // 2
+        joint = torch.cat([users[:, half:], items[:, half:]], 1)
+        hidden = torch.relu(self.second(torch.relu(self.first(joint))))
+        return self.output(torch.cat([users[:, :half] * items[:, :half], hidden], 1))[:, 0]
+
+    def block(self, users: Tensor, items: Tensor) -> Tensor:
+        """Equal to ``pairs`` of every user with every item; the first layer is computed by side."""
+        half, first = self.dim // 2, self.first.weight
+        weights = self.output.weight[0]
+        gmf = (users[:, :half] * weights[:half]) @ items[:, :half].T
+        of_users = users[:, half:] @ first[:, :half].T + self.first.bias
+        of_items = items[:, half:] @ first[:, half:].T
+        size = max(1, _PAIRS // max(1, len(items)))
+        mlp = [
+            self.second((part[:, None] + of_items).relu_()).relu_() @ weights[half:]
+            for part in of_users.split(size)
+        ]
+        return gmf + torch.cat(mlp)

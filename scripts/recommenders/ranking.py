@@ -1,0 +1,102 @@
+"""Recall@K and NDCG@K over the full ranking, as LightGCN defines them (arXiv 2002.02126)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy.sparse import csr_array
+
+from compressae.kernels.threads import over_rows
+from compressae.kernels.topk.cpu import best
+from compressae.retrieval.errors import InputError
+
+#: Users (b,) int64 → scores (b, n_items) float32 of every item.
+Scorer = Callable[[np.ndarray], np.ndarray]
+#: Scores of one batch hold about this many numbers (128 MiB).
+_BATCH_NUMBERS = 1 << 25
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over the users that have relevant items."""
+
+    recall: float
+    ndcg: float
+    users: int
+
+
+def rank(scores: Scorer, users: np.ndarray, seen: csr_array, K: int) -> np.ndarray:
+    """The K items of highest score for each user that the user has not seen.
+
+    Args:
+        scores: called with batches of users; what it returns is overwritten.
+        users: (b,) integers.
+        seen: (n_users, n_items) interactions that are left out of the ranking.
+        K: ≥ 1.
+
+    Returns:
+        (b, K) int64, best first, ties by smaller id, −1 where fewer than K items are unseen.
+
+    Raises:
+        InputError: a score is NaN, as after training that diverged.
+    """
+    top = np.full((len(users), K), -1, np.int64)
+    size = max(1, _BATCH_NUMBERS // max(1, seen.shape[1]))
+    for start in range(0, len(users), size):
+        batch = np.asarray(users[start : start + size], np.int64)
+        values = np.ascontiguousarray(scores(batch), np.float32)
+        rows = top[start : start + size]
+        if np.isnan(values.sum()) and np.isnan(values).any():
+            raise InputError("scores hold NaN; expected numbers: train with a lower learning rate")
+        over_rows(
+            lambda a, b: _best_unseen(values, batch, seen.indptr, seen.indices, K, rows, a, b),
+            len(batch),
+        )
+    return top
+
+
+def judge(top: np.ndarray, users: np.ndarray, relevant: csr_array) -> Quality:
+    """Recall@K and NDCG@K of rankings top (b, K) of users (b,).
+
+    Of a user with relevant items R: recall is |top ∩ R| / |R|; NDCG is Σ 1/log2(1 + rank) over the
+    hits divided by the same sum over the first min(K, |R|) ranks. Users with none are left out.
+    """
+    counts = np.diff(relevant.indptr)[users]
+    users, top, counts = users[counts > 0], top[counts > 0], counts[counts > 0]
+    if not len(users):
+        raise InputError("no user has an item to be found; expected some test or validation pairs")
+    K = top.shape[1]
+    keys = np.repeat(np.arange(relevant.shape[0]), np.diff(relevant.indptr))
+    keys = keys * relevant.shape[1] + relevant.indices
+    hits = np.isin(users[:, None] * relevant.shape[1] + top, keys) & (top >= 0)
+    gains = 1 / np.log2(np.arange(2, K + 2))
+    ideal = np.concatenate([[0], np.cumsum(gains)])[np.minimum(counts, K)]
+    recall, ndcg = hits.sum(1) / counts, (hits * gains).sum(1) / ideal
+    return Quality(float(recall.mean()), float(ndcg.mean()), len(users))
+
+
+def evaluate(
+    scores: Scorer,
+    relevant: csr_array,
+    seen: csr_array,
+    K: int = 20,
+    users: np.ndarray | None = None,
+) -> Quality:
+    """Rank for all users that have relevant items (or for those of ``users``) and judge."""
+    counts = np.diff(relevant.indptr)
+    users = np.flatnonzero(counts) if users is None else users[counts[users] > 0]
+    return judge(rank(scores, users, seen, K), users, relevant)
+
+
+@numba.njit(nogil=True, cache=True)
+def _best_unseen(values, users, indptr, indices, K, top, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start..stop of values (b, n_items) into top (b, K); what was seen becomes −inf."""
+    ids, scores = np.empty(K, np.int64), np.empty(K, np.float32)
+    for i in range(start, stop):
+        seen = indices[indptr[users[i]] : indptr[users[i] + 1]]
+        for j in seen:
+            values[i, j] = -np.inf
+        found = min(K, values.shape[1] - len(seen))
+        best(values[i], found, ids[:found], scores[:found])
+        top[i, :found] = ids[:found]

@@ -1,0 +1,278 @@
+"""Training of a recommender: early stopping, a curve, and checkpoints to go on from."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.storage import load_artifact, save_artifact
+from recommenders.interactions import Split
+from recommenders.losses import bpr, sampled_softmax
+from recommenders.models import MF
+from recommenders.ranking import evaluate
+from recommenders.sampling import NegativeSampler, pair_batches, steps_per_epoch, user_batches
+
+KIND = "recommender checkpoint"
+#: Called with (epochs done, epochs in all, what to tell).
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        loss: "softmax", sampled softmax over candidates that a batch of users shares, or "bpr",
+            with one negative a pair that its user has not.
+        epochs: passes over the training pairs, at most; the learning rate falls linearly to 2 %.
+        batch: training pairs a step; with "softmax" on average, as whole users are drawn.
+        learning_rate: of AdamW, reached after 20 steps.
+        candidates: items that "softmax" draws for a step; all of them where there are fewer.
+        temperature: by which "softmax" divides scores.
+        user_power: p pairs of a user weigh p^−user_power each ("softmax").
+        decay: a step shrinks every parameter by the learning rate times this (AdamW); the default
+            is for "softmax" of unit users, "bpr" goes with 0.
+        check_every: epochs between validations.
+        patience: validations without a better NDCG before training stops.
+        check_users: users that are validated on at most, drawn by the seed; 0 for all.
+        seed: of batches, negatives and the users above. The table has its own beginning.
+    """
+
+    loss: Literal["softmax", "bpr"] = "softmax"
+    epochs: int = 28
+    batch: int = 1 << 16
+    learning_rate: float = 0.03
+    candidates: int = 8192
+    temperature: float = 0.07
+    user_power: float = 0.5
+    decay: float = 1.5
+    check_every: int = 4
+    patience: int = 3
+    check_users: int = 6000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("softmax", "bpr"):
+            raise InputError(f"loss {self.loss!r}; expected 'softmax' or 'bpr'")
+        for name in ("epochs", "batch", "candidates", "check_every", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}; expected 1 or more")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} {getattr(self, name)}; expected a positive number")
+        for name in ("user_power", "decay", "check_users", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} {getattr(self, name)}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One validation; ``seconds`` of training so far, validations and checkpoints not counted."""
+
+    epoch: int
+    seconds: float
+    loss: float
+    recall: float
+    ndcg: float
+
+
+@dataclass
+class Outcome:
+    """What ``fit`` did; without validation the best epoch is the last."""
+
+    curve: list[Point] = field(default_factory=list)
+    best_epoch: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+
+
+class Run:
+    """One training: a model, the pairs, a recipe, and the state between epochs.
+
+    Args:
+        model: trained in place.
+        split: ``train`` is learned from; ``valid``, where it has pairs, decides when to stop and
+            which epoch is kept. ``test`` is not looked at.
+        recipe: how.
+
+    Attributes:
+        outcome: what was done so far.
+        checked_users: ids (u,) of the users that are validated on.
+    """
+
+    def __init__(self, model: MF, split: Split, recipe: Recipe) -> None:
+        self.model, self.split, self.recipe = model, split, recipe
+        self.outcome = Outcome()
+        self._best = copy.deepcopy(model.state_dict())
+        self._adam = torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.decay, fused=True
+        )
+        self._losses: Callable[[np.random.Generator], Iterator[Tensor]] = self._softmax
+        if recipe.loss == "bpr":
+            self._losses = partial(self._bpr, NegativeSampler(split.train))
+        self._steps = steps_per_epoch(split.train, recipe.batch, recipe.loss == "softmax")
+        users = np.flatnonzero(np.diff(split.valid.indptr))
+        if 0 < recipe.check_users < len(users):
+            rng = np.random.default_rng([recipe.seed, 0])
+            users = np.sort(rng.choice(users, recipe.check_users, replace=False))
+        self.checked_users = users
+
+    def fit(
+        self,
+        checkpoint: str | Path | None = None,
+        report: Report | None = None,
+        stop_after: int | None = None,
+    ) -> Outcome:
+        """Train until the recipe's end or until validation says enough.
+
+        Afterwards the model is that of the best epoch; going on takes a checkpoint (``resume``).
+
+        Args:
+            checkpoint: a folder that is written after every epoch.
+            report: called after every epoch.
+            stop_after: epochs to stop after, with the learning rates of the whole recipe.
+
+        Raises:
+            InputError: the loss is not a number any more; or the checkpoint cannot be written.
+        """
+        outcome, recipe, told = self.outcome, self.recipe, ""
+        end = min(recipe.epochs, stop_after or recipe.epochs)
+        while outcome.epochs < end and not self._is_over():
+            started = time.perf_counter()
+            loss = self._epoch()
+            outcome.epochs += 1
+            outcome.seconds += time.perf_counter() - started
+            last = outcome.epochs == recipe.epochs
+            if len(self.checked_users) and (last or outcome.epochs % recipe.check_every == 0):
+                told = self._validate(loss)
+            if checkpoint is not None:
+                self.save(checkpoint)
+            if report is not None:
+                report(outcome.epochs, end, f"loss {loss:.4f} {told}")
+        if outcome.curve:
+            self.model.load_state_dict(self._best)
+        else:
+            outcome.best_epoch = outcome.epochs
+        return outcome
+
+    def _epoch(self) -> float:
+        """One pass over the pairs; the mean loss."""
+        recipe = self.recipe
+        # A generator an epoch: nothing of it has to be kept to go on from a checkpoint.
+        rng = np.random.default_rng([recipe.seed, 1 + self.outcome.epochs])
+        step, losses = self.outcome.epochs * self._steps, []
+        self.model.train()
+        for loss in self._losses(rng):
+            rate = min((step + 1) / 20, max(0.02, 1 - step / (self._steps * recipe.epochs)))
+            self._adam.param_groups[0]["lr"] = recipe.learning_rate * rate
+            self._adam.zero_grad()
+            loss.backward()
+            self._adam.step()
+            losses.append(float(loss.detach()))
+            if not np.isfinite(losses[-1]):
+                raise InputError(
+                    f"loss {losses[-1]} in step {step + 1}: training diverged at learning rate "
+                    f"{recipe.learning_rate}; choose a lower one"
+                )
+            step += 1
+        self.model.eval()
+        return float(np.mean(losses))
+
+    def _softmax(self, rng: np.random.Generator) -> Iterator[Tensor]:
+        recipe, model, train = self.recipe, self.model, self.split.train
+        count = min(recipe.candidates, model.n_items)
+        for users, rows, items in user_batches(train, recipe.batch, rng):
+            drawn = np.sort(rng.choice(model.n_items, count, replace=False))
+            yield sampled_softmax(
+                model, users, rows, items, drawn, recipe.temperature, recipe.user_power
+            )
+
+    def _bpr(self, negatives: NegativeSampler, rng: np.random.Generator) -> Iterator[Tensor]:
+        for users, items in pair_batches(self.split.train, self.recipe.batch, rng):
+            yield bpr(self.model, users, items, negatives.draw(users, rng))
+
+    def _validate(self, loss: float) -> str:
+        outcome, split = self.outcome, self.split
+        found = evaluate(self.model.scorer(), split.valid, split.train, users=self.checked_users)
+        best = max((point.ndcg for point in outcome.curve), default=-1.0)
+        outcome.curve.append(Point(outcome.epochs, outcome.seconds, loss, found.recall, found.ndcg))
+        if found.ndcg > best:
+            outcome.best_epoch = outcome.epochs
+            self._best = copy.deepcopy(self.model.state_dict())
+        return f"recall {found.recall:.4f} NDCG {found.ndcg:.4f}"
+
+    def _is_over(self) -> bool:
+        """Validation has not found anything better for ``patience`` times."""
+        curve = self.outcome.curve
+        since = sum(point.epoch > self.outcome.best_epoch for point in curve)
+        return bool(curve) and since >= self.recipe.patience
+
+    def save(self, path: str | Path) -> None:
+        """Write all that ``resume`` needs, in place of an older checkpoint."""
+        adam = {
+            f"{number}.{name}": value
+            for number, state in self._adam.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        outcome = asdict(self.outcome)
+        settings = {"recipe": asdict(self.recipe), "outcome": outcome, **self._shape()}
+        groups = {"model": self.model.state_dict(), "best": self._best, "adam": adam}
+        arrays = {
+            group: {
+                name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in tensors.items()
+            }
+            for group, tensors in groups.items()
+        }
+        save_artifact(path, KIND, settings, arrays)
+
+    def resume(self, path: str | Path) -> None:
+        """Take up the state of a checkpoint; ``fit`` then does what it would have gone on to do.
+
+        Raises:
+            InputError: no whole checkpoint there, or one of another model, recipe or data.
+        """
+        artifact = load_artifact(path, KIND)
+        found = {**artifact.settings["recipe"], **artifact.settings}
+        for name, value in {**asdict(self.recipe), **self._shape()}.items():
+            if found.get(name) != value:
+                raise InputError(
+                    f"{path}: checkpoint of {name} = {found.get(name)}, but {value} was asked for; "
+                    "resume with the settings and data it was made with, or start anew"
+                )
+        state = {
+            group: {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+            for group, tensors in artifact.tensors.items()
+        }
+        # Numbers were written as arrays of one entry.
+        for name, value in self.model.state_dict().items():
+            for group in ("model", "best"):
+                state[group][name] = state[group][name].reshape(value.shape)
+        self.model.load_state_dict(state["model"])
+        self._best = state["best"]
+        adam: dict[int, dict[str, Tensor]] = {}
+        for key, value in state["adam"].items():
+            number, name = key.split(".", 1)
+            adam.setdefault(int(number), {})[name] = value.reshape(()) if name == "step" else value
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": adam})
+        outcome = dict(artifact.settings["outcome"])
+        self.outcome = Outcome(**{**outcome, "curve": [Point(**p) for p in outcome["curve"]]})
+
+    def _shape(self) -> dict[str, Any]:
+        """What a checkpoint has to share with the run that takes it up."""
+        train, valid = self.split.train, self.split.valid
+        return {
+            "model": type(self.model).__name__,
+            "unit": self.model.unit,
+            "layers": getattr(self.model, "layers", 0),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "train_pairs": [int(train.nnz), int(train.indices.astype(np.int64).sum())],
+            "valid_pairs": [int(valid.nnz), int(valid.indices.astype(np.int64).sum())],
+        }

@@ -43,7 +43,7 @@ def training_rows(lab: Lab) -> Iterator[Row]:
     items = table(lab, n + lab.pick(10_000, 4), d)
     rest, held = items[:n].numpy(), torch.nn.functional.normalize(items[n:]).to(lab.device)
     goal = 0.0
-    for config in (
+    configs = (
         TrainConfig(latents=h, nonzeros=k, recipe="paper", batch=batch, steps=steps),
         TrainConfig(latents=h, nonzeros=k, recipe="autoencoder", batch=batch, steps=steps),
         TrainConfig(
@@ -51,7 +51,8 @@ def training_rows(lab: Lab) -> Iterator[Row]:
             steps=lab.pick(1000, 2),
         ),
         TrainConfig(latents=h, nonzeros=k, steps=lab.pick(40, 2), batch=lab.pick(16_384, 8)),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for config in lab.pick(configs, configs[::3]):
         curve: list[tuple[float, float]] = []
         started = time.perf_counter()
 

@@ -31,7 +31,7 @@ def test_4_gib_encode_in_less_than_2_gib(tmp_path):
     np.save(folder / "0.npy", rows)
     for number in range(1, 32):
         os.link(folder / "0.npy", folder / f"{number}.npy")
-    CompresSAE(1024, 256, 8).save_pretrained(tmp_path / "model")
+    CompresSAE(1024, 256, 3).save_pretrained(tmp_path / "model")
     arguments = ["encode", folder, "-m", tmp_path / "model", "-o", tmp_path / "codes"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True

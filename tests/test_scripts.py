@@ -122,6 +122,14 @@ def test_the_gpu_benchmark_runs_all_its_parts(tmp_path):
     assert "smoke run: times mean nothing" in page and "| scan | 600 rows, 1 queries |" in page
 
 
+def test_training_with_a_gpus_roundings_is_as_good():
+    done = run("train_rounded.py", "--steps", 30, "--latents", 256)
+    assert done.returncode == 0, done.stderr
+    cosines = dict(line.split() for line in done.stdout.splitlines())
+    assert float(cosines["bfloat16"]) == pytest.approx(float(cosines["float32"]), abs=0.005)
+    assert float(cosines["float32"]) > 0.5
+
+
 def test_the_gpu_benchmark_needs_a_gpu(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

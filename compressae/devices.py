@@ -2,13 +2,12 @@
 
 import re
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from compressae.kernels.backend import takes_tensors
+from compressae.kernels.backend import has_triton, takes_tensors
 from compressae.retrieval.errors import InputError
 
 
@@ -19,9 +18,8 @@ def pick_device(device: str) -> torch.device:
     Raises:
         InputError: another name, or "cuda" where torch finds none or Triton is missing.
     """
-    has_triton = find_spec("triton") is not None
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() and has_triton else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and has_triton() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise InputError(f"device {device!r}: expected auto, cpu, cuda or cuda:NUMBER")
     if device != "cpu" and not torch.cuda.is_available():
@@ -31,7 +29,7 @@ def pick_device(device: str) -> torch.device:
         raise InputError(
             f"device {device!r}: torch finds {count} GPUs here; expected 0 to {count - 1}"
         )
-    if device != "cpu" and not has_triton:
+    if device != "cpu" and not has_triton():
         raise InputError(
             f"device {device!r} without Triton, which runs kernels there; pip install triton "
             "(Linux), or choose cpu"

@@ -3,6 +3,7 @@
 Both touch only the nonzeros: O(n·k·d) where the dense product is O(n·h·d).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,39 +15,39 @@ from compressae.kernels import encode, topk
 from compressae.kernels.backend import uses_triton
 
 
+def _by_kernel(kernel: Callable[..., Any], *tensors: Tensor) -> Any:
+    """What a kernel makes of tensors of one device, without gradient: Triton's on a GPU, numba's on
+    arrays that share their memory."""
+    if uses_triton(tensors[0]):
+        with current(tensors[0].device):
+            return kernel(*(tensor.detach() for tensor in tensors))
+    found = kernel(*(tensor.detach().numpy() for tensor in tensors))
+    if isinstance(found, tuple):
+        return tuple(map(torch.from_numpy, found))
+    return torch.from_numpy(found)
+
+
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k entries of largest |x| of each row (n, h): ids (n, k) int32, signed values (n, k)."""
-    if uses_triton(x):
-        with current(x.device):
-            ids, values = topk.abs_topk(x.detach(), k)
+    if uses_triton(x) or x.dtype == torch.float32:
+        ids, values = _by_kernel(lambda x: topk.abs_topk(x, k), x)
         return ids, values
-    if x.dtype == torch.float32:
-        ids, values = topk.abs_topk(x.detach().numpy(), k)
-        return torch.from_numpy(ids), torch.from_numpy(values)
     places = x.abs().topk(k, dim=1).indices
     return places.int(), x.gather(1, places)
 
 
 def outer_sum(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
     """S.T @ rows (h, d), where S (n, h) holds values (n, k) at indices (n, k)."""
-    if uses_triton(rows):
-        with current(rows.device):
-            out: Tensor = sparse.outer_sum(indices, values.detach(), rows, h)
-        return out
-    return torch.from_numpy(
-        sparse.outer_sum(indices.numpy(), values.detach().numpy(), rows.numpy(), h)
-    )
+    out: Tensor = _by_kernel(lambda i, v, x: sparse.outer_sum(i, v, x, h), indices, values, rows)
+    return out
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(indices, values, weights)
-        if uses_triton(weights):
-            out: Tensor = sparse.decode(indices, values.detach(), weights.detach())
-            return out
-        w = weights.detach().numpy()
-        return torch.from_numpy(sparse.decode(indices.numpy(), values.detach().numpy(), w))
+        out: Tensor = _by_kernel(sparse.decode, indices, values, weights)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -62,19 +63,14 @@ class _Decode(torch.autograd.Function):
 
 def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     """S @ W (n, d): differentiable in values (n, k) and weights (h, d)."""
-    with current(weights.device):
-        out: Tensor = _Decode.apply(indices.contiguous(), values.contiguous(), weights)
+    out: Tensor = _Decode.apply(indices.contiguous(), values.contiguous(), weights)
     return out
 
 
 def project(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """(rows @ W.T) at indices (n, k), without gradient."""
-    if uses_triton(rows):
-        with current(rows.device):
-            out: Tensor = sparse.project(indices, rows, weights.detach())
-        return out
-    w = weights.detach().numpy()
-    return torch.from_numpy(sparse.project(indices.numpy(), rows.numpy(), w))
+    out: Tensor = _by_kernel(sparse.project, indices, rows, weights)
+    return out
 
 
 class _EncodeTopk(torch.autograd.Function):
@@ -83,7 +79,9 @@ class _EncodeTopk(torch.autograd.Function):
         ctx: Any, x: Tensor, weights: Tensor, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         if uses_triton(x):
-            indices, values = encode.encode(x.detach(), weights.detach(), bias.detach(), k)
+            indices, values = _by_kernel(
+                lambda x, w, b: encode.encode(x, w, b, k), x, weights, bias
+            )
         else:
             indices, values = abs_topk(torch.addmm(bias, x, weights.T), k)
         ctx.save_for_backward(x, weights, bias, indices)
@@ -110,6 +108,5 @@ def encode_topk(x: Tensor, weights: Tensor, bias: Tensor, k: int) -> tuple[Tenso
     One dense product forward; the backward pass touches the k chosen rows only. Equal, gradients
     included, to gathering ``x @ W.T + b`` at the ids.
     """
-    with current(x.device):
-        indices, values = _EncodeTopk.apply(x, weights, bias, k)
+    indices, values = _EncodeTopk.apply(x, weights, bias, k)
     return indices, values

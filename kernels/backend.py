@@ -69,13 +69,14 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
             "backend 'triton' with a tensor on the CPU; give tensor.to(\"cuda\"), or set "
             "TRITON_INTERPRET=1 before the start to run kernels in Triton's interpreter"
         )
-    if not _has_triton():
+    if not has_triton():
         raise ValueError(f"a tensor on {place} without Triton; pip install triton (Linux)")
     return True
 
 
 @lru_cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Triton is installed."""
     return find_spec("triton") is not None
 
 

@@ -24,13 +24,14 @@ import click
 import numpy as np
 import torch
 from recommenders.interactions import Split, bet_split, hold_out, read_split
-from recommenders.models import MF, NCF, DenseTable, LightGCN, Unit
+from recommenders.models import MF, NCF, LightGCN, Unit
 from recommenders.ranking import evaluate
 from recommenders.training import Outcome, Recipe, Run
 
 from compressae.evaluation.protocol import machine
 from compressae.progress import progress
 from compressae.retrieval.errors import InputError
+from compressae.tables import FullTable
 
 MODELS = ("lightgcn", "mf", "ncf")
 TOP = 20
@@ -99,7 +100,7 @@ def train(
 
     def stage(name: str, split: Split, stop_after: int | None = None) -> tuple[MF, Outcome]:
         torch.manual_seed(seed)
-        table = DenseTable(split.n_users + split.n_items, dim, std)
+        table = FullTable(split.n_users + split.n_items, dim, std=std)
         if model == "lightgcn":
             recommender: MF = LightGCN(table, split.train, unit, layers)
         else:

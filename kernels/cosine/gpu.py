@@ -10,26 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from compressae.kernels.decode import gpu as sparse
+from compressae.kernels.decode.gpu import decoded
 
 _TOGETHER = 4
 #: Widest rows that fit the registers; wider ones take a launch a step.
 _WIDEST = 2048
-
-
-@triton.jit
-def _decoded(
-    ids_ptr, values_ptr, weights_ptr, first, last, d, column,
-    together: tl.constexpr, columns: tl.constexpr,
-):  # fmt: skip
-    sums = tl.zeros([together, columns], tl.float32)
-    for start in range(first, last, together):
-        j = start + tl.arange(0, together)
-        latent = tl.load(ids_ptr + j, mask=j < last, other=0).to(tl.int64)
-        value = tl.load(values_ptr + j, mask=j < last, other=0.0)
-        inside = (j < last)[:, None] & (column < d)[None, :]
-        w = tl.load(weights_ptr + latent[:, None] * d + column[None, :], mask=inside, other=0.0)
-        sums += value[:, None] * w
-    return tl.sum(sums, 0)
 
 
 @triton.jit
@@ -67,8 +52,8 @@ def _cosine_gradients(
     values_ptr += row * w
     to_values_ptr += row * w
     x = tl.load(x_ptr + row * d + column, mask=column < d, other=0.0)
-    near = _decoded(ids_ptr, values_ptr, weights_ptr, 0, k, d, column, together, columns)
-    far = near + _decoded(ids_ptr, values_ptr, weights_ptr, k, w, d, column, together, columns)
+    near = decoded(ids_ptr, values_ptr, weights_ptr, 0, k, d, column, together, columns)
+    far = near + decoded(ids_ptr, values_ptr, weights_ptr, k, w, d, column, together, columns)
     cosine, gradient = _slope(x, near, factor)
     wide_cosine, wide_gradient = _slope(x, far, wide_factor)
     gradient += wide_gradient

@@ -21,21 +21,33 @@ _DENSE = 1 << 27
 
 
 @triton.jit
+def decoded(
+    ids_ptr, values_ptr, weights_ptr, first, last, d, column,
+    together: tl.constexpr, columns: tl.constexpr,
+):  # fmt: skip
+    """Columns of the reconstruction by nonzeros first…last of one row."""
+    sums = tl.zeros([together, columns], tl.float32)
+    for start in range(first, last, together):
+        j = start + tl.arange(0, together)
+        latent = tl.load(ids_ptr + j, mask=j < last, other=0).to(tl.int64)
+        value = tl.load(values_ptr + j, mask=j < last, other=0.0)
+        inside = (j < last)[:, None] & (column < d)[None, :]
+        w = tl.load(weights_ptr + latent[:, None] * d + column[None, :], mask=inside, other=0.0)
+        sums += value[:, None] * w
+    return tl.sum(sums, 0)
+
+
+@triton.jit
 def _decode(
     ids_ptr, values_ptr, weights_ptr, out_ptr, k, d, ids_stride, values_stride,
     together: tl.constexpr, columns: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * columns + tl.arange(0, columns)
-    sums = tl.zeros([together, columns], tl.float32)
-    for first in range(0, k, together):
-        j = first + tl.arange(0, together)
-        latent = tl.load(ids_ptr + row * ids_stride + j, mask=j < k, other=0).to(tl.int64)
-        value = tl.load(values_ptr + row * values_stride + j, mask=j < k, other=0.0)
-        inside = (j < k)[:, None] & (column < d)[None, :]
-        w = tl.load(weights_ptr + latent[:, None] * d + column[None, :], mask=inside, other=0.0)
-        sums += value[:, None] * w
-    tl.store(out_ptr + row * d + column, tl.sum(sums, 0), mask=column < d)
+    ids_ptr += row * ids_stride
+    values_ptr += row * values_stride
+    out = decoded(ids_ptr, values_ptr, weights_ptr, 0, k, d, column, together, columns)
+    tl.store(out_ptr + row * d + column, out, mask=column < d)
 
 
 @triton.jit

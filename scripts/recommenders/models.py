@@ -24,18 +24,6 @@ Unit = Literal["none", "users", "both"]
 _PAIRS = 1 << 15
 
 
-class DenseTable(nn.Embedding):
-    """A full table: every row has its own d entries, drawn from N(0, std²)."""
-
-    def __init__(self, n: int, d: int, std: float = 0.1) -> None:
-        super().__init__(n, d)
-        nn.init.normal_(self.weight, std=std)
-
-    def rows(self) -> Tensor:
-        """All rows (n, d), differentiable."""
-        return self.weight
-
-
 class MF(nn.Module):
     """Matrix factorisation: the score of a pair is the dot product of its rows.
 

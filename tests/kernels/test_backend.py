@@ -20,7 +20,7 @@ def test_auto_goes_by_where_the_data_lives(monkeypatch):
 
 
 def test_a_gpu_without_triton_is_refused(monkeypatch):
-    monkeypatch.setattr(backend, "_has_triton", lambda: False)
+    monkeypatch.setattr(backend, "has_triton", lambda: False)
     monkeypatch.setattr(backend, "interprets", lambda: True)
     with pytest.raises(ValueError, match="without Triton; pip install triton"):
         uses_triton(torch.zeros(3), "triton")

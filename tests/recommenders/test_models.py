@@ -1,5 +1,7 @@
 """Models, negatives and losses against their plain definitions."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,14 @@ import torch.nn.functional as F
 from recommender_data import blocks, write
 from recommenders.interactions import read_split
 from recommenders.losses import bpr, sampled_softmax
-from recommenders.models import MF, NCF, DenseTable, LightGCN
+from recommenders.models import MF, NCF, LightGCN
 from recommenders.propagation import normalised_adjacency, propagate
 from recommenders.sampling import NegativeSampler, pair_batches, user_batches
 from scipy.sparse import csr_array
 from torch import nn
 
 from compressae.retrieval.errors import InputError
+from compressae.tables import FullTable
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def each_model(train, table, unit):
     return [MF(table, train, unit), NCF(table, train, unit), LightGCN(table, train, unit)]
 
 
-@pytest.mark.parametrize("make", [DenseTable, Halves])
+@pytest.mark.parametrize("make", [partial(FullTable, std=0.1), Halves])
 @pytest.mark.parametrize("unit", ["none", "users", "both"])
 def test_blocks_pairs_and_scores_agree_and_reach_the_table(train, make, unit):
     torch.manual_seed(1)
@@ -109,7 +112,7 @@ def test_blocks_pairs_and_scores_agree_and_reach_the_table(train, make, unit):
 
 
 def test_ncf_in_many_blocks(train, monkeypatch):
-    model = NCF(DenseTable(200, 16, std=1), train)
+    model = NCF(FullTable(200, 16), train)
     rows = model.final()
     whole = model.block(rows[:120], rows[120:])
     monkeypatch.setattr("recommenders.models._PAIRS", 7 * 80)
@@ -118,9 +121,9 @@ def test_ncf_in_many_blocks(train, monkeypatch):
 
 def test_tables_of_another_shape_are_refused(train):
     with pytest.raises(InputError, match="expected 200 rows: 120 users, then 80 items"):
-        LightGCN(DenseTable(199, 8), train)
+        LightGCN(FullTable(199, 8, std=0.1), train)
     with pytest.raises(InputError, match="d = 10; expected a multiple of 4"):
-        NCF(DenseTable(200, 10), train)
+        NCF(FullTable(200, 10, std=0.1), train)
 
 
 def test_negatives_are_never_positives_and_all_others_alike():
@@ -160,7 +163,7 @@ def test_batches_hold_each_pair_once(train, size):
 
 
 def test_bpr_is_its_formula(train):
-    model = MF(DenseTable(200, 8, std=1), train)
+    model = MF(FullTable(200, 8), train)
     users, liked, other = np.array([3, 3, 7]), np.array([1, 2, 79]), np.array([0, 5, 5])
     rows = model.final().double().numpy()
     gaps = (rows[users] * (rows[120 + liked] - rows[120 + other])).sum(1)
@@ -171,7 +174,7 @@ def test_bpr_is_its_formula(train):
 
 @pytest.mark.parametrize("power", [0, 0.5, 1])
 def test_sampled_softmax_is_its_formula(train, power):
-    model = MF(DenseTable(200, 8, std=1), train, unit="both")
+    model = MF(FullTable(200, 8), train, unit="both")
     users, rows, liked = np.array([3, 9]), np.array([0, 0, 0, 1]), np.array([1, 2, 79, 4])
     candidates = np.array([0, 10, 20, 30, 79])
     unit = F.normalize(model.table.weight.detach().double(), dim=1).numpy()

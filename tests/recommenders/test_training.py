@@ -9,12 +9,13 @@ import torch
 from click.testing import CliRunner
 from recommender_data import blocks, write
 from recommenders.interactions import hold_out, read_split
-from recommenders.models import MF, NCF, DenseTable, LightGCN
+from recommenders.models import MF, NCF, LightGCN
 from recommenders.ranking import evaluate
 from recommenders.training import Recipe, Run
 from train_gowalla import main
 
 from compressae.retrieval.errors import InputError
+from compressae.tables import FullTable
 
 SMALL = Recipe(epochs=30, batch=256, candidates=64, check_every=5, learning_rate=0.02)
 
@@ -36,7 +37,7 @@ def split(tmp_path):
 def started(kind, split, recipe, unit="users", seed=0):
     recipe = replace(recipe, decay=0.0) if recipe.loss == "bpr" else recipe
     torch.manual_seed(seed)
-    return Run(kind(DenseTable(200, 16), split.train, unit), split, recipe)
+    return Run(kind(FullTable(200, 16, std=0.1), split.train, unit), split, recipe)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
@@ -150,7 +151,7 @@ def test_the_script_writes_what_it_says(tmp_path):
     assert metrics["recall20"] == pytest.approx(found.recall, abs=1e-3)
     assert metrics["ndcg20"] == pytest.approx(found.ndcg, abs=1e-3)
     assert f"Recall@20 {metrics['recall20']:.4f}" in done.stdout
-    rebuilt = LightGCN(DenseTable(200, 16), split.train, unit="users")
+    rebuilt = LightGCN(FullTable(200, 16, std=0.1), split.train, unit="users")
     rebuilt.table.weight.data = torch.from_numpy(table)
     np.testing.assert_allclose(rebuilt.final().numpy(), final, atol=1e-6)
     curve = json.loads((tmp_path / "out" / "curve.json").read_text())

@@ -20,8 +20,11 @@ on a processor: that checks the script, and its times mean nothing.
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+if find_spec("triton") is None:
+    sys.exit("Error: Triton is not installed; pip install triton (Linux)")
 if "--smoke" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -66,7 +69,10 @@ def main(output: Path, parts: str, smoke: bool) -> None:
     lab = Lab("cpu" if smoke else "cuda", smoke)
     failed: list[str] = []
     rows: list[Row] = []
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
     with use("triton") if smoke else contextlib.nullcontext():
         ceilings = measure_ceilings(lab)
         for part in parts.split(","):

@@ -67,7 +67,7 @@ TOP = 20
 def main(data: Path, output: Path, resume: bool, **options: Any) -> None:
     try:
         train(data, output, resume, **options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 

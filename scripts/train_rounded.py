@@ -48,8 +48,8 @@ def rounded(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
 
 
 @click.command()
-@click.option("--latents", default=2048, show_default=True)
-@click.option("--steps", default=600, show_default=True)
+@click.option("--latents", type=click.IntRange(32), default=2048, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=600, show_default=True)
 def main(latents: int, steps: int) -> None:
     """Train twice and print both cosines."""
     settings: dict[str, Any] = dict(latents=latents, nonzeros=32, steps=steps, batch=1024)

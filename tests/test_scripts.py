@@ -137,3 +137,14 @@ def test_the_gpu_benchmark_needs_a_gpu(tmp_path):
     assert done.returncode == 1 and "torch finds no GPU here" in done.stderr
     assert run("bench_gpu.py", tmp_path / "out", "--smoke", "--parts", "x").returncode == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_the_gpu_scripts_need_a_folder_that_they_may_write(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    done = run("bench_gpu.py", tmp_path / "file" / "out", "--smoke")
+    assert done.returncode == 1 and done.stderr.startswith("Error: [Errno"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for folder, status in (([], 2), ([tmp_path / "file"], 1)):
+        done = subprocess.run(["bash", SCRIPTS / "gpu", *folder], capture_output=True, text=True)
+        assert done.returncode == status and len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "kept"

@@ -8,10 +8,12 @@ from compressae.kernels.packed import Layout, pack
 from compressae.kernels.packed import reference as packing
 from compressae.kernels.pursuit import pursue
 from compressae.kernels.pursuit import reference as pursuit
-from compressae.kernels.quantize import gpu, quantize_on_support, quantize_rows
+from compressae.kernels.quantize import quantize_on_support, quantize_rows
 from compressae.kernels.quantize import reference as quantizing
 from compressae.kernels.refit import explained, refit
 from compressae.kernels.refit import reference as fitting
+
+gpu = pytest.importorskip("compressae.kernels.quantize.gpu", reason="needs triton (Linux)")
 
 
 def unit(shape, seed=0):

@@ -177,4 +177,6 @@ def test_the_script_under_bets_protocol(tmp_path):
     assert "bet split" in done.stdout and not (tmp_path / "out" / "refit").exists()
     missing = script(tmp_path / "none.npz", "-o", tmp_path / "other")
     assert missing.exit_code == 1 and "no such file" in missing.stderr
+    unwritable = script(data, "-o", data / "out")
+    assert unwritable.exit_code == 1 and unwritable.stderr.startswith("Error: [Errno")
     assert not (tmp_path / "other").exists()

@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 
+from compressae import CompresSAE
 from compressae.tables import (
     BudgetedTable,
+    CodedTable,
     CompositionalTable,
     FullTable,
     HashedTable,
@@ -29,6 +31,14 @@ def _mask(n):
     return torch.rand(n, D, generator=torch.Generator().manual_seed(1)) < 0.4
 
 
+def _coded(n, ragged, padding_idx=None, device=None, dtype=None):
+    rows = np.random.default_rng(2).normal(size=(N, D))[-n:].astype(np.float32)
+    model = CompresSAE(D, latents=12, nonzeros=3)
+    sizes = {"budget": 6 * n + 12} if ragged else {}
+    codes = model.compress(rows, values="int4", **sizes)
+    return CodedTable(codes, torch.randn(12, D), padding_idx, device, dtype)
+
+
 KINDS = {
     "full": lambda n=N, **s: FullTable(n, D, **s),
     "hashed": lambda n=N, **s: HashedTable(n, D, rows=min(n, 7), **s),
@@ -47,6 +57,8 @@ KINDS = {
     "path-3": lambda n=N, **s: PathTable(n, D, Partitions("mixed-radix", (6, 2, 2)), hidden=3, **s),
     "budgeted": lambda n=N, **s: BudgetedTable(WIDTHS[-n:], D, **s),
     "pruned": lambda n=N, **s: PrunedTable(_mask(n), **s),
+    "coded": lambda n=N, **s: _coded(n, False, **s),
+    "coded-ragged": lambda n=N, **s: _coded(n, True, **s),
     "int8": lambda n=N, **s: QuantizedTable(n, D, 8, **s),
     "int4": lambda n=N, **s: QuantizedTable(n, D, 4, **s),
 }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from compressae.tables.base import Table
     from compressae.tables.budgeted import BudgetedTable
     from compressae.tables.budgets import power_widths, uniform_widths, widths_of_shares
+    from compressae.tables.coded import CodedTable
     from compressae.tables.compositional import CompositionalTable
     from compressae.tables.full import FullTable
     from compressae.tables.hashed import HashedTable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BudgetedTable": "budgeted",
+    "CodedTable": "coded",
     "CompositionalTable": "compositional",
     "FullTable": "full",
     "HashedTable": "hashed",
@@ -40,6 +42,7 @@ _HOME = {
 
 __all__ = [
     "BudgetedTable",
+    "CodedTable",
     "CompositionalTable",
     "FullTable",
     "HashedTable",

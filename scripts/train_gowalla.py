@@ -24,7 +24,7 @@ import click
 import numpy as np
 import torch
 from recommenders.interactions import Split, bet_split, hold_out, read_split
-from recommenders.models import MF, NCF, LightGCN, Unit
+from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
 from recommenders.training import Outcome, Recipe, Run
 
@@ -33,7 +33,6 @@ from compressae.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
-MODELS = ("lightgcn", "mf", "ncf")
 TOP = 20
 
 
@@ -101,11 +100,7 @@ def train(
     def stage(name: str, split: Split, stop_after: int | None = None) -> tuple[MF, Outcome]:
         torch.manual_seed(seed)
         table = FullTable(split.n_users + split.n_items, dim, std=std)
-        if model == "lightgcn":
-            recommender: MF = LightGCN(table, split.train, unit, layers)
-        else:
-            recommender = (NCF if model == "ncf" else MF)(table, split.train, unit)
-        run = Run(recommender, split, recipe)
+        run = Run(recommender(model, table, split.train, unit, layers), split, recipe)
         if resume and (output / name).exists():
             run.resume(output / name)
         with progress(name) as report:

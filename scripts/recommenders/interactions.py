@@ -90,6 +90,24 @@ def bet_split(split: Split, seed: int) -> Split:
     return Split(*(_some(pairs, chosen) for chosen in parts))
 
 
+def subset(split: Split, n_users: int, n_items: int) -> Split:
+    """So many users and items at most, those of the most training pairs, numbered anew.
+
+    Users that are left without a training pair are left out.
+    """
+
+    def most(counts: np.ndarray, wanted: int) -> np.ndarray:
+        return np.sort(np.argsort(-counts, kind="stable")[:wanted])
+
+    items = most(np.bincount(split.train.indices, minlength=split.n_items), n_items)
+    users = most(np.diff(split.train[:, items].indptr), n_users)
+    parts = [csr_array(x[users][:, items]) for x in (split.train, split.valid, split.test)]
+    kept = np.diff(parts[0].indptr) > 0
+    for part in (parts := [csr_array(part[kept]) for part in parts]):
+        part.sort_indices()
+    return Split(*parts)
+
+
 def _shuffled_ranks(pairs: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """For each stored pair, its place in a random order of its user's, and that user's count."""
     counts = np.diff(pairs.indptr)

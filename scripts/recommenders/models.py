@@ -20,6 +20,8 @@ from recommenders.propagation import normalised_adjacency, propagate
 Lookup = Callable[[Tensor], Tensor]
 #: Which rows are scaled to length 1.
 Unit = Literal["none", "users", "both"]
+#: Names of what ``recommender`` makes.
+MODELS = ("lightgcn", "mf", "ncf")
 #: Scores of NCF's pairs are computed in blocks of about this many pairs, which a cache holds.
 _PAIRS = 1 << 15
 
@@ -147,3 +149,12 @@ class NCF(MF):
             for part in of_users.split(size)
         ]
         return gmf + torch.cat(mlp)
+
+
+def recommender(
+    model: str, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
+) -> MF:
+    """A recommender by its name, one of ``MODELS``; ``layers`` is of LightGCN alone."""
+    if model == "lightgcn":
+        return LightGCN(table, train, unit, layers)
+    return (NCF if model == "ncf" else MF)(table, train, unit)

@@ -1,0 +1,135 @@
+"""Trained rows quantised by faiss, as tables of codes, codebooks and rotation."""
+
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressae.tables import Table
+
+#: Entries of a codebook, so that a code is one byte.
+ENTRIES = 256
+
+
+def owners(width: int, m: int) -> np.ndarray:
+    """(width,) the subspace of each dimension: m of them, as even as can be, the wider ones first.
+
+    faiss wants subspaces of equal width; the narrower ones get a dimension of zeros when it trains,
+    whose centroids are zero and are not stored. So m need not divide the dimensions.
+    """
+    return np.sort(np.arange(width) % m)
+
+
+class ProductTable(Table):
+    """Row i is ``codebook[codes[i, owner[c]], c]`` over columns c, turned back by ``rotation``.
+
+    Product quantisation (Jégou et al., TPAMI 2011), with a rotation OPQ (Ge et al., CVPR 2013).
+
+    Args:
+        codes: (n, m) uint8.
+        codebook: (256, w) float32, the centroids of all subspaces side by side, as in ``owners``.
+        rotation: (w, d) float32 with orthonormal columns, w ≥ d; None for none, and w = d.
+    """
+
+    codes: Tensor
+    codebook: Tensor
+    rotation: Tensor | None
+
+    def __init__(self, codes: Tensor, codebook: Tensor, rotation: Tensor | None = None) -> None:
+        width = codebook.shape[1]
+        super().__init__(len(codes), width if rotation is None else rotation.shape[1])
+        self.register_buffer("codes", codes)
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("rotation", rotation)
+        self._owners = torch.from_numpy(owners(width, codes.shape[1]))
+
+    @staticmethod
+    def bytes_of(n: int, d: int, m: int, rotated: bool) -> int:
+        """``nbytes`` of n rows of d dimensions in m bytes each."""
+        width = m * -(-d // m) if rotated else d
+        return n * m + 4 * ENTRIES * width + (4 * width * d if rotated else 0)
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, m: int, rotated: bool, seed: int = 0) -> "ProductTable":
+        """Quantise rows (n, d) float32, n ≥ 256, to m bytes each, 1 ≤ m ≤ d; all rows train.
+
+        With a rotation d may grow to the next multiple of m.
+        """
+        n, d = rows.shape
+        step = -(-d // m)
+        rotation = None
+        if rotated:
+            turn = faiss.OPQMatrix(d, m, m * step)
+            turn.max_train_points = n
+            inner = _quiet(faiss.ProductQuantizer(m * step, m, 8), n, seed)
+            turn.pq = inner
+            turn.train(rows)
+            rotation = faiss.vector_to_array(turn.A).reshape(m * step, d)
+            rows = rows @ rotation.T
+        owner = owners(rows.shape[1], m)
+        inside = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        spread = np.zeros((n, m, step), np.float32)
+        spread[:, owner, inside] = rows
+        quantizer = _quiet(faiss.ProductQuantizer(m * step, m, 8), n, seed)
+        quantizer.train(spread.reshape(n, -1))
+        centroids = faiss.vector_to_array(quantizer.centroids).reshape(m, ENTRIES, step)
+        codes = torch.from_numpy(quantizer.compute_codes(spread.reshape(n, -1)))
+        codebook = torch.from_numpy(np.ascontiguousarray(centroids[owner, :, inside].T))
+        return cls(codes, codebook, None if rotation is None else torch.from_numpy(rotation.copy()))
+
+    def _lookup(self, ids: Tensor) -> Tensor:
+        columns = torch.arange(self.codebook.shape[1])
+        rows = self.codebook[self.codes[ids].long()[:, self._owners], columns]
+        return rows if self.rotation is None else rows @ self.rotation
+
+
+class ResidualTable(Table):
+    """Row i is the sum of ``codebooks[j, codes[i, j]]`` over stages j.
+
+    Residual quantisation with a beam of 5 (Chen et al., Sensors 2010).
+
+    Args:
+        codes: (n, m) uint8.
+        codebooks: (m, 256, d) float32.
+    """
+
+    codes: Tensor
+    codebooks: Tensor
+
+    def __init__(self, codes: Tensor, codebooks: Tensor) -> None:
+        super().__init__(len(codes), codebooks.shape[2])
+        self.register_buffer("codes", codes)
+        self.register_buffer("codebooks", codebooks)
+
+    @staticmethod
+    def bytes_of(n: int, d: int, m: int) -> int:
+        """``nbytes`` of n rows of d dimensions in m bytes each."""
+        return m * (n + 4 * ENTRIES * d)
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, m: int, seed: int = 0) -> "ResidualTable":
+        """Quantise rows (n, d) float32, n ≥ 256, by m ≥ 1 stages; all rows train."""
+        d = rows.shape[1]
+        quantizer = _quiet(faiss.ResidualQuantizer(d, m, 8), len(rows), seed)
+        quantizer.train_type = faiss.ResidualQuantizer.Train_default
+        quantizer.use_beam_LUT = 1
+        quantizer.train(rows)
+        codes = torch.from_numpy(quantizer.compute_codes(rows))
+        codebooks = faiss.vector_to_array(quantizer.codebooks).reshape(m, ENTRIES, d)
+        return cls(codes, torch.from_numpy(codebooks.copy()))
+
+    def _lookup(self, ids: Tensor) -> Tensor:
+        codes = self.codes[ids].long()
+        rows = self.codebooks[0, codes[:, 0]]
+        for j in range(1, len(self.codebooks)):
+            rows = rows + self.codebooks[j, codes[:, j]]
+        return rows
+
+
+def _quiet(quantizer: Any, n: int, seed: int) -> Any:
+    """A quantiser that trains on all of n rows, however few, without warnings."""
+    quantizer.cp.seed = seed + 1
+    quantizer.cp.min_points_per_centroid, quantizer.cp.max_points_per_centroid = 1, n
+    return quantizer

@@ -1,0 +1,212 @@
+"""The methods of the Gowalla table: each makes a table of at most so many bytes, and trains it.
+
+To add one, put a line into ``METHODS``; nothing else has to know of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from compressae.retrieval.errors import InputError
+from compressae.tables import (
+    CompositionalTable,
+    FullTable,
+    HashedTable,
+    PrunedTable,
+    QuantizedTable,
+    Table,
+)
+from recommenders.codebooks import ENTRIES, ProductTable, ResidualTable
+from recommenders.joined import JoinedTable
+from recommenders.workbench import DoesNotFit, Workbench
+
+#: A workbench and a budget in bytes → a table as it is stored, trained.
+Function = Callable[[Workbench, int], Table]
+#: Of the recipe's learning rate, for rows that were trained and are rounded.
+TUNE_RATE = 0.3
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: on the command line and in file names.
+        label: in the report.
+        function: raises ``DoesNotFit`` where the budget is too small.
+        note: what a reader of the report should know.
+        changes: fields of the recipe that are otherwise for it.
+        counts: what has to stay within the budget: all bytes, or, as BET counts, four bytes for
+            each number and nothing for where it is.
+    """
+
+    name: str
+    label: str
+    function: Function
+    note: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
+    counts: Literal["bytes", "numbers"] = "bytes"
+
+
+def dense(bench: Workbench, budget: int) -> Table:
+    """The full table that all budgets are a share of."""
+    table = FullTable.from_dense(bench.dense_rows())
+    bench.trainings.append(bench.dense_training)
+    bench.seconds = bench.dense_seconds
+    return table
+
+
+def uniform(bench: Workbench, budget: int) -> Table:
+    """A full table of fewer dimensions."""
+    table = bench.full(bench.widest(min(budget // (4 * bench.n), bench.dim)))
+    bench.train(table)
+    return table
+
+
+def hashing(bench: Workbench, budget: int) -> Table:
+    """Row i mod m for users and items apart, m in proportion to their numbers."""
+    parts = []
+    for n, share in _sides(bench, budget):
+        rows = min(n, share // (4 * bench.dim))
+        if rows < 1:
+            raise DoesNotFit(f"{share} bytes; one row of {bench.dim} numbers has {4 * bench.dim}")
+        parts.append(HashedTable(n, bench.dim, rows, std=bench.setting.std))
+    bench.note(rows=[len(part.weight) for part in parts])
+    table = JoinedTable(*parts)
+    bench.train(table)
+    return table
+
+
+def quotient_remainder(
+    bench: Workbench, budget: int, combine: Literal["concat", "add", "product"]
+) -> Table:
+    """Users and items apart, remainders as many as the budget allows (arXiv 1909.02107)."""
+    parts = []
+    for n, share in _sides(bench, budget):
+        try:
+            part = CompositionalTable.within(
+                n, bench.dim, share // 4, combine=combine, std=bench.setting.std
+            )
+        except InputError as error:
+            raise DoesNotFit(str(error)) from error
+        parts.append(part)
+    bench.note(classes=[list(part.partitioner.sizes) for part in parts])
+    table = JoinedTable(*parts)
+    bench.train(table)
+    return table
+
+
+def pruned(bench: Workbench, budget: int) -> Table:
+    """The largest entries of the dense rows, then all epochs again (after arXiv 2406.17335).
+
+    Entries count in relation to the length of their row, and each row keeps half of its even share.
+    Where scores are dot products the rows are turned to their principal axes before, which changes
+    no score and is not stored: magnitudes then tell what matters. Without these three, validation
+    found a fifth of the recall.
+    """
+    # Four bytes a value, one or two for its column, four for the start of each row and the end.
+    entry = 5 if bench.dim <= 256 else 6
+    entries = min((budget - 4 * (bench.n + 1)) // entry, bench.n * bench.dim)
+    if entries < bench.n:
+        raise DoesNotFit(f"{max(entries, 0)} entries for {bench.n} rows")
+    rows = torch.from_numpy(bench.dense_rows())
+    if bench.setting.model != "ncf":
+        rows = rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)
+    lengths = rows.norm(dim=1).clamp(min=1e-12)
+    floor = max(1, entries // bench.n // 2)
+    table = PrunedTable.from_dense(rows / lengths[:, None], entries, floor)
+    with torch.no_grad():
+        table.values.mul_(lengths.repeat_interleave(table.starts.diff()))
+    bench.note(entries=entries, floor=floor)
+    bench.train(table, cold=False)
+    return table
+
+
+def product(bench: Workbench, budget: int, rotated: bool) -> Table:
+    """The dense rows by PQ, or after a learned rotation (OPQ), in as many bytes a row as fit."""
+    m = _most(lambda m: ProductTable.bytes_of(bench.n, bench.dim, m, rotated), bench, budget)
+    rows = bench.dense_rows()
+    with bench.timed():
+        table = ProductTable.fit(rows, m, rotated, bench.seed)
+    bench.note(m=m)
+    return table
+
+
+def residual(bench: Workbench, budget: int) -> Table:
+    """The dense rows by residual quantisation, in as many stages as fit."""
+    m = _most(lambda m: ResidualTable.bytes_of(bench.n, bench.dim, m), bench, budget)
+    rows = bench.dense_rows()
+    with bench.timed():
+        table = ResidualTable.fit(rows, m, bench.seed)
+    bench.note(m=m)
+    return table
+
+
+def integers(bench: Workbench, budget: int, bits: int) -> Table:
+    """int8 or int4 with a float16 scale a row, of the most dimensions that fit (the dense table's
+    at most): trained in float32 first, then tuned through the rounding, and exported."""
+    d = bench.widest(min((budget // bench.n - 2) * 8 // bits, bench.dim))
+    if d < bench.dim:
+        start = bench.full(d)
+        bench.train(start)
+        rows: Any = start
+    else:
+        rows = bench.dense_rows()
+    table = QuantizedTable.from_dense(rows, bits, scale_dtype=torch.float16)
+    _tune(bench, table)
+    return table.export()
+
+
+def _tune(bench: Workbench, table: Table) -> None:
+    """Train on from trained rows: a quarter of the recipe's epochs."""
+    epochs = -(-bench.recipe.epochs // 4)
+    bench.train(
+        table,
+        "tune",
+        cold=False,
+        epochs=epochs,
+        learning_rate=bench.recipe.learning_rate * TUNE_RATE,
+        check_every=1,
+    )
+
+
+def _sides(bench: Workbench, budget: int) -> list[tuple[int, int]]:
+    """Rows of users and of items, each with its share of the budget, in proportion to rows."""
+    share = budget * bench.n_users // bench.n
+    return [(bench.n_users, share), (bench.n - bench.n_users, budget - share)]
+
+
+def _most(bytes_of: Callable[[int], int], bench: Workbench, budget: int) -> int:
+    """The most codes a row, one a dimension at most, of which all bytes are within the budget."""
+    if bench.n < ENTRIES:
+        raise DoesNotFit(f"{bench.n} rows; codebooks of {ENTRIES} entries want as many to learn")
+    fitting = [m for m in range(1, bench.dim + 1) if bytes_of(m) <= budget]
+    if not fitting:
+        raise DoesNotFit(f"codes of one byte and their codebooks have {bytes_of(1)} bytes")
+    return max(fitting)
+
+
+_PRUNED = "of the dense rows on principal axes; columns counted; all epochs twice"
+_QR = "users and items apart, as many remainders as fit"
+_CODED = "of the trained dense rows; codebooks counted"
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("dense", "dense", dense),
+        Method("uniform", "uniform, fewer dimensions", uniform),
+        Method("hashing", "hashing", hashing, "users and items apart"),
+        Method("qr-product", "QR, product", partial(quotient_remainder, combine="product"), _QR),
+        Method("qr-add", "QR, add", partial(quotient_remainder, combine="add"), _QR),
+        Method("qr-concat", "QR, concat", partial(quotient_remainder, combine="concat"), _QR),
+        Method("pruned", "magnitude pruning", pruned, _PRUNED),
+        Method("pq", "PQ", partial(product, rotated=False), _CODED),
+        Method("opq", "OPQ", partial(product, rotated=True), f"{_CODED}, and the rotation"),
+        Method("rq", "RQ", residual, _CODED),
+        Method("int8", "int8", partial(integers, bits=8), "fewer dimensions; tuned"),
+        Method("int4", "int4", partial(integers, bits=4), "fewer dimensions; tuned"),
+    )
+}

@@ -1,0 +1,50 @@
+"""Planted interactions, small enough for a run of seconds."""
+
+import numpy as np
+
+
+def blocks(
+    users: int = 120,
+    items: int = 80,
+    groups: int = 4,
+    each: int = 8,
+    noise: int = 2,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Arrays of a file of pairs: users like items of their own group, and some of any.
+
+    Two items of each group are in far more pairs, so that there is a popularity to beat.
+
+    Args:
+        groups: user u and item i are of groups u and i modulo this.
+        each: training pairs of a user in its own group; three more are its test pairs.
+        noise: training pairs of a user with any other items.
+    """
+    rng = np.random.default_rng(seed)
+    train, test = [], []
+    for user in range(users):
+        own = np.arange(user % groups, items, groups)
+        weights = np.where(np.arange(len(own)) < 2, 4.0, 1.0)
+        liked = rng.choice(own, each + 3, replace=False, p=weights / weights.sum())
+        odd = rng.choice(np.setdiff1d(np.arange(items), own), noise, replace=False)
+        train += [(user, item) for item in [*liked[:each], *odd]]
+        test += [(user, item) for item in liked[each:]]
+    (train_user, train_item), (test_user, test_item) = np.array(train).T, np.array(test).T
+    return {
+        "n_users": np.array(users),
+        "n_items": np.array(items),
+        "train_user": train_user.astype(np.int32),
+        "train_item": train_item.astype(np.int32),
+        "test_user": test_user.astype(np.int32),
+        "test_item": test_item.astype(np.int32),
+    }
+
+
+def shuffled(arrays: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
+    """The same pairs, users and items numbered at random: ids tell nothing of groups."""
+    rng = np.random.default_rng(seed)
+    names = {side: rng.permutation(int(arrays[f"n_{side}s"])) for side in ("user", "item")}
+    return {
+        name: array if name.startswith("n_") else names[name[-4:]][array].astype(np.int32)
+        for name, array in arrays.items()
+    }

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Train and judge every kind of compressed table on Gowalla, at equal bytes.
+
+DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUT gets
+
+  cells/*.json   one a protocol, model, method, budget and seed; what is there is not made again
+  dense/         the trained dense tables, one a protocol, model and seed
+  gowalla.md     the table: Recall@20 / NDCG@20, bytes a row, seconds
+  gowalla.json   all cells
+  gowalla.png    Recall@20 over bytes a row
+
+The same command goes on where it stopped. All methods have the same epochs; what they have
+otherwise stands in recommenders/methods.py. A budget is a share of the dense table's bytes, and
+everything that a table stores is counted. The test pairs are looked at once for each cell; with
+--no-test validation pairs judge instead.
+
+With --smoke all of it takes a minute at most, on the most active users and items of DATA, or on
+planted pairs where there is no DATA; figures of it mean nothing.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from recommenders.cells import Cell, Store, write
+from recommenders.interactions import Split, read_split, subset
+from recommenders.methods import METHODS
+from recommenders.models import MODELS
+from recommenders.report import dense_line, draw, groups, markdown, rows
+from recommenders.synthetic import blocks, shuffled
+from recommenders.training import Recipe
+from recommenders.workbench import Setting
+
+from compressae.retrieval.errors import InputError
+
+DIMS = {"lightgcn": 64, "bet": 128}
+#: What --smoke has where nothing else is said.
+SMOKE: dict[str, Any] = dict(batch=4096, candidates=256, check_every=2, learning_rate=0.02)
+SMOKE_DIM, SMOKE_EPOCHS, SMOKE_USERS, SMOKE_ITEMS = 32, 8, 900, 600
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.argument("data", type=click.Path(path_type=Path), required=False)
+@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path))
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(list(DIMS)),
+              help="Default: both.")  # fmt: skip
+@click.option("--method", "names", multiple=True, help="Default: all. See recommenders/methods.py.")
+@click.option("--removed", multiple=True, default=(80, 90, 95), help="Per cent of the bytes.",
+              type=click.FloatRange(0, 100, min_open=True, max_open=True))  # fmt: skip
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,))
+@click.option("--model", type=click.Choice(MODELS), default="lightgcn")
+@click.option("--dim", type=click.IntRange(1), help="Default: 64 for lightgcn, 128 for bet.")
+@click.option("--epochs", type=int, help=f"Default: {Recipe.epochs}.")
+@click.option("--test/--no-test", default=True, help="Without: validation pairs judge.")
+@click.option("--smoke", is_flag=True, help="Little data, few epochs: does it run?")
+@click.option("--report-only", is_flag=True, help="Make the report of the cells that are there.")
+def main(data: Path | None, out: Path, report_only: bool, **options: Any) -> None:
+    try:
+        failed = [] if report_only else run(data, out, **options)
+        report(out)
+    except (InputError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} cells failed; the same command tries them again\n" + "\n".join(failed)
+        )
+
+
+def run(
+    data: Path | None,
+    out: Path,
+    protocols: tuple[str, ...],
+    names: tuple[str, ...],
+    removed: tuple[float, ...],
+    seeds: tuple[int, ...],
+    model: str,
+    dim: int | None,
+    epochs: int | None,
+    test: bool,
+    smoke: bool,
+) -> list[str]:
+    """Make the cells that are not there yet; gives a line for each that failed."""
+    if unknown := [name for name in names if name not in METHODS]:
+        raise InputError(f"method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
+    whole = _read(data, out, smoke)
+    # NCF's scores are no dot products: a block of them costs two layers for each pair.
+    recipe = Recipe("bpr", decay=0.0) if model == "ncf" else Recipe()
+    if smoke:
+        recipe = replace(recipe, **SMOKE)
+        epochs, dim = epochs or SMOKE_EPOCHS, dim or SMOKE_DIM
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+    store, cells = Store(out), []
+    for protocol in protocols or DIMS:
+        setting = Setting(protocol, model, dim or DIMS[protocol], recipe, test)
+        store.check(setting, whole)
+        for seed in seeds:
+            for name in names or METHODS:
+                for share in (0.0,) if name == "dense" else removed:
+                    cells.append(Cell(setting, seed, METHODS[name], share))
+    failed = []
+    waiting = [cell for cell in cells if not store.done(cell)]
+    for cell in waiting:
+        record = store.make(cell, whole)
+        if record["failed"]:
+            failed.append(f"{cell.name}: {record['failed']}")
+    return failed
+
+
+def report(out: Path) -> None:
+    """Write the report of all cells of a folder, and show its tables.
+
+    Raises:
+        InputError: there is no cell.
+    """
+    records = Store(out).records() if out.is_dir() else []
+    if not records:
+        raise InputError(
+            f"{out}: holds no cells; expected the output of a run without --report-only"
+        )
+    write(out / "gowalla.md", markdown(records))
+    write(out / "gowalla.json", json.dumps(records, indent=1) + "\n")
+    if not draw(records, out / "gowalla.png"):
+        click.echo("no picture: pip install matplotlib", err=True)
+    _show(records)
+
+
+def _show(records: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if Console().is_terminal else 200)
+    for protocol, model, found in groups(records):
+        header, lines = rows(found)
+        title = f"{model}, protocol {protocol}: Recall@20 / NDCG@20"
+        table = Table(*header, title=title, caption=dense_line(found))
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+
+
+def _read(data: Path | None, out: Path, smoke: bool) -> Split:
+    if not smoke:
+        if data is None:
+            raise InputError("no DATA; expected an .npz of pairs, or --smoke")
+        return read_split(data)
+    if data is not None and data.exists():
+        return subset(read_split(data), SMOKE_USERS, SMOKE_ITEMS)
+    click.echo("no DATA: planted pairs", err=True)
+    Store(out)
+    pairs = shuffled(blocks(SMOKE_USERS, SMOKE_ITEMS, groups=10, each=12))
+    np.savez(out / "planted.npz", **pairs)  # type: ignore[arg-type]
+    return read_split(out / "planted.npz")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The methods of the Gowalla table: bytes at any budget, and where they do not fit."""
+
+import numpy as np
+import pytest
+import torch
+from recommender_data import blocks, write
+from recommenders.codebooks import ProductTable, ResidualTable
+from recommenders.interactions import read_split, subset
+from recommenders.methods import METHODS
+from recommenders.training import Recipe
+from recommenders.workbench import DoesNotFit, Setting, Workbench
+
+from compressae.retrieval.errors import InputError
+from compressae.tables import FullTable, IntegerTable
+
+CODED = ("pq", "opq", "rq")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+    return read_split(write(path, blocks(users=700, items=500, groups=10)))
+
+
+def bench_of(whole, folder, dim=32, model="mf", **recipe):
+    settings = dict(epochs=2, batch=4096, candidates=128) | recipe
+    setting = Setting("lightgcn", model, dim, Recipe(**settings))
+    return Workbench(setting, whole, 3, folder / "work", folder / "dense")
+
+
+@pytest.fixture
+def untrained(whole, tmp_path, monkeypatch):
+    """A function that makes a workbench of d dimensions which trains nothing."""
+
+    def dense_rows(self):
+        return np.random.default_rng(0).standard_normal((self.n, self.dim)).astype(np.float32)
+
+    monkeypatch.setattr(Workbench, "train", lambda *args, **settings: None)
+    monkeypatch.setattr(Workbench, "dense_rows", dense_rows)
+    return lambda dim: bench_of(whole, tmp_path, dim)
+
+
+#: Bytes by which a method's tables grow at most from one size to the next, of n rows and d.
+STEPS = {
+    "uniform": lambda n, d: 4 * n,
+    "hashing": lambda n, d: 2 * 4 * d,
+    # Two sides, of two tables each; dimensions that two tables share unevenly.
+    "qr-product": lambda n, d: 4 * 4 * d,
+    "qr-add": lambda n, d: 4 * 4 * d,
+    "qr-concat": lambda n, d: 4 * 4 * d + 4 * n // 4,
+    "pruned": lambda n, d: 6,
+    "int8": lambda n, d: n,
+    "int4": lambda n, d: n,
+}
+
+
+@pytest.mark.parametrize("dim", [1, 17, 64])
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_budgets_are_kept_and_used(untrained, name, dim):
+    method, fitted = METHODS[name], 0
+    for removed in (0, 20, 50, 63, 75, 80, 85, 90, 93, 95, 97, 99, 99.9):
+        bench = untrained(dim)
+        budget = int(bench.n * dim * 4 * (100 - removed) / 100)
+        try:
+            table = method.function(bench, budget)
+        except DoesNotFit:
+            continue
+        fitted += 1
+        assert table.rows().shape[0] == bench.n and table.nbytes <= budget
+        all_there = table.rows().shape[1] == dim and name in ("uniform", "int8", "int4")
+        all_there |= name == "pruned" and bench.facts["entries"] == bench.n * dim
+        all_there |= all(classes == 1 for _, classes in bench.facts.get("classes", [(0, 0)]))
+        all_there |= removed == 0  # Hashed and compositional tables are no larger than full ones.
+        assert all_there or budget - table.nbytes <= STEPS[name](bench.n, dim), removed
+    assert fitted >= 6 or dim == 1
+
+
+@pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize("removed", [20, 71])
+def test_codes_are_as_many_as_fit(untrained, name, removed):
+    bench = untrained(12)
+    budget = int(bench.n * 12 * 4 * (100 - removed) / 100)
+    table = METHODS[name].function(bench, budget)
+    m = bench.facts["m"]
+    assert table.nbytes <= budget and table.codes.shape == (1200, m)
+    larger = {
+        "pq": lambda: ProductTable.bytes_of(1200, 12, m + 1, False),
+        "opq": lambda: min(ProductTable.bytes_of(1200, 12, k, True) for k in range(m + 1, 13)),
+        "rq": lambda: ResidualTable.bytes_of(1200, 12, m + 1),
+    }[name]
+    assert m == 12 or larger() > budget
+    assert bench.seconds > 0
+
+
+@pytest.mark.parametrize("n", [1, 1000, 70839])
+@pytest.mark.parametrize("d", [3, 64, 128])
+def test_bytes_of_codes_are_those_that_tables_hold(n, d):
+    n = min(n, 50)  # The arithmetic is linear in n.
+    for m in {1, 2, d // 2, d - 1, d} - {0}:
+        codes, width = torch.zeros(n, m, dtype=torch.uint8), m * -(-d // m)
+        plain = ProductTable(codes, torch.zeros(256, d))
+        turned = ProductTable(codes, torch.zeros(256, width), torch.zeros(width, d))
+        assert plain.nbytes == ProductTable.bytes_of(n, d, m, False)
+        assert turned.nbytes == ProductTable.bytes_of(n, d, m, True)
+        stages = ResidualTable(codes, torch.zeros(m, 256, d))
+        assert stages.nbytes == ResidualTable.bytes_of(n, d, m)
+
+
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"dense"}))
+def test_a_budget_that_is_too_small_is_said(untrained, name):
+    with pytest.raises(DoesNotFit):
+        METHODS[name].function(untrained(16), 40)
+
+
+def test_codebooks_want_as_many_rows(untrained, tmp_path):
+    few = read_split(write(tmp_path / "few.npz", blocks()))
+    bench = bench_of(few, tmp_path, 16)
+    with pytest.raises(DoesNotFit, match="200 rows; codebooks of 256 entries"):
+        METHODS["pq"].function(bench, 10**6)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("model", ["mf", "ncf"])
+def test_each_method_trains_with_each_model(whole, tmp_path, name, model):
+    loss = dict(loss="bpr", decay=0.0) if model == "ncf" else {}
+    bench = bench_of(whole, tmp_path, 32, model, **loss)
+    budget = bench.n * 32 * 4 // (1 if name == "dense" else 3)
+    table = METHODS[name].function(bench, budget)
+    assert table.nbytes <= budget
+    scores = bench.recommender(table).scorer()(np.arange(5))
+    assert scores.shape == (5, 500) and np.isfinite(scores).all() and scores.std() > 0
+    assert bench.trainings or name in CODED
+    if name.startswith("int"):
+        assert isinstance(table, IntegerTable)
+
+
+def test_dense_rows_are_trained_once_with_the_weights_beside_them(whole, tmp_path):
+    bench = bench_of(whole, tmp_path, 16, "ncf", loss="bpr", decay=0.0)
+    rows = bench.dense_rows()
+    seconds = bench.dense_seconds
+    assert seconds > 0 and bench.seconds == 0 and not bench.trainings
+    again = bench_of(whole, tmp_path, 16, "ncf", loss="bpr", decay=0.0)
+    np.testing.assert_array_equal(again.dense_rows(), rows)
+    assert again.dense_seconds == seconds
+    models = [b.recommender(FullTable.from_dense(rows)) for b in (bench, again)]
+    fresh = bench_of(whole, tmp_path, 16, "ncf").recommender(FullTable.from_dense(rows))
+    users = np.arange(9)
+    one, other, untaught = (model.scorer()(users) for model in (*models, fresh))
+    np.testing.assert_array_equal(one, other)
+    assert not np.allclose(one, untaught)
+    with pytest.raises(InputError, match="trained with setting"):
+        bench_of(whole, tmp_path, 16, "ncf").dense_rows()
+
+
+def test_frequencies_are_pairs_of_users_then_items(whole, tmp_path):
+    bench = bench_of(whole, tmp_path)
+    dense = whole.train.toarray()
+    expected = np.concatenate([dense.sum(1), dense.sum(0)])
+    np.testing.assert_array_equal(bench.frequencies, expected)
+
+
+def test_subsets_are_the_most_active(whole):
+    small = subset(whole, 50, 30)
+    assert small.train.shape == (50, 30) and small.train.nnz > 50
+    counts = np.sort(np.bincount(whole.train.indices, minlength=500))[::-1]
+    items = np.argsort(-np.bincount(whole.train.indices, minlength=500), kind="stable")[:30]
+    expected = np.sort(np.diff(whole.train[:, np.sort(items)].indptr))[::-1][:50]
+    np.testing.assert_array_equal(np.sort(np.diff(small.train.indptr))[::-1], expected)
+    assert counts[:30].sum() >= small.train.nnz and np.diff(small.train.indptr).all()
+    assert subset(whole, 10**6, 10**6).train.nnz == whole.train.nnz

@@ -24,16 +24,15 @@ import click
 import numpy as np
 import torch
 from recommenders.interactions import Split, bet_split, hold_out, read_split
-from recommenders.models import MF, NCF, LightGCN, Unit
+from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
-from recommenders.training import Outcome, Recipe, Run
+from recommenders.training import Outcome, Recipe, Run, recipe_for
 
 from compressae.evaluation.protocol import machine
 from compressae.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
-MODELS = ("lightgcn", "mf", "ncf")
 TOP = 20
 
 
@@ -88,11 +87,7 @@ def train(
     seed: int,
     **settings: Any,
 ) -> None:
-    # NCF's scores are no dot products: a block of them costs two layers for each pair.
-    loss = loss or ("bpr" if model == "ncf" else "softmax")
-    if decay is None:
-        decay = Recipe.decay if loss == "softmax" else 0.0
-    recipe = Recipe(loss, decay=decay, seed=seed, **settings)
+    recipe = recipe_for(model, loss, decay, seed=seed, **settings)
     unit = unit or ("users" if recipe.loss == "softmax" else "none")
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)
@@ -101,11 +96,7 @@ def train(
     def stage(name: str, split: Split, stop_after: int | None = None) -> tuple[MF, Outcome]:
         torch.manual_seed(seed)
         table = FullTable(split.n_users + split.n_items, dim, std=std)
-        if model == "lightgcn":
-            recommender: MF = LightGCN(table, split.train, unit, layers)
-        else:
-            recommender = (NCF if model == "ncf" else MF)(table, split.train, unit)
-        run = Run(recommender, split, recipe)
+        run = Run(recommender(model, table, split.train, unit, layers), split, recipe)
         if resume and (output / name).exists():
             run.resume(output / name)
         with progress(name) as report:

@@ -20,6 +20,8 @@ from recommenders.propagation import normalised_adjacency, propagate
 Lookup = Callable[[Tensor], Tensor]
 #: Which rows are scaled to length 1.
 Unit = Literal["none", "users", "both"]
+#: Names that ``recommender`` knows.
+MODELS = ("lightgcn", "mf", "ncf")
 #: Scores of NCF's pairs are computed in blocks of about this many pairs, which a cache holds.
 _PAIRS = 1 << 15
 
@@ -147,3 +149,10 @@ class NCF(MF):
             for part in of_users.split(size)
         ]
         return gmf + torch.cat(mlp)
+
+
+def recommender(model: str, table: nn.Module, train: csr_array, unit: Unit, layers: int) -> MF:
+    """The model of a name, "lightgcn", "mf" or "ncf"; ``layers`` are LightGCN's."""
+    if model == "lightgcn":
+        return LightGCN(table, train, unit, layers)
+    return (NCF if model == "ncf" else MF)(table, train, unit)

@@ -1,5 +1,6 @@
 """The search for good widths under a budget: draw, choose, try, learn, and again."""
 
+import json
 import time
 import zlib
 from collections.abc import Callable
@@ -72,7 +73,8 @@ class WidthSearch:
             )
         self.sampler, self.fitness = sampler, fitness
         self.seed, self.candidates, self.updates = seed, candidates, updates
-        self.learning_rate, self.context = learning_rate, context or {}
+        self.learning_rate = learning_rate
+        self.context = json.loads(json.dumps(context or {}))  # As it comes out of a checkpoint.
         self.trials: list[Trial] = []
         self._tried: list[Sets] = []
         with torch.random.fork_rng(devices=[]):
@@ -165,7 +167,7 @@ class WidthSearch:
         save_artifact(
             path,
             KIND,
-            {"trials": trials, "made_with": self._made_with()},
+            {"trials": trials, "made_with": self._made_with(), "context": self.context},
             {"population": {"widths": widths}, "predictor": predictor, "adam": adam},
         )
 
@@ -176,13 +178,15 @@ class WidthSearch:
             InputError: no whole checkpoint there, or one of other settings.
         """
         artifact = load_artifact(path, KIND)
-        found = artifact.settings["made_with"]
-        for name, value in self._made_with().items():
-            if found.get(name) != value:
-                raise InputError(
-                    f"{path}: checkpoint of {name} = {found.get(name)}, but {value} was asked for; "
-                    "resume with the settings and data it was made with, or start anew"
-                )
+        for group, asked in (("made_with", self._made_with()), ("context", self.context)):
+            found = artifact.settings[group]
+            for name in found | asked:
+                if found.get(name) != asked.get(name):
+                    raise InputError(
+                        f"{path}: checkpoint of {name} = {found.get(name)}, but {asked.get(name)} "
+                        "was asked for; resume with the settings and data it was made with, or "
+                        "start anew"
+                    )
         widths = artifact.tensors["population"]["widths"].astype(np.int64)
         records = artifact.settings["trials"]
         self.trials = [Trial(row, **record) for row, record in zip(widths, records, strict=True)]
@@ -211,5 +215,4 @@ class WidthSearch:
             "candidates": self.candidates,
             "updates": self.updates,
             "learning_rate": self.learning_rate,
-            **self.context,
         }

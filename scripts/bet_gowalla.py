@@ -10,7 +10,7 @@ once. OUTPUT gets
   table.npy      (n, d) float32, the trained table, zeros where a row has no entry
   search.json    every try (what was drawn, fitness, seconds), every retraining with its curve
   metrics.json   Recall@20 and NDCG@20 of the test pairs, settings, seconds
-  full, search, retrain-*, refit   checkpoints; --resume goes on from them
+  full, search, retrain-*   checkpoints; --resume goes on from them
 
 Protocol "bet": all pairs anew, 50 % training, 25 % validation, 25 % test per user. "lightgcn": a
 share of the training pairs is held out for the search, then the chosen widths are trained once
@@ -26,8 +26,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from recommenders.bet import Settings, begun, search_and_retrain
-from recommenders.interactions import Split, bet_split, hold_out, read_split
+from recommenders.bet import Settings, refit, search_and_retrain
+from recommenders.interactions import bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
 from recommenders.training import Recipe, Run, recipe_for
@@ -112,17 +112,13 @@ def search(
     def make(table: torch.nn.Module, train: csr_array) -> MF:
         return recommender(model, table, train, unit, layers)
 
-    def train(name: str, fresh: MF, split: Split, taken: Path | None, stop: int | None) -> Run:
-        run = Run(fresh, split, recipe)
-        if taken is not None and taken.exists():
-            run.resume(taken)
-        run.fit(output / name, partial(_tell, name), stop)
-        return run
-
     torch.manual_seed(seed)
-    dense = make(FullTable(n, dim, std=std), split.train)
-    taken = full or (output / "full" if resume else None)
-    dense = train("full", dense, split, taken, None).model
+    run = Run(make(FullTable(n, dim, std=std), split.train), split, recipe)
+    taken = full or output / "full"
+    if taken.exists() and (full or resume):
+        run.resume(taken)
+    run.fit(output / "full", partial(_tell, "full"))
+    dense = run.model
     found = search_and_retrain(split, make, dense, entries, recipe, output, _tell, settings, resume)
     widths, fitted = found.chosen.widths, found.model
     np.save(output / "widths.npy", widths)
@@ -147,11 +143,9 @@ def search(
     told = f"validation quality {found.chosen.quality:.4f} (full {found.full_quality:.4f})"
     if test:
         if protocol == "lightgcn":
-            epochs, split = found.chosen.outcome.best_epoch, split.whole()
-            fresh = begun(make, dense, widths, split.train, recipe, settings)
-            refit = train("refit", fresh, split, output / "refit" if resume else None, epochs)
-            fitted = refit.model
-            record["seconds"] += refit.outcome.seconds
+            fitted, outcome = refit(split, make, dense, found, recipe, output, _tell, settings)
+            split = split.whole()
+            record["seconds"] += outcome.seconds
         judged = evaluate(fitted.scorer(), split.test, split.train, TOP)
         found_there = {f"recall{TOP}": judged.recall, f"ndcg{TOP}": judged.ndcg}
         record.update(found_there, users=judged.users)

@@ -4,6 +4,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ class Found:
         chosen: the same as it was retrained.
         retrained: all that were, the fittest first.
         trials: the search's population.
-        full_quality: of the full table, on the users that the search judged by.
+        full_quality: of the full table, on all validation users.
         seconds: of the search and all retraining.
     """
 
@@ -207,7 +208,8 @@ def search_and_retrain(
         entries: the budget; n at least.
         recipe: of retraining, and but for epochs and learning rate of each try; its seed is that
             of the search, and ``check_users`` are judged in a try.
-        folder: exists; gets checkpoints ``search`` and ``retrain-*``.
+        folder: exists; gets checkpoints ``search`` and ``retrain-*``; older ones are removed
+            unless they are resumed.
         report: called after every try and every epoch of retraining.
         settings: see ``Settings``.
         resume: go on from the checkpoints that are there.
@@ -225,8 +227,8 @@ def search_and_retrain(
     frequencies = np.concatenate([split.train.sum(axis=axis) for axis in (1, 0)])
     sampler = ActionSampler(frequencies, split.train.shape, full.dim, entries)
     users = validation_users(split, recipe)
-    full_quality = quality(full, split, users)
-    if full_quality == 0:
+    reference = quality(full, split, users)
+    if reference == 0:
         raise InputError("the full model finds no validation pair; expected a trained one")
     tries = split.without_validation()
     tuning = tuning_recipe(split, recipe, settings)
@@ -235,7 +237,7 @@ def search_and_retrain(
         model = masked(make, full, rows, widths, split.train)
         if settings.tune_epochs:
             Run(model, tries, tuning).fit()
-        return quality(model, split, users) / full_quality
+        return quality(model, split, users) / reference
 
     pairs = {
         name: [int(part.nnz), int(part.indices.astype(np.int64).sum())]
@@ -266,7 +268,7 @@ def search_and_retrain(
     for place, trial in enumerate(search.best(settings.retrain)):
         model = begun(make, full, trial.widths, split.train, recipe, settings)
         run = Run(model, split, recipe)
-        checkpoint = folder / f"retrain-{zlib.crc32(trial.widths.tobytes()):08x}"
+        checkpoint = _checkpoint(folder, "retrain", trial.widths)
         if checkpoint.exists():
             run.resume(checkpoint)
         stage = f"retrain {place + 1} of {settings.retrain}"
@@ -277,4 +279,35 @@ def search_and_retrain(
         if best is None or done.quality > best[1].quality:
             best = run.model, done
     assert best is not None
-    return Found(*best, retrained, trials, full_quality, seconds)
+    return Found(*best, retrained, trials, quality(full, split, everybody), seconds)
+
+
+def refit(
+    split: Split,
+    make: Make,
+    full: MF,
+    found: Found,
+    recipe: Recipe,
+    folder: Path,
+    report: Report | None = None,
+    settings: Settings | None = None,
+) -> tuple[MF, Outcome]:
+    """The chosen widths trained once more, with the validation pairs given back to training.
+
+    For as many epochs as were best before; the arguments are those of ``search_and_retrain``, and
+    so is what a checkpoint in the folder goes on from.
+    """
+    whole, widths = split.whole(), found.chosen.widths
+    model = begun(make, full, widths, whole.train, recipe, settings or Settings())
+    run = Run(model, whole, recipe)
+    checkpoint = _checkpoint(folder, "retrain-whole", widths)
+    if checkpoint.exists():
+        run.resume(checkpoint)
+    tell = report or (lambda stage, done, total, details: None)
+    told = partial(tell, "retrain on all pairs")
+    return model, run.fit(checkpoint, told, found.chosen.outcome.best_epoch)
+
+
+def _checkpoint(folder: Path, stage: str, widths: np.ndarray) -> Path:
+    """Named by the widths, so that none is taken up for others after a longer search."""
+    return folder / f"{stage}-{zlib.crc32(widths.tobytes()):08x}"

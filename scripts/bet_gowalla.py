@@ -6,6 +6,7 @@ DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. A ful
 pairs; the fittest are retrained, and the best on the validation pairs is judged on the test pairs
 once. OUTPUT gets
 
+\b
   widths.npy     (n,) int64, the entries of each row: users, then items
   table.npy      (n, d) float32, the trained table, zeros where a row has no entry
   search.json    every try (what was drawn, fitness, seconds), every retraining with its curve

@@ -26,7 +26,7 @@ import torch
 from recommenders.interactions import Split, bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
-from recommenders.training import Outcome, Recipe, Run
+from recommenders.training import Outcome, Recipe, Run, recipe_for
 
 from compressae.evaluation.protocol import machine
 from compressae.progress import progress
@@ -87,11 +87,7 @@ def train(
     seed: int,
     **settings: Any,
 ) -> None:
-    # NCF's scores are no dot products: a block of them costs two layers for each pair.
-    loss = loss or ("bpr" if model == "ncf" else "softmax")
-    if decay is None:
-        decay = Recipe.decay if loss == "softmax" else 0.0
-    recipe = Recipe(loss, decay=decay, seed=seed, **settings)
+    recipe = recipe_for(model, loss, decay, seed=seed, **settings)
     unit = unit or ("users" if recipe.loss == "softmax" else "none")
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)

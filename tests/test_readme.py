@@ -13,7 +13,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(block, names)
@@ -22,6 +22,7 @@ def test_python_examples_run(tmp_path, monkeypatch, capsys):
     assert float(said[2]) > 0.7
     assert names["hits"].ids[:, 0].tolist() == [0, 1, 2]
     assert names["rows"].shape == (2, 2, 64) and names["table"].num_parameters == 6400
+    assert names["best"].widths.sum() == 6400 and len(names["search"].trials) == 10
 
 
 def test_commands_and_options_exist():

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compressae.tables.bag import TableBag
     from compressae.tables.base import Table
+    from compressae.tables.bet.actions import Action, ActionSampler
+    from compressae.tables.bet.predictor import FitnessPredictor
+    from compressae.tables.bet.searching import Trial, WidthSearch
     from compressae.tables.budgeted import BudgetedTable
     from compressae.tables.budgets import power_widths, uniform_widths, widths_of_shares
     from compressae.tables.coded import CodedTable
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
     from compressae.tables.quantized import IntegerTable, QuantizedTable
 
 _HOME = {
+    "Action": "bet.actions",
+    "ActionSampler": "bet.actions",
     "BudgetedTable": "budgeted",
     "CodedTable": "coded",
     "CompositionalTable": "compositional",
+    "FitnessPredictor": "bet.predictor",
     "FullTable": "full",
     "HashedTable": "hashed",
     "IntegerTable": "quantized",
@@ -33,6 +39,8 @@ _HOME = {
     "QuantizedTable": "quantized",
     "Table": "base",
     "TableBag": "bag",
+    "Trial": "bet.searching",
+    "WidthSearch": "bet.searching",
     "find_collision": "partitioner",
     "partition": "partitioner",
     "power_widths": "budgets",
@@ -41,9 +49,12 @@ _HOME = {
 }
 
 __all__ = [
+    "Action",
+    "ActionSampler",
     "BudgetedTable",
     "CodedTable",
     "CompositionalTable",
+    "FitnessPredictor",
     "FullTable",
     "HashedTable",
     "IntegerTable",
@@ -53,6 +64,8 @@ __all__ = [
     "QuantizedTable",
     "Table",
     "TableBag",
+    "Trial",
+    "WidthSearch",
     "find_collision",
     "partition",
     "power_widths",

@@ -25,10 +25,10 @@ def uniform_widths(n: int, d_max: int, entries: int, frequencies: Any = None) ->
     Raises:
         InputError: a negative budget, no row, or d_max below 1.
     """
-    _check_budget(n, d_max, entries, 0)
+    check_budget(n, d_max, entries, 0)
     widths = np.full(n, min(entries // n, d_max), np.int64)
     left = min(entries, n * d_max) - int(widths.sum())
-    ranked = np.zeros(n) if frequencies is None else _check_shares(frequencies, "frequencies", n)
+    ranked = np.zeros(n) if frequencies is None else check_shares(frequencies, "frequencies", n)
     widths[np.argsort(-ranked, kind="stable")[:left]] += 1
     return widths
 
@@ -49,7 +49,7 @@ def power_widths(
         InputError: frequencies or power that are negative or not finite, or a budget below
             ``least`` in every row.
     """
-    found = _check_shares(frequencies, "frequencies")
+    found = check_shares(frequencies, "frequencies")
     if not (np.isfinite(power) and power >= 0):
         raise InputError(f"power {power}: expected a finite number of 0 or more")
     peak = found.max(initial=0)
@@ -73,9 +73,9 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
     Raises:
         InputError: shares that are negative or not finite, or a budget below ``least`` in all rows.
     """
-    given = _check_shares(shares, "shares")
+    given = check_shares(shares, "shares")
     n = len(given)
-    _check_budget(n, d_max, entries, least)
+    check_budget(n, d_max, entries, least)
     budget = min(entries, n * d_max)
     peak = given.max()
     found = np.maximum(given / peak, _LEAST_SHARE) if peak > 0 else np.ones(n)
@@ -99,7 +99,7 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
     return widths
 
 
-def _check_shares(given: Any, name: str, n: int | None = None) -> np.ndarray:
+def check_shares(given: Any, name: str, n: int | None = None) -> np.ndarray:
     try:
         found = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
@@ -113,7 +113,7 @@ def _check_shares(given: Any, name: str, n: int | None = None) -> np.ndarray:
     return found
 
 
-def _check_budget(n: int, d_max: int, entries: int, least: int) -> None:
+def check_budget(n: int, d_max: int, entries: int, least: int) -> None:
     if n < 1 or d_max < 1 or not 0 <= least <= d_max:
         raise InputError(
             f"{n} rows of {least} to {d_max} entries: expected 1 row or more and "

@@ -36,6 +36,10 @@ class Split:
         """The same with the validation pairs given back to training."""
         return Split(csr_array(self.train + self.valid), _none(self.train), self.test)
 
+    def without_validation(self) -> "Split":
+        """The same with the validation pairs left out."""
+        return Split(self.train, _none(self.train), self.test)
+
 
 def read_split(path: str | Path) -> Split:
     """The split of a file of pairs as it stands there, without validation pairs.

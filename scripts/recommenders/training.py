@@ -73,6 +73,37 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)}; expected 0 or more")
 
 
+def recipe_for(
+    model: str,
+    loss: Literal["softmax", "bpr"] | None = None,
+    decay: float | None = None,
+    **settings: Any,
+) -> Recipe:
+    """The recipe for "lightgcn", "mf" or "ncf"; loss and decay have defaults of their own there.
+
+    NCF's scores are no dot products: a block of them costs two layers for each pair, so "bpr".
+    """
+    loss = loss or ("bpr" if model == "ncf" else "softmax")
+    if decay is None:
+        decay = Recipe.decay if loss == "softmax" else 0.0
+    return Recipe(loss, decay=decay, **settings)
+
+
+def learning_rates(steps: int) -> np.ndarray:
+    """The share (steps,) of the learning rate that each step takes: up for 20, then down to 2 %."""
+    step = np.arange(steps)
+    return np.minimum((step + 1) / 20, np.maximum(0.02, 1 - step / steps))
+
+
+def validation_users(split: Split, recipe: Recipe) -> np.ndarray:
+    """Users (u,) int64 ascending that have validation pairs, ``recipe.check_users`` at most."""
+    users = np.flatnonzero(np.diff(split.valid.indptr))
+    if 0 < recipe.check_users < len(users):
+        rng = np.random.default_rng([recipe.seed, 0])
+        users = np.sort(rng.choice(users, recipe.check_users, replace=False))
+    return users
+
+
 @dataclass(frozen=True)
 class Point:
     """One validation; ``seconds`` of training so far, validations and checkpoints not counted."""
@@ -119,11 +150,7 @@ class Run:
         if recipe.loss == "bpr":
             self._losses = partial(self._bpr, NegativeSampler(split.train))
         self._steps = steps_per_epoch(split.train, recipe.batch, recipe.loss == "softmax")
-        users = np.flatnonzero(np.diff(split.valid.indptr))
-        if 0 < recipe.check_users < len(users):
-            rng = np.random.default_rng([recipe.seed, 0])
-            users = np.sort(rng.choice(users, recipe.check_users, replace=False))
-        self.checked_users = users
+        self.checked_users = validation_users(split, recipe)
 
     def fit(
         self,
@@ -169,10 +196,10 @@ class Run:
         # A generator an epoch: nothing of it has to be kept to go on from a checkpoint.
         rng = np.random.default_rng([recipe.seed, 1 + self.outcome.epochs])
         step, losses = self.outcome.epochs * self._steps, []
+        rates = learning_rates(self._steps * recipe.epochs)
         self.model.train()
         for loss in self._losses(rng):
-            rate = min((step + 1) / 20, max(0.02, 1 - step / (self._steps * recipe.epochs)))
-            self._adam.param_groups[0]["lr"] = recipe.learning_rate * rate
+            self._adam.param_groups[0]["lr"] = recipe.learning_rate * float(rates[step])
             self._adam.zero_grad()
             loss.backward()
             self._adam.step()

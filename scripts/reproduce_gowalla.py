@@ -31,12 +31,17 @@ from recommenders.methods import METHODS
 from recommenders.models import MODELS
 from recommenders.report import dense_line, draw, groups, markdown, rows
 from recommenders.synthetic import blocks, shuffled
-from recommenders.training import Recipe
+from recommenders.training import Recipe, recipe_for
 from recommenders.workbench import Setting
 
 from compressae.retrieval.errors import InputError
 
 DIMS = {"lightgcn": 64, "bet": 128}
+#: Of recipes with softmax, chosen on validation pairs (docs/results/gowalla.md).
+RECIPES: dict[str, dict[str, Any]] = {
+    "lightgcn": {},
+    "bet": dict(temperature=0.1, user_power=0.0, batch=32768, candidates=4096),
+}
 #: What --smoke has where nothing else is said.
 SMOKE: dict[str, Any] = dict(batch=4096, candidates=256, check_every=2, learning_rate=0.02)
 SMOKE_DIM, SMOKE_EPOCHS, SMOKE_USERS, SMOKE_ITEMS = 32, 8, 900, 600
@@ -86,15 +91,19 @@ def run(
     if unknown := [name for name in names if name not in METHODS]:
         raise InputError(f"method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
     whole = _read(data, out, smoke)
-    # NCF's scores are no dot products: a block of them costs two layers for each pair.
-    recipe = Recipe("bpr", decay=0.0) if model == "ncf" else Recipe()
     if smoke:
-        recipe = replace(recipe, **SMOKE)
         epochs, dim = epochs or SMOKE_EPOCHS, dim or SMOKE_DIM
-    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
-    store, cells = Store(out), []
+    settings = []
     for protocol in protocols or DIMS:
-        setting = Setting(protocol, model, dim or DIMS[protocol], recipe, test)
+        recipe = recipe_for(model)
+        if recipe.loss == "softmax":
+            recipe = replace(recipe, **RECIPES[protocol])
+        if smoke:
+            recipe = replace(recipe, **SMOKE)
+        recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+        settings.append(Setting(protocol, model, dim or DIMS[protocol], recipe, test))
+    store, cells = Store(out), []
+    for setting in settings:
         store.check(setting, whole)
         for seed in seeds:
             for name in names or METHODS:

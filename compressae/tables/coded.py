@@ -19,6 +19,8 @@ from compressae.retrieval.quantizer import id_bits
 from compressae.tables.base import Table, dense_rows
 from compressae.training import train
 
+#: Bytes of the gains.
+_GAINS = 4 * 256
 #: Nonzeros that a dictionary is learned with at most: more take longer and change little.
 _TRAINED_NONZEROS = 32
 #: Rows that the levels are made for.
@@ -86,8 +88,8 @@ class CodedTable(Table):
         cls,
         source: Any,
         nbytes: int,
-        latents: int = 512,
-        values: PackedType = "int2",
+        latents: int | None = None,
+        values: PackedType | None = None,
         weights: Any = None,
         padding_idx: int | None = None,
         seed: int = 0,
@@ -102,8 +104,10 @@ class CodedTable(Table):
         Args:
             source: as in ``dense_rows``; rows of zeros stay zeros.
             nbytes: the budget.
-            latents: h. A decoder takes 2·h·d bytes of the budget.
-            values: bits of a nonzero's value on average: "int4", "int3" or "int2".
+            latents: h, whose decoder takes 2·h·d bytes of the budget; None: the power of two from
+                16 to 2048 with which it takes a sixth at most.
+            values: bits of a nonzero's value on average: "int4", "int3" or "int2"; None: two, or
+                four where rows would have more than d/3 nonzeros, of which more say little.
             weights: (n,) importance of rows, ≥ 0, such as how often they are seen; even when None.
             padding_idx: see ``Table``.
             seed: of the dictionary.
@@ -120,12 +124,16 @@ class CodedTable(Table):
         # A row of zeros has no direction: it is coded as some other, with gain 0.
         units = np.where(lengths[:, None] > 0, rows, rows[lengths.argmax()])
         n, d = rows.shape
-        left = nbytes - 2 * latents * d
+        if latents is None:
+            latents = 1 << int(np.clip(np.log2(max(1, nbytes / (12 * d))), 4, 11))
+        left = nbytes - 2 * latents * d - _GAINS
         if left < n:
             raise InputError(
-                f"{nbytes} bytes for {n} rows: a decoder of {latents} latents takes "
-                f"{2 * latents * d} and each row one or more; give more, or fewer latents"
+                f"{nbytes} bytes for {n} rows: a decoder of {latents} latents and the gains take "
+                f"{nbytes - left} and each row one or more; give more, or fewer latents"
             )
+        if values is None:
+            values = "int2" if 8 * left / n / (id_bits(latents) + 2) <= d / 3 else "int4"
         typical = 8 * left / n / (id_bits(latents) + int(values[3:]))
         nonzeros = int(np.clip(typical, 1, min(latents, _TRAINED_NONZEROS)))
         model = train(units, TrainConfig(latents, nonzeros, seed=seed))

@@ -15,6 +15,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import library_version
 from compressae.tables import Table
 from recommenders.interactions import Split
+from recommenders.joined import JoinedTable
 from recommenders.methods import Method
 from recommenders.ranking import evaluate
 from recommenders.workbench import DoesNotFit, Setting, Workbench
@@ -137,7 +138,10 @@ class Store:
         torch.manual_seed(cell.seed)
         try:
             table = cell.method.function(bench, budget)
-            record |= {**_sizes(cell.method, table, budget), **_judge(bench, table, judged)}
+            record |= {
+                **sizes(cell.method, table, budget),
+                **_judge(bench, cell.method, table, judged),
+            }
         except DoesNotFit as error:
             record["does_not_fit"] = str(error)
         except InputError as error:
@@ -166,9 +170,18 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
+def sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
+    """What a table takes of its budget, as the method counts it.
+
+    Raises:
+        InputError: it takes more.
+    """
+    if method.counts == "items":
+        assert isinstance(table, JoinedTable)
+        budget = budget - budget * table.parts[0].num_embeddings // table.num_embeddings
+        table = table.parts[1]
     numbers, stored = table.num_parameters, int(table.nbytes)
-    counted = stored if method.counts == "bytes" else 4 * numbers
+    counted = 4 * numbers if method.counts == "numbers" else stored
     if counted > budget:
         raise InputError(f"{method.name}: {counted} bytes, over its budget of {budget}")
     return {
@@ -179,14 +192,15 @@ def _sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
     }
 
 
-def _judge(bench: Workbench, table: Table, judged: Split) -> dict[str, Any]:
+def _judge(bench: Workbench, method: Method, table: Table, judged: Split) -> dict[str, Any]:
     """Recall@20 and NDCG@20, training pairs left out of the rankings.
 
     ``…_hidden`` of protocol "bet" is the same with validation pairs left out, too: BET's public
     code leaves out training pairs alone, but which of the two gave its published figures is not
     certain.
     """
-    scores, setting = bench.recommender(table).scorer(), bench.setting
+    model = bench.served(table) if method.served else bench.recommender(table)
+    scores, setting = model.scorer(), bench.setting
     asked: dict[str, tuple[csr_array, csr_array]] = {}
     if judged.valid.nnz:
         asked["valid_"] = (judged.valid, judged.train)

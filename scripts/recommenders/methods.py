@@ -4,14 +4,17 @@ To add one, put a line into ``METHODS``; nothing else has to know of it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from compressae.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.tables import (
+    CodedTable,
     CompositionalTable,
     FullTable,
     HashedTable,
@@ -19,6 +22,8 @@ from compressae.tables import (
     QuantizedTable,
     Table,
 )
+from recommenders.bet import Settings as SearchSettings
+from recommenders.bet import refit, search_and_retrain
 from recommenders.codebooks import ENTRIES, ProductTable, ResidualTable
 from recommenders.joined import JoinedTable
 from recommenders.workbench import DoesNotFit, Workbench
@@ -27,6 +32,10 @@ from recommenders.workbench import DoesNotFit, Workbench
 Function = Callable[[Workbench, int], Table]
 #: Of the recipe's learning rate, for rows that were trained and are rounded.
 TUNE_RATE = 0.3
+#: The same for what all sparse codes share: seven times as much overfits within an epoch.
+THROUGH_RATE = 0.01
+#: BET's search: widths are tried after an epoch of tuning, the fittest trained by the recipe.
+BET = SearchSettings(iterations=20, retrain=1)
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,9 @@ class Method:
         function: raises ``DoesNotFit`` where the budget is too small.
         note: what a reader of the report should know.
         changes: fields of the recipe that are otherwise for it.
-        counts: what has to stay within the budget: all bytes, or, as BET counts, four bytes for
-            each number and nothing for where it is.
+        counts: what has to stay within the budget: all bytes; or, as BET counts, four bytes for
+            each number and nothing for where it is; or the bytes of items, within their part.
+        served: the table is users and items as they are scored, after propagation.
     """
 
     name: str
@@ -48,7 +58,8 @@ class Method:
     function: Function
     note: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
-    counts: Literal["bytes", "numbers"] = "bytes"
+    counts: Literal["bytes", "numbers", "items"] = "bytes"
+    served: bool = False
 
 
 def dense(bench: Workbench, budget: int) -> Table:
@@ -160,16 +171,86 @@ def integers(bench: Workbench, budget: int, bits: int) -> Table:
     return table.export()
 
 
-def _tune(bench: Workbench, table: Table) -> None:
-    """Train on from trained rows: a quarter of the recipe's epochs."""
+def budgeted(bench: Workbench, budget: int) -> Table:
+    """BET: widths searched on validation pairs, the fittest trained by the recipe.
+
+    Where training pairs alone are given, a tenth of them is held out for the search, and the chosen
+    widths are trained on all of them.
+    """
+    if budget // 4 < bench.n:
+        raise DoesNotFit(f"{budget // 4} numbers for {bench.n} rows")
+    split, full = bench.searched()
+    folder = bench.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress(bench.what) as show:
+
+        def report(stage: str, done: int, total: int, details: str) -> None:
+            show(done, total, f"{stage} {details}")
+
+        given = (split, bench.make, full, budget // 4, bench.recipe, folder, report, BET)
+        found = search_and_retrain(*given, resume=True)
+        model, outcomes = found.model, [found.chosen.outcome]
+        bench.seconds += found.seconds
+        if split is not bench.split:
+            model, outcome = refit(
+                split, bench.make, full, found, bench.recipe, folder, report, BET
+            )
+            bench.seconds += outcome.seconds
+            outcomes.append(outcome)
+    for outcome in outcomes:
+        bench.trained("retrain", outcome, bench.recipe, bench.dim)
+    record = found.record()
+    bench.note(search=record["trials"], settings=asdict(BET), full_quality=found.full_quality)
+    return bench.keep(model)
+
+
+def coded(bench: Workbench, budget: int, through: bool = False) -> Table:
+    """Sparse codes of the dense rows, users and items alike; ``through``: then trained on."""
+    table = _codes(bench, bench.dense_rows(), budget)
+    if through:
+        _tune(bench, table, THROUGH_RATE, decay=0.0)
+    return table.export()
+
+
+def items_coded(bench: Workbench, budget: int) -> Table:
+    """Sparse codes of the items as they are scored; users are dense queries."""
+    users, items = bench.served_rows()
+    return JoinedTable(users, _codes(bench, items, _sides(bench, budget)[1][1]).export())
+
+
+def items_product(bench: Workbench, budget: int) -> Table:
+    """The same by PQ."""
+    users, items = bench.served_rows()
+    n, d = items.shape
+    m = _most(lambda m: ProductTable.bytes_of(n, d, m, False), bench, _sides(bench, budget)[1][1])
+    with bench.timed():
+        table = ProductTable.fit(items, m, False, bench.seed)
+    bench.note(m=m)
+    return JoinedTable(users, table)
+
+
+def _codes(bench: Workbench, rows: np.ndarray, budget: int) -> CodedTable:
+    try:
+        with bench.timed():
+            table = CodedTable.from_dense(rows, budget, seed=bench.seed)
+    except InputError as error:
+        raise DoesNotFit(str(error)) from error
+    nonzeros = table.nonzeros.double()
+    bench.note(latents=len(table.decoder), nonzeros=float(nonzeros.mean()))
+    return table
+
+
+def _tune(bench: Workbench, table: Table, rate: float = TUNE_RATE, **changes: Any) -> None:
+    """Train on from trained rows: a quarter of the recipe's epochs, a share of its rate."""
     epochs = -(-bench.recipe.epochs // 4)
     bench.train(
         table,
         "tune",
         cold=False,
         epochs=epochs,
-        learning_rate=bench.recipe.learning_rate * TUNE_RATE,
+        learning_rate=bench.recipe.learning_rate * rate,
         check_every=1,
+        **changes,
     )
 
 
@@ -191,6 +272,9 @@ def _most(bytes_of: Callable[[int], int], bench: Workbench, budget: int) -> int:
 
 _PRUNED = "of the dense rows on principal axes; columns counted; all epochs twice"
 _QR = "users and items apart, as many remainders as fit"
+_BET = f"{BET.iterations} widths tried for an epoch each, the fittest trained"
+_OURS = "of the trained dense rows; decoder and levels counted"
+_ITEMS = "items alone compressed, after propagation, within their part; users dense"
 _CODED = "of the trained dense rows; codebooks counted"
 
 METHODS: dict[str, Method] = {
@@ -208,5 +292,14 @@ METHODS: dict[str, Method] = {
         Method("rq", "RQ", residual, _CODED),
         Method("int8", "int8", partial(integers, bits=8), "fewer dimensions; tuned"),
         Method("int4", "int4", partial(integers, bits=4), "fewer dimensions; tuned"),
+        Method("bet", "BET", budgeted, _BET, counts="numbers"),
+        Method("codes", "sparse codes", coded, _OURS),
+        Method(
+            "codes-through", "sparse codes, trained through", partial(coded, through=True), _OURS
+        ),
+        Method("pq-items", "PQ, items", items_product, _ITEMS, counts="items", served=True),
+        Method(
+            "codes-items", "sparse codes, items", items_coded, _ITEMS, counts="items", served=True
+        ),
     )
 }

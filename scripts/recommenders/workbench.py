@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressae.progress import progress
 from compressae.retrieval.errors import InputError
@@ -158,10 +158,56 @@ class Workbench:
 
     def recommender(self, table: Table) -> MF:
         """The model over a table, its other weights (NCF's layers) those trained last."""
-        setting = self.setting
-        model = recommender(setting.model, table, self.split.train, setting.unit, setting.layers)
+        model = self.make(table, self.split.train)
         model.load_state_dict(self._weights, strict=False)
         return model
+
+    def make(self, table: nn.Module, train: csr_array) -> MF:
+        """The model over a table and other training pairs, at its start."""
+        setting = self.setting
+        return recommender(setting.model, table, train, setting.unit, setting.layers)
+
+    def keep(self, model: MF) -> Table:
+        """The table of a model trained elsewhere; its other weights are those trained last."""
+        self._weights = _others(model)
+        return model.table  # type: ignore[return-value]
+
+    def served_rows(self) -> tuple[FullTable, np.ndarray]:
+        """Rows as the dense model scores them: users as a table, and items (n_items, d).
+
+        Raises:
+            DoesNotFit: scores are no dot products (NCF).
+        """
+        if self.setting.model == "ncf":
+            raise DoesNotFit("scores of NCF are no dot products of rows")
+        dense = FullTable.from_dense(self.dense_rows())
+        rows = self.recommender(dense).final()
+        users, items = rows[: self.n_users], rows[self.n_users :]
+        return FullTable.from_dense(users), items.numpy()
+
+    def served(self, table: Table) -> MF:
+        """The model of rows as they are scored: dot products alone."""
+        return recommender("mf", table, self.split.train)
+
+    def searched(self) -> tuple[Split, MF]:
+        """Training and validation pairs to search by, and the dense model of these training pairs.
+
+        Where there is no validation pair, a share of the training pairs is held out, and the dense
+        model of the others is trained and kept beside the dense table.
+        """
+        if self.split.valid.nnz:
+            dense = FullTable.from_dense(self.dense_rows())
+            return self.split, self.recommender(dense)
+        split = hold_out(self.split, HELD_OUT, self.seed)
+        folder = self.dense_folder.with_name(self.dense_folder.name + "-held-out")
+        torch.manual_seed(self.seed)
+        run = Run(self.make(self.full(self.dim), split.train), split, self.recipe)
+        if folder.exists():
+            run.resume(folder)
+        with progress(f"{self.what}, dense") as report:
+            outcome = run.fit(folder, report)
+        self.dense_seconds = outcome.seconds
+        return split, run.model
 
     def train(
         self, table: Table, name: str = "train", cold: bool = True, **changes: Any
@@ -184,18 +230,22 @@ class Workbench:
             outcome = run.fit(self.folder / name, report)
         self._weights = _others(model)
         self.seconds += outcome.seconds
+        self.trained(name, outcome, recipe, table.embedding_dim)
+        return outcome
+
+    def trained(self, name: str, outcome: Outcome, recipe: Recipe, dim: int) -> None:
+        """Keep for the record what was trained."""
         self.trainings.append(
             {
                 "name": name,
                 "epochs": outcome.epochs,
                 "best_epoch": outcome.best_epoch,
                 "seconds": outcome.seconds,
-                "dim": table.embedding_dim,
+                "dim": dim,
                 "learning_rate": recipe.learning_rate,
                 "decay": recipe.decay,
             }
         )
-        return outcome
 
     def dense_rows(self) -> np.ndarray:
         """The trained dense rows (n, d) float32; the model's other weights become theirs.

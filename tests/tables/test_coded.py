@@ -57,7 +57,7 @@ def test_more_bytes_come_nearer():
     rows = rows_of()
     errors = [
         float(
-            (CodedTable.from_dense(rows, nbytes, latents=32).export().rows() - rows).square().sum()
+            (CodedTable.from_dense(rows, nbytes, 32, "int2").export().rows() - rows).square().sum()
         )
         for nbytes in (3500, 4500, 6000)
     ]

@@ -103,7 +103,7 @@ class CodedTable(Table):
 
         Args:
             source: as in ``dense_rows``; rows of zeros stay zeros.
-            nbytes: the budget.
+            nbytes: the budget; of more than d/2 nonzeros a row it is not used up.
             latents: h, whose decoder takes 2·h·d bytes of the budget; None: the power of two from
                 16 to 2048 with which it takes a sixth at most.
             values: bits of a nonzero's value on average: "int4", "int3" or "int2"; None: two, or
@@ -134,17 +134,19 @@ class CodedTable(Table):
             )
         if values is None:
             values = "int2" if 8 * left / n / (id_bits(latents) + 2) <= d / 3 else "int4"
-        typical = 8 * left / n / (id_bits(latents) + int(values[3:]))
+        # Above d/2 nonzeros more add error: what is left of so many bytes stays unused.
+        each = id_bits(latents) + int(values[3:])
+        typical = min(8 * left / n / each, d / 2)
+        of_rows = min(left, int(n * (2 + typical * each / 8)))
         nonzeros = int(np.clip(typical, 1, min(latents, _TRAINED_NONZEROS)))
         model = train(units, TrainConfig(latents, nonzeros, seed=seed))
         # Some rows first: their quantiser is that of all, and so its bytes are known.
         some = units[np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))]
-        like = compress(model, some, values, budget=left * len(some) // n)
+        like = compress(model, some, values, budget=of_rows * len(some) // n)
         assert isinstance(like, PackedCodes)
         shared = cls(like, model.decoder).export().nbytes - like.nbytes
-        codes = compress(
-            model, units, like=like, budget=nbytes - shared, weights=weights, progress=progress
-        )
+        budget = nbytes - left + of_rows - shared
+        codes = compress(model, units, like=like, budget=budget, weights=weights, progress=progress)
         assert isinstance(codes, PackedCodes)
         return cls(_with_lengths(codes, lengths), model.decoder, padding_idx)
 

@@ -46,3 +46,22 @@ def load_checkpoint(
             )
     state = artifact.tensors["state"]
     return artifact.settings["step"], {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
+
+
+def adam_arrays(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+    """The state of an Adam on the CPU as arrays that an artifact can hold, for ``load_adam``."""
+    return {
+        f"{number}.{name}": np.atleast_1d(value.numpy())
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_adam(optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
+    """Take up the state that ``adam_arrays`` gave of an optimiser of the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, array in arrays.items():
+        number, name = key.split(".", 1)
+        value = torch.from_numpy(np.array(array))
+        state.setdefault(int(number), {})[name] = value.reshape(()) if name == "step" else value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

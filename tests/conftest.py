@@ -44,6 +44,15 @@ def device(request, monkeypatch):
             yield "cpu"
 
 
+@pytest.fixture
+def one_thread():
+    """One thread of torch: small steps only wait for a second one, seconds on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium: the system's, or playwright's own."""

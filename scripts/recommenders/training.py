@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressae.checkpoint import adam_arrays, load_adam
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 from recommenders.interactions import Split
@@ -244,21 +245,13 @@ class Run:
 
     def save(self, path: str | Path) -> None:
         """Write all that ``resume`` needs, in place of an older checkpoint."""
-        adam = {
-            f"{number}.{name}": value
-            for number, state in self._adam.state_dict()["state"].items()
-            for name, value in state.items()
-        }
         outcome = asdict(self.outcome)
         settings = {"recipe": asdict(self.recipe), "outcome": outcome, **self._shape()}
-        groups = {"model": self.model.state_dict(), "best": self._best, "adam": adam}
         arrays = {
-            group: {
-                name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in tensors.items()
-            }
-            for group, tensors in groups.items()
+            group: {name: np.atleast_1d(x.detach().numpy()) for name, x in tensors.items()}
+            for group, tensors in (("model", self.model.state_dict()), ("best", self._best))
         }
-        save_artifact(path, KIND, settings, arrays)
+        save_artifact(path, KIND, settings, {**arrays, "adam": adam_arrays(self._adam)})
 
     def resume(self, path: str | Path) -> None:
         """Take up the state of a checkpoint; ``fit`` then does what it would have gone on to do.
@@ -274,21 +267,17 @@ class Run:
                     f"{path}: checkpoint of {name} = {found.get(name)}, but {value} was asked for; "
                     "resume with the settings and data it was made with, or start anew"
                 )
-        state = {
-            group: {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
-            for group, tensors in artifact.tensors.items()
-        }
         # Numbers were written as arrays of one entry.
-        for name, value in self.model.state_dict().items():
-            for group in ("model", "best"):
-                state[group][name] = state[group][name].reshape(value.shape)
-        self.model.load_state_dict(state["model"])
-        self._best = state["best"]
-        adam: dict[int, dict[str, Tensor]] = {}
-        for key, value in state["adam"].items():
-            number, name = key.split(".", 1)
-            adam.setdefault(int(number), {})[name] = value.reshape(()) if name == "step" else value
-        self._adam.load_state_dict({**self._adam.state_dict(), "state": adam})
+        now = self.model.state_dict()
+        model, self._best = (
+            {
+                name: torch.from_numpy(np.array(array)).reshape(now[name].shape)
+                for name, array in artifact.tensors[group].items()
+            }
+            for group in ("model", "best")
+        )
+        self.model.load_state_dict(model)
+        load_adam(self._adam, artifact.tensors["adam"])
         outcome = dict(artifact.settings["outcome"])
         self.outcome = Outcome(**{**outcome, "curve": [Point(**p) for p in outcome["curve"]]})
 

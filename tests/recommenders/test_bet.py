@@ -26,18 +26,11 @@ from recommenders.training import Run, recipe_for
 from compressae.retrieval.errors import InputError
 from compressae.tables import BudgetedTable, FullTable, uniform_widths
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N, D, ENTRIES = 200, 16, 640
 SMALL = {"epochs": 6, "batch": 256, "candidates": 64, "check_every": 2, "learning_rate": 0.02}
 FEW = Settings(iterations=6, candidates=8, tune_rate=0.02, retrain=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Steps this small only wait for a second thread, seconds where processors are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

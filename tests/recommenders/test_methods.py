@@ -14,15 +14,9 @@ from recommenders.workbench import DoesNotFit, Setting, Workbench
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable, IntegerTable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CODED = ("pq", "opq", "rq", "codes", "pq-items", "codes-items")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

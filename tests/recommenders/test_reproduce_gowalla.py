@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from recommender_data import blocks, write
 from recommenders import methods, report
@@ -20,17 +19,11 @@ from reproduce_gowalla import main
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EVERY = {(name, share) for name in METHODS for share in (80, 90, 95)} - {
     ("dense", share) for share in (80, 90, 95)
 } | {("dense", 0)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -17,16 +17,9 @@ from train_gowalla import main
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = Recipe(epochs=30, batch=256, candidates=64, check_every=5, learning_rate=0.02)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Steps this small only wait for a second thread, seconds where processors are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

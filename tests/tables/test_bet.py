@@ -12,16 +12,9 @@ from compressae.tables import ActionSampler, FitnessPredictor, WidthSearch, powe
 from compressae.tables.bet.actions import FAMILIES, _shares
 from compressae.tables.bet.searching import CHOICES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GROUPS, D_MAX, ENTRIES = (120, 180), 32, 2_000
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Steps this small only wait for a second thread, seconds where processors are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @given(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from compressae.checkpoint import adam_arrays, load_adam
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 from compressae.tables.bet.actions import Action, ActionSampler
@@ -152,11 +153,6 @@ class WidthSearch:
 
     def save(self, path: str | Path) -> None:
         """Write all that ``resume`` needs, in place of an older checkpoint."""
-        adam = {
-            f"{number}.{name}": np.atleast_1d(value.numpy())
-            for number, state in self._adam.state_dict()["state"].items()
-            for name, value in state.items()
-        }
         trials = [
             {"drawn": t.drawn, "choice": t.choice, "fitness": t.fitness, "seconds": t.seconds}
             for t in self.trials
@@ -168,7 +164,11 @@ class WidthSearch:
             path,
             KIND,
             {"trials": trials, "made_with": self._made_with(), "context": self.context},
-            {"population": {"widths": widths}, "predictor": predictor, "adam": adam},
+            {
+                "population": {"widths": widths},
+                "predictor": predictor,
+                "adam": adam_arrays(self._adam),
+            },
         )
 
     def resume(self, path: str | Path) -> None:
@@ -191,16 +191,11 @@ class WidthSearch:
         records = artifact.settings["trials"]
         self.trials = [Trial(row, **record) for row, record in zip(widths, records, strict=True)]
         self._tried = [self.predictor.sets(row) for row in widths]
-        tensors = {
-            group: {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-            for group, arrays in artifact.tensors.items()
-        }
-        self.predictor.load_state_dict(tensors["predictor"])
-        adam: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.get("adam", {}).items():
-            number, name = key.split(".", 1)
-            adam.setdefault(int(number), {})[name] = value.reshape(()) if name == "step" else value
-        self._adam.load_state_dict({**self._adam.state_dict(), "state": adam})
+        predictor = artifact.tensors["predictor"]
+        self.predictor.load_state_dict(
+            {name: torch.from_numpy(np.array(array)) for name, array in predictor.items()}
+        )
+        load_adam(self._adam, artifact.tensors.get("adam", {}))
 
     def _made_with(self) -> dict[str, Any]:
         """What a checkpoint has to share with the search that takes it up."""

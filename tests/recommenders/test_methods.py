@@ -7,12 +7,13 @@ from recommender_data import blocks, write
 from recommenders.cells import sizes
 from recommenders.codebooks import ProductTable, ResidualTable
 from recommenders.interactions import read_split, subset
+from recommenders.joined import JoinedTable
 from recommenders.methods import METHODS
 from recommenders.training import Recipe
 from recommenders.workbench import DoesNotFit, Setting, Workbench
 
 from compressae.retrieval.errors import InputError
-from compressae.tables import FullTable, IntegerTable
+from compressae.tables import BudgetedTable, FullTable, IntegerTable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,6 +160,32 @@ def test_dense_rows_are_trained_once_with_the_weights_beside_them(whole, tmp_pat
     assert not np.allclose(one, untaught)
     with pytest.raises(InputError, match="trained with setting"):
         bench_of(whole, tmp_path, 16, "ncf").dense_rows()
+
+
+def test_rows_as_they_are_served_score_as_the_dense_model(whole, tmp_path):
+    bench = bench_of(whole, tmp_path, 16, "lightgcn")
+    users, items = bench.served_rows()
+    assert items.shape == (500, 16)
+    served = bench.served(JoinedTable(users, FullTable.from_dense(items)))
+    dense = bench.recommender(FullTable.from_dense(bench.dense_rows()))
+    some = np.arange(40)
+    np.testing.assert_allclose(served.scorer()(some), dense.scorer()(some), rtol=1e-5, atol=1e-6)
+
+
+def test_what_counts_against_a_budget():
+    table = JoinedTable(FullTable(30, 8), FullTable(50, 8))
+    items = METHODS["codes-items"]
+    assert sizes(items, table, 80 * 32)["unused"] == 0  # Users are none of it.
+    assert sizes(items, table, 80 * 64) == pytest.approx(
+        {"bytes": 50 * 32, "bytes_a_row": 32, "numbers": 400, "unused": 0.5}
+    )
+    with pytest.raises(InputError, match="codes-items: 1600 bytes, over its budget of 1599"):
+        sizes(items, table, 80 * 32 - 2)
+    ragged = BudgetedTable([3, 1, 4], 4)
+    assert sizes(METHODS["bet"], ragged, 8 * 4)["unused"] == 0
+    assert sizes(METHODS["bet"], ragged, 8 * 4)["bytes"] == 8 * 4 + 4 * 4
+    with pytest.raises(InputError, match="bet: 32 bytes, over its budget of 31"):
+        sizes(METHODS["bet"], ragged, 31)
 
 
 def test_frequencies_are_pairs_of_users_then_items(whole, tmp_path):

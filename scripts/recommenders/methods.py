@@ -4,7 +4,7 @@ To add one, put a line into ``METHODS``; nothing else has to know of it.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -72,8 +72,9 @@ def dense(bench: Workbench, budget: int) -> Table:
 
 def uniform(bench: Workbench, budget: int) -> Table:
     """A full table of fewer dimensions."""
-    table = bench.full(bench.widest(min(budget // (4 * bench.n), bench.dim)))
-    bench.train(table)
+    d = bench.widest(min(budget // (4 * bench.n), bench.dim))
+    table = bench.full(d)
+    bench.train(table, decay=bench.decay(d))
     return table
 
 
@@ -132,7 +133,7 @@ def pruned(bench: Workbench, budget: int) -> Table:
     with torch.no_grad():
         table.values.mul_(lengths.repeat_interleave(table.starts.diff()))
     bench.note(entries=entries, floor=floor)
-    bench.train(table, cold=False)
+    bench.train(table, cold=False, decay=bench.decay(entries / bench.n))
     return table
 
 
@@ -162,12 +163,12 @@ def integers(bench: Workbench, budget: int, bits: int) -> Table:
     d = bench.widest(min((budget // bench.n - 2) * 8 // bits, bench.dim))
     if d < bench.dim:
         start = bench.full(d)
-        bench.train(start)
+        bench.train(start, decay=bench.decay(d))
         rows: Any = start
     else:
         rows = bench.dense_rows()
     table = QuantizedTable.from_dense(rows, bits, scale_dtype=torch.float16)
-    _tune(bench, table)
+    _tune(bench, table, decay=bench.decay(d))
     return table.export()
 
 
@@ -180,6 +181,7 @@ def budgeted(bench: Workbench, budget: int) -> Table:
     if budget // 4 < bench.n:
         raise DoesNotFit(f"{budget // 4} numbers for {bench.n} rows")
     split, full = bench.searched()
+    recipe = replace(bench.recipe, decay=bench.decay(budget / 4 / bench.n))
     folder = bench.folder
     folder.mkdir(parents=True, exist_ok=True)
     with progress(bench.what) as show:
@@ -187,7 +189,7 @@ def budgeted(bench: Workbench, budget: int) -> Table:
         def report(stage: str, done: int, total: int, details: str) -> None:
             show(done, total, f"{stage} {details}")
 
-        given = (split, bench.make, full, budget // 4, bench.recipe, folder, report, BET)
+        given = (split, bench.make, full, budget // 4, recipe, folder, report, BET)
         found = search_and_retrain(*given, resume=True)
         model, outcomes = found.model, [found.chosen.outcome]
         bench.seconds += found.seconds
@@ -198,7 +200,7 @@ def budgeted(bench: Workbench, budget: int) -> Table:
             bench.seconds += outcome.seconds
             outcomes.append(outcome)
     for outcome in outcomes:
-        bench.trained("retrain", outcome, bench.recipe, bench.dim)
+        bench.trained("retrain", outcome, recipe, bench.dim)
     record = found.record()
     bench.note(search=record["trials"], settings=asdict(BET), full_quality=found.full_quality)
     return bench.keep(model)

@@ -71,7 +71,7 @@ class Table(nn.Module, ABC):
     @property
     def num_parameters(self) -> int:
         """Numbers that are trained."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     @property
     def nbytes(self) -> int:

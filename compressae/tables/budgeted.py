@@ -14,7 +14,7 @@ class BudgetedTable(RaggedTable):
     """Row i has its first ``widths[i]`` of d entries, the others are zero.
 
     The prefix masks of BET (arXiv 2310.14884), but only what the masks leave is stored:
-    Σ widths numbers and four bytes a row (eight from 2^31 numbers on).
+    Σ widths numbers, and nine eighths of a byte a row (more above d = 255: see ``RaggedTable``).
 
     Args:
         widths: (n,) whole numbers, 0 to d each; see ``compressae.tables.budgets``.
@@ -60,7 +60,7 @@ class BudgetedTable(RaggedTable):
     @property
     def widths(self) -> Tensor:
         """(n,) int64."""
-        return self.starts.long().diff()
+        return self.lengths.long()
 
     def _columns(self, entries: Tensor, first: Tensor) -> Tensor:
         return entries - first

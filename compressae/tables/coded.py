@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressae.compress import PackedType, compress
+from compressae.budget import check_weights
+from compressae.compress import PACKED_TYPES, PackedType, compress
 from compressae.config import TrainConfig
 from compressae.kernels.packed import BLOCK, SPARE
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.quantizer import id_bits
 from compressae.tables.base import Table, dense_rows
+from compressae.tables.ragged import row_starts
 from compressae.training import train
 
 #: Bytes of the gains.
@@ -25,6 +27,10 @@ _GAINS = 4 * 256
 _TRAINED_NONZEROS = 32
 #: Rows that the levels are made for.
 _SAMPLE_ROWS = 8192
+#: The fewest and the most latents where they are not given.
+_FEWEST, _MOST = 16, 2048
+#: Rows shorter than this part of the longest get the least gain.
+_SHORTEST = 1e-4
 
 
 class CodedTable(Table):
@@ -38,12 +44,16 @@ class CodedTable(Table):
         codes: of n rows, without residual codes.
         decoder: (h, d) floats.
         padding_idx: see ``Table``.
-        device, dtype: of the parameters.
+        device: where the table is; the decoder's when None.
+        dtype: of the parameters.
 
     Raises:
         InputError: codes with residual codes, or another number of latents than the decoder's.
     """
 
+    decoder: nn.Parameter
+    levels: nn.Parameter
+    gains: nn.Parameter
     data: Tensor
     counts: Tensor | None
     blocks: Tensor
@@ -57,31 +67,49 @@ class CodedTable(Table):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        rows = dense_rows(decoder)
-        super().__init__(len(codes), rows.shape[1], padding_idx)
-        quantizer = codes.quantizer
+        rows, quantizer = dense_rows(decoder), codes.quantizer
         if quantizer.residual_bytes or codes.latents != len(rows):
             raise InputError(
                 f"codes of {codes.latents} latents and {quantizer.residual_bytes} residual bytes "
                 f"with a decoder of {len(rows)} rows: expected as many latents as rows, and no "
                 "residual bytes; encode the table for it"
             )
-        self.decoder, self.levels, self.gains = (
-            nn.Parameter(torch.as_tensor(part).to(device, dtype, copy=True))
+        super().__init__(len(codes), rows.shape[1], padding_idx)
+        held = {
+            "data": codes.data,
+            "counts": codes.counts,
+            "blocks": codes.rows.blocks,
+            "value_bits": quantizer.value_bits.astype(np.uint8),
+        }
+        shared = {
+            "decoder": rows,
             # Levels that no row uses are infinite there.
-            for part in (
-                rows,
-                np.where(np.isinf(quantizer.levels), 0, quantizer.levels),
-                quantizer.gains,
-            )
-        )
-        self._id_bits = quantizer.layout.id_bits
-        counts = None if codes.counts is None else torch.from_numpy(codes.counts.copy()).to(device)
-        self.register_buffer("data", torch.from_numpy(codes.data.copy()).to(device))
-        self.register_buffer("counts", counts)
-        self.register_buffer("blocks", torch.from_numpy(codes.rows.blocks.copy()).to(device))
-        bits = torch.from_numpy(quantizer.value_bits.astype(np.uint8)).to(device)
-        self.register_buffer("value_bits", bits)
+            "levels": np.where(np.isinf(quantizer.levels), 0, quantizer.levels),
+            "gains": quantizer.gains,
+        }
+        device = rows.device if device is None else device
+        for name, array in held.items():
+            kept = None if array is None else torch.as_tensor(array).to(device, copy=True)
+            self.register_buffer(name, kept)
+        for name, part in shared.items():
+            kept = torch.as_tensor(part).to(device, dtype, copy=True)
+            self.register_parameter(name, nn.Parameter(kept))
+
+    @classmethod
+    def from_state_dict(
+        cls, state: dict[str, Tensor], padding_idx: int | None = None
+    ) -> "CodedTable":
+        """A table, exported or not, of what its ``state_dict()`` gave."""
+        table = cls.__new__(cls)
+        counts, data = state.get("counts"), state["data"]
+        stride = int(_lengths(state["value_bits"], len(state["decoder"]))[-1])
+        n = (len(data) - SPARE) // stride if counts is None else len(counts)
+        Table.__init__(table, n, state["decoder"].shape[1], padding_idx)
+        for name in ("data", "counts", "blocks", "value_bits"):
+            table.register_buffer(name, state.get(name))
+        for name in ("decoder", "levels", "gains"):
+            table.register_parameter(name, nn.Parameter(state[name]))
+        return table
 
     @classmethod
     def from_dense(
@@ -103,7 +131,8 @@ class CodedTable(Table):
 
         Args:
             source: as in ``dense_rows``; rows of zeros stay zeros.
-            nbytes: the budget; of more than d/2 nonzeros a row it is not used up.
+            nbytes: the budget, ``least_bytes`` at least; what is above d/2 nonzeros a row, or h/2,
+                is not used.
             latents: h, whose decoder takes 2·h·d bytes of the budget; None: the power of two from
                 16 to 2048 with which it takes a sixth at most.
             values: bits of a nonzero's value on average: "int4", "int3" or "int2"; None: two, or
@@ -114,41 +143,67 @@ class CodedTable(Table):
             progress: called after each batch that is coded with (rows done, rows to do).
 
         Raises:
-            InputError: too few bytes for the decoder and one nonzero a row, or more than any codes
-                take; weights that do not fit.
+            InputError: too few bytes; rows of zeros alone; other values; latents below 1, weights
+                that do not fit, or a negative seed.
         """
-        rows = dense_rows(source).float().cpu().numpy()
-        lengths = np.linalg.norm(rows, axis=1)
-        if not lengths.any():
-            raise InputError("rows are all zeros: expected a trained table")
-        # A row of zeros has no direction: it is coded as some other, with gain 0.
-        units = np.where(lengths[:, None] > 0, rows, rows[lengths.argmax()])
+        given = dense_rows(source)
+        rows = given.float().cpu().numpy()
         n, d = rows.shape
+        if values is not None and values not in PACKED_TYPES:
+            raise InputError(f"values {values!r}: expected one of {', '.join(PACKED_TYPES)}")
+        if (latents is not None and latents < 1) or seed < 0:
+            raise InputError(f"{latents} latents, seed {seed}: expected 1 or more, and 0 or more")
+        lengths = np.linalg.norm(rows, axis=1)
+        alive = lengths > 0
+        importance = check_weights(weights, n) * alive
+        if not alive.any():
+            raise InputError("rows are all zeros: expected a trained table")
         if latents is None:
-            latents = 1 << int(np.clip(np.log2(max(1, nbytes / (12 * d))), 4, 11))
-        left = nbytes - 2 * latents * d - _GAINS
-        if left < n:
+            latents = 1 << int(np.log2(np.clip(nbytes / (12 * d), _FEWEST, _MOST)))
+            while latents > _FEWEST and cls.least_bytes(n, d, latents) > nbytes:
+                latents //= 2
+        if nbytes < (least := cls.least_bytes(n, d, latents)):
             raise InputError(
-                f"{nbytes} bytes for {n} rows: a decoder of {latents} latents and the gains take "
-                f"{nbytes - left} and each row one or more; give more, or fewer latents"
+                f"{nbytes} bytes for {n} rows of {d} in {latents} latents: expected {least} or "
+                "more; give more, or fewer latents"
             )
+        # A row of zeros has no direction: it is coded as another, in one nonzero, with gain 0.
+        units = np.where(alive[:, None], rows, rows[lengths.argmax()])
+        left = nbytes - 2 * latents * d - _GAINS
         if values is None:
             values = "int2" if 8 * left / n / (id_bits(latents) + 2) <= d / 3 else "int4"
         # Above d/2 nonzeros more add error: what is left of so many bytes stays unused.
         each = id_bits(latents) + int(values[3:])
-        typical = min(8 * left / n / each, d / 2)
+        typical = max(1.0, min(8 * left / n / each, d / 2, latents / 2, 127))
         of_rows = min(left, int(n * (2 + typical * each / 8)))
-        nonzeros = int(np.clip(typical, 1, min(latents, _TRAINED_NONZEROS)))
-        model = train(units, TrainConfig(latents, nonzeros, seed=seed))
+        nonzeros = int(min(typical, _TRAINED_NONZEROS))
+        model = train(rows[alive], TrainConfig(latents, nonzeros, seed=seed))
         # Some rows first: their quantiser is that of all, and so its bytes are known.
         some = units[np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))]
-        like = compress(model, some, values, budget=of_rows * len(some) // n)
-        assert isinstance(like, PackedCodes)
-        shared = cls(like, model.decoder).export().nbytes - like.nbytes
-        budget = nbytes - left + of_rows - shared
-        codes = compress(model, units, like=like, budget=budget, weights=weights, progress=progress)
+        try:
+            like = compress(model, some, values, budget=of_rows * len(some) // n)
+            assert isinstance(like, PackedCodes)
+            shared = cls(like, model.decoder).export().nbytes - like.nbytes
+            codes = compress(
+                model,
+                units,
+                like=like,
+                budget=nbytes - left + of_rows - shared,
+                weights=importance,
+                progress=progress,
+            )
+        except InputError as error:
+            raise InputError(
+                f"{nbytes} bytes for {n} rows of {d} in {latents} latents, {values}: {error}"
+            ) from error
         assert isinstance(codes, PackedCodes)
-        return cls(_with_lengths(codes, lengths), model.decoder, padding_idx)
+        return cls(_with_lengths(codes, lengths), model.decoder, padding_idx, given.device)
+
+    @staticmethod
+    def least_bytes(n: int, d: int, latents: int = _FEWEST) -> int:
+        """Bytes below which no codes of a table (n, d) fit; some want a few bytes a row more."""
+        row = 2 + -(-(id_bits(latents) + 1) // 8)  # A count, a gain and a nonzero.
+        return 2 * latents * d + _GAINS + n * row + 8 * -(-n // BLOCK) + SPARE
 
     def export(self) -> "CodedTable":
         """The same with the decoder in float16 and nothing to train: what is to be stored."""
@@ -164,39 +219,28 @@ class CodedTable(Table):
         return self.counts.long()
 
     def _lookup(self, ids: Tensor) -> Tensor:
+        lengths = _lengths(self.value_bits, len(self.decoder))
         if self.counts is None:
-            stride = int(self._lengths()[-1])
-            return self._read(ids * stride, torch.full_like(ids, len(self.value_bits)))
-        # A row begins where its block does, and after the rows before it in the block.
-        first = ids // BLOCK * BLOCK
-        others = first[:, None] + torch.arange(BLOCK, device=ids.device)
-        sizes = self._lengths()[self.counts[others.clamp(max=self.num_embeddings - 1)].long()]
-        starts = self.blocks[ids // BLOCK] + sizes.masked_fill(others >= ids[:, None], 0).sum(1)
+            return self._read(ids * lengths[-1], torch.full_like(ids, len(self.value_bits)))
+        starts = row_starts(ids, self.blocks, self.counts, lengths)
         return self._read(starts, self.counts[ids].long())
 
     def _all_rows(self) -> Tensor:
         counts = self.nonzeros
-        sizes = self._lengths()[counts]
+        sizes = _lengths(self.value_bits, len(self.decoder))[counts]
         return self._read(sizes.cumsum(0) - sizes, counts)
-
-    def _shifts(self) -> Tensor:
-        """(K + 1,) int64: the bit at which a row's r-th nonzero starts; the last is the end."""
-        return functional.pad((self.value_bits.long() + self._id_bits).cumsum(0), (1, 0))
-
-    def _lengths(self) -> Tensor:
-        """(K + 1,) int64: bytes of a row of k nonzeros."""
-        return 1 + (self._shifts() + 7) // 8
 
     def _read(self, starts: Tensor, counts: Tensor) -> Tensor:
         """Rows (m, d) of ``counts`` (m,) nonzeros that begin at bytes ``starts`` (m,)."""
         offsets = counts.cumsum(0) - counts
         owner = torch.repeat_interleave(counts)
         ranks = torch.arange(len(owner), device=owner.device) - offsets[owner]
-        bits = 8 * (starts[owner] + 1) + self._shifts()[ranks]
+        named = id_bits(len(self.decoder))
+        bits = 8 * (starts[owner] + 1) + _shifts(self.value_bits, len(self.decoder))[ranks]
         place, shift = bits >> 3, bits & 7
         word = sum(self.data[place + b].long() << 8 * b for b in range(SPARE)) >> shift
-        latents = word & ((1 << self._id_bits) - 1)
-        codes = (word >> self._id_bits) & ((1 << self.value_bits.long()[ranks]) - 1)
+        latents = word & ((1 << named) - 1)
+        codes = (word >> named) & ((1 << self.value_bits.long()[ranks]) - 1)
         scale = self.gains[self.data[starts].long()]
         values = self.levels[ranks, codes] * scale[owner]
         decoder = self.decoder.to(values.dtype)
@@ -205,14 +249,26 @@ class CodedTable(Table):
         )
 
 
+def _shifts(value_bits: Tensor, latents: int) -> Tensor:
+    """(K + 1,) int64: the bit at which a row's r-th nonzero starts; the last is the end."""
+    return functional.pad((value_bits.long() + id_bits(latents)).cumsum(0), (1, 0))
+
+
+def _lengths(value_bits: Tensor, latents: int) -> Tensor:
+    """(K + 1,) int64: bytes of a row of k nonzeros, its gain's byte among them."""
+    return 1 + (_shifts(value_bits, latents) + 7) // 8
+
+
 def _with_lengths(codes: PackedCodes, lengths: np.ndarray) -> PackedCodes:
     """Codes of unit rows as those of rows of lengths (n,), which go into the gains.
 
-    The 255 gains above 0 are in geometric progression: each length is off by the same part at most.
+    The 255 gains above 0 are in geometric progression from 1/10,000 of the largest at the lowest:
+    above that no length is off by more than 2 %.
     """
     gains = codes.gains() * lengths
-    low, high = np.quantile(gains[gains > 0], [0, 1])
-    grid = np.concatenate([[0], np.geomspace(low, high, 255)]).astype(np.float32)
+    largest = gains.max()
+    low = max(gains[gains > 0].min(), _SHORTEST * largest)
+    grid = np.concatenate([[0], np.geomspace(low, largest, 255)]).astype(np.float32)
     middles = np.sqrt(grid[1:-1] * grid[2:])
     numbers = np.where(gains > 0, 1 + np.searchsorted(middles, gains), 0)
     sizes = codes.rows.layout.lengths[codes.nonzeros]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressae.kernels.packed import BLOCK
 from compressae.retrieval.errors import InputError
 from compressae.tables.base import dense_rows
 from compressae.tables.ragged import RaggedTable
@@ -14,7 +15,8 @@ class PrunedTable(RaggedTable):
     """Entries at fixed columns of each row, the others zero: compressed sparse rows.
 
     Σ entries numbers, one byte each for their columns (two above d = 256, four above 32,768) and
-    four bytes a row (eight from 2^31 numbers on). The values go on being trained.
+    nine eighths of a byte a row (more above d = 255: see ``RaggedTable``). The values go on being
+    trained.
 
     Args:
         kept: (n, d) bool, the entries that are stored.
@@ -76,6 +78,13 @@ class PrunedTable(RaggedTable):
         with torch.no_grad():
             table.values.copy_(rows[kept])
         return table
+
+    @staticmethod
+    def most_entries(n: int, d: int, nbytes: int, value_bytes: int = 4) -> int:
+        """The most entries of a table (n, d) within ``nbytes``; below 0 where it has too few."""
+        column = 1 if d <= 256 else 2 if d <= 2**15 else 4
+        length = 1 if d <= 255 else 2 if d < 2**15 else 4
+        return (nbytes - n * length - 8 * -(-n // BLOCK)) // (value_bytes + column)
 
     def _columns(self, entries: Tensor, first: Tensor) -> Tensor:
         return self.columns[entries].long()

@@ -6,15 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressae.kernels.packed import BLOCK
 from compressae.retrieval.errors import InputError
 from compressae.tables.base import Table
 
 
 class RaggedTable(Table):
-    """Row i is ``values[starts[i]:starts[i + 1]]`` at columns that the kind of table gives.
+    """Row i is ``lengths[i]`` of ``values``, after those of the rows before it, at columns that the
+    kind of table gives.
 
-    What is not stored is zero and has no gradient. ``values`` is the only parameter; ``starts``
-    (n + 1,) is a buffer: int32, or int64 from 2^31 numbers on.
+    What is not stored is zero and has no gradient. ``values`` is the only parameter. Beside it
+    are ``lengths`` (n,), one byte a row (two above d = 255, four above 32,767), and ``blocks``
+    int64, where every 64th row begins.
 
     Args:
         lengths: (n,) int64 on the CPU, each 0 to d.
@@ -24,7 +27,8 @@ class RaggedTable(Table):
         device, dtype: of ``values``.
     """
 
-    starts: Tensor
+    lengths: Tensor
+    blocks: Tensor
 
     def __init__(
         self,
@@ -36,13 +40,13 @@ class RaggedTable(Table):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(len(lengths), embedding_dim, padding_idx)
-        starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        total = int(starts[-1])
-        if total < 2**31:
-            starts = starts.int()
+        ends = lengths.cumsum(0)
         self.std = std
-        self.register_buffer("starts", starts.to(device))
-        self.values = nn.Parameter(torch.empty(total, device=device, dtype=dtype))
+        d = embedding_dim
+        small = torch.uint8 if d <= 255 else torch.int16 if d < 2**15 else torch.int32
+        self.register_buffer("lengths", lengths.to(device, small))
+        self.register_buffer("blocks", (ends - lengths)[::BLOCK].to(device, copy=True))
+        self.values = nn.Parameter(torch.empty(int(ends[-1]), device=device, dtype=dtype))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -55,8 +59,7 @@ class RaggedTable(Table):
         """Columns (T,) int64 of entries (T,) of ``values``, in rows that begin at first (T,)."""
 
     def _lookup(self, ids: Tensor) -> Tensor:
-        first, stop = self.starts[ids].long(), self.starts[ids + 1].long()
-        lengths = stop - first
+        first, lengths = row_starts(ids, self.blocks, self.lengths), self.lengths[ids].long()
         # Entry t of the output belongs to row owner[t] and stands at entries[t] in values.
         owner = torch.repeat_interleave(lengths)
         before = lengths.cumsum(0) - lengths
@@ -64,8 +67,9 @@ class RaggedTable(Table):
         return self._spread(self.values.index_select(0, entries), entries, owner, first)
 
     def _all_rows(self) -> Tensor:
-        first = self.starts[:-1].long()
-        owner = torch.repeat_interleave(self.starts.long().diff())
+        lengths = self.lengths.long()
+        first = lengths.cumsum(0) - lengths
+        owner = torch.repeat_interleave(lengths)
         return self._spread(
             self.values, torch.arange(len(owner), device=owner.device), owner, first
         )
@@ -74,6 +78,23 @@ class RaggedTable(Table):
         places = owner * self.embedding_dim + self._columns(entries, first[owner])
         flat = values.new_zeros(len(first) * self.embedding_dim)
         return flat.scatter(0, places, values).view(len(first), self.embedding_dim)
+
+
+def row_starts(ids: Tensor, blocks: Tensor, counts: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Where rows ids (m,) begin, (m,) int64: where their block does, and after those before them.
+
+    Args:
+        ids: (m,) int64.
+        blocks: (⌈n / BLOCK⌉,) int64, the start of every ``BLOCK``-th row.
+        counts: (n,) integers: lengths of rows, or what ``sizes`` has the length of.
+        sizes: (K + 1,) int64 lengths of rows by count.
+    """
+    first = ids // BLOCK * BLOCK
+    others = first[:, None] + torch.arange(BLOCK, device=ids.device)
+    lengths = counts[others.clamp(max=len(counts) - 1)].long()
+    if sizes is not None:
+        lengths = sizes[lengths]
+    return blocks[ids // BLOCK] + lengths.masked_fill(others >= ids[:, None], 0).sum(1)
 
 
 def check_widths(widths: Any, embedding_dim: int) -> Tensor:

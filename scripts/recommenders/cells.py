@@ -108,12 +108,14 @@ class Store:
         if not path.exists():
             return False
         record = json.loads(path.read_text())
-        if record["changes"] != cell.method.changes:
+        if record["failed"] is not None:
+            return False
+        if record["method_settings"] != cell.method.settings:
             raise InputError(
-                f"{path}: made with {record['changes']} for {cell.method.name}, which now has "
-                f"{cell.method.changes}; remove it, or choose another output folder"
+                f"{path}: made with {record['method_settings']} for {cell.method.name}, which now "
+                f"has {cell.method.settings}; remove it, or choose another output folder"
             )
-        return record["failed"] is None
+        return True
 
     def make(self, cell: Cell, whole: Split) -> dict[str, Any]:
         """Train, judge and write a cell; gives its record."""
@@ -121,9 +123,7 @@ class Store:
         seen, judged = setting.splits(whole, cell.seed)
         work = self.folder / "work" / cell.name
         dense = self.folder / "dense" / f"{setting.protocol}-{setting.model}-{cell.seed}"
-        bench = Workbench(
-            setting, seen, cell.seed, work, dense, cell.method.changes, what=cell.name
-        )
+        bench = Workbench(setting, seen, cell.seed, work, dense, what=cell.name)
         budget = cell.budget(bench.n)
         record: dict[str, Any] = {
             "protocol": setting.protocol,
@@ -152,7 +152,7 @@ class Store:
             "epochs": sum(training["epochs"] for training in bench.trainings),
             "trainings": bench.trainings,
             "facts": bench.facts,
-            "changes": cell.method.changes,
+            "method_settings": cell.method.settings,
             "settings": {**setting.record(), **_data(whole)},
             "machine": machine(),
             "version": library_version(),
@@ -199,7 +199,7 @@ def _judge(bench: Workbench, method: Method, table: Table, judged: Split) -> dic
     code leaves out training pairs alone, but which of the two gave its published figures is not
     certain.
     """
-    model = bench.served(table) if method.served else bench.recommender(table)
+    model = bench.served(table) if method.counts == "items" else bench.recommender(table)
     scores, setting = model.scorer(), bench.setting
     asked: dict[str, tuple[csr_array, csr_array]] = {}
     if judged.valid.nnz:

@@ -1,11 +1,16 @@
-"""Trained rows quantised by faiss, as tables of codes, codebooks and rotation."""
+"""Trained rows quantised by faiss, as tables of codes, codebooks and rotation.
 
-from typing import Any
+Codes stay; codebooks and rotation can go on being trained. ``export`` has them in float16, and that
+is what ``bytes_of`` counts.
+"""
+
+import copy
+from typing import Any, Self
 
 import faiss
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressae.tables import Table
 
@@ -22,7 +27,15 @@ def owners(width: int, m: int) -> np.ndarray:
     return np.sort(np.arange(width) % m)
 
 
-class ProductTable(Table):
+class _Quantised(Table):
+    codes: Tensor
+
+    def export(self) -> Self:
+        """The same as it is stored: floats in float16, nothing to train."""
+        return copy.deepcopy(self).half().requires_grad_(False)
+
+
+class ProductTable(_Quantised):
     """Row i is ``codebook[codes[i, owner[c]], c]`` over columns c, turned back by ``rotation``.
 
     Product quantisation (Jégou et al., TPAMI 2011), with a rotation OPQ (Ge et al., CVPR 2013).
@@ -33,23 +46,21 @@ class ProductTable(Table):
         rotation: (w, d) float32 with orthonormal columns, w ≥ d; None for none, and w = d.
     """
 
-    codes: Tensor
-    codebook: Tensor
     rotation: Tensor | None
 
     def __init__(self, codes: Tensor, codebook: Tensor, rotation: Tensor | None = None) -> None:
         width = codebook.shape[1]
         super().__init__(len(codes), width if rotation is None else rotation.shape[1])
         self.register_buffer("codes", codes)
-        self.register_buffer("codebook", codebook)
-        self.register_buffer("rotation", rotation)
+        self.codebook = nn.Parameter(codebook)
+        self.register_parameter("rotation", None if rotation is None else nn.Parameter(rotation))
         self._owners = torch.from_numpy(owners(width, codes.shape[1]))
 
     @staticmethod
     def bytes_of(n: int, d: int, m: int, rotated: bool) -> int:
-        """``nbytes`` of n rows of d dimensions in m bytes each."""
+        """``nbytes``, exported, of n rows of d dimensions in m bytes each."""
         width = m * -(-d // m) if rotated else d
-        return n * m + 4 * ENTRIES * width + (4 * width * d if rotated else 0)
+        return n * m + 2 * ENTRIES * width + (2 * width * d if rotated else 0)
 
     @classmethod
     def fit(cls, rows: np.ndarray, m: int, rotated: bool, seed: int = 0) -> "ProductTable":
@@ -80,12 +91,13 @@ class ProductTable(Table):
         return cls(codes, codebook, None if rotation is None else torch.from_numpy(rotation.copy()))
 
     def _lookup(self, ids: Tensor) -> Tensor:
-        columns = torch.arange(self.codebook.shape[1])
-        rows = self.codebook[self.codes[ids].long()[:, self._owners], columns]
-        return rows if self.rotation is None else rows @ self.rotation
+        width = self.codebook.shape[1]
+        places = self.codes[ids].long()[:, self._owners] * width + torch.arange(width)
+        rows = self.codebook.float().flatten().index_select(0, places.flatten()).view(-1, width)
+        return rows if self.rotation is None else rows @ self.rotation.float()
 
 
-class ResidualTable(Table):
+class ResidualTable(_Quantised):
     """Row i is the sum of ``codebooks[j, codes[i, j]]`` over stages j.
 
     Residual quantisation with a beam of 5 (Chen et al., Sensors 2010).
@@ -95,18 +107,15 @@ class ResidualTable(Table):
         codebooks: (m, 256, d) float32.
     """
 
-    codes: Tensor
-    codebooks: Tensor
-
     def __init__(self, codes: Tensor, codebooks: Tensor) -> None:
         super().__init__(len(codes), codebooks.shape[2])
         self.register_buffer("codes", codes)
-        self.register_buffer("codebooks", codebooks)
+        self.codebooks = nn.Parameter(codebooks)
 
     @staticmethod
     def bytes_of(n: int, d: int, m: int) -> int:
-        """``nbytes`` of n rows of d dimensions in m bytes each."""
-        return m * (n + 4 * ENTRIES * d)
+        """``nbytes``, exported, of n rows of d dimensions in m bytes each."""
+        return m * (n + 2 * ENTRIES * d)
 
     @classmethod
     def fit(cls, rows: np.ndarray, m: int, seed: int = 0) -> "ResidualTable":
@@ -122,9 +131,10 @@ class ResidualTable(Table):
 
     def _lookup(self, ids: Tensor) -> Tensor:
         codes = self.codes[ids].long()
-        rows = self.codebooks[0, codes[:, 0]]
-        for j in range(1, len(self.codebooks)):
-            rows = rows + self.codebooks[j, codes[:, j]]
+        books = self.codebooks.float()
+        rows = books[0].index_select(0, codes[:, 0])
+        for j in range(1, len(books)):
+            rows = rows + books[j].index_select(0, codes[:, j])
         return rows
 
 

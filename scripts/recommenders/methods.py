@@ -30,6 +30,8 @@ from recommenders.workbench import DoesNotFit, Workbench
 
 #: A workbench and a budget in bytes → a table as it is stored, trained.
 Function = Callable[[Workbench, int], Table]
+#: Names the rules below for a method's own epochs, rates and decays in records; raise it with them.
+RULES = 2
 #: Of the recipe's learning rate, for rows that were trained and are rounded.
 TUNE_RATE = 0.3
 #: The same for what all sparse codes share: seven times as much overfits within an epoch.
@@ -47,19 +49,18 @@ class Method:
         label: in the report.
         function: raises ``DoesNotFit`` where the budget is too small.
         note: what a reader of the report should know.
-        changes: fields of the recipe that are otherwise for it.
+        settings: of its own, as JSON; cells that were made with others are refused.
         counts: what has to stay within the budget: all bytes; or, as BET counts, four bytes for
-            each number and nothing for where it is; or the bytes of items, within their part.
-        served: the table is users and items as they are scored, after propagation.
+            each number and nothing for where it is; or the bytes of items, within their part, of a
+            table of rows as they are scored, after propagation.
     """
 
     name: str
     label: str
     function: Function
     note: str = ""
-    changes: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     counts: Literal["bytes", "numbers", "items"] = "bytes"
-    served: bool = False
 
 
 def dense(bench: Workbench, budget: int) -> Table:
@@ -119,9 +120,7 @@ def pruned(bench: Workbench, budget: int) -> Table:
     no score and is not stored: magnitudes then tell what matters. Without these three, validation
     found a fifth of the recall.
     """
-    # Four bytes a value, one or two for its column, four for the start of each row and the end.
-    entry = 5 if bench.dim <= 256 else 6
-    entries = min((budget - 4 * (bench.n + 1)) // entry, bench.n * bench.dim)
+    entries = min(PrunedTable.most_entries(bench.n, bench.dim, budget, 2), bench.n * bench.dim)
     if entries < bench.n:
         raise DoesNotFit(f"{max(entries, 0)} entries for {bench.n} rows")
     rows = torch.from_numpy(bench.dense_rows())
@@ -131,20 +130,23 @@ def pruned(bench: Workbench, budget: int) -> Table:
     floor = max(1, entries // bench.n // 2)
     table = PrunedTable.from_dense(rows / lengths[:, None], entries, floor)
     with torch.no_grad():
-        table.values.mul_(lengths.repeat_interleave(table.starts.diff()))
+        table.values.mul_(lengths.repeat_interleave(table.lengths.long()))
     bench.note(entries=entries, floor=floor)
     bench.train(table, cold=False, decay=bench.decay(entries / bench.n))
-    return table
+    return table.half().requires_grad_(False)
 
 
-def product(bench: Workbench, budget: int, rotated: bool) -> Table:
-    """The dense rows by PQ, or after a learned rotation (OPQ), in as many bytes a row as fit."""
+def product(bench: Workbench, budget: int, rotated: bool = False, through: bool = False) -> Table:
+    """The dense rows by PQ, or after a learned rotation (OPQ), in as many bytes a row as fit;
+    ``through``: then centroids are trained on."""
     m = _most(lambda m: ProductTable.bytes_of(bench.n, bench.dim, m, rotated), bench, budget)
     rows = bench.dense_rows()
     with bench.timed():
         table = ProductTable.fit(rows, m, rotated, bench.seed)
     bench.note(m=m)
-    return table
+    if through:
+        _tune(bench, table, THROUGH_RATE, decay=0.0)
+    return table.export()
 
 
 def residual(bench: Workbench, budget: int) -> Table:
@@ -154,7 +156,7 @@ def residual(bench: Workbench, budget: int) -> Table:
     with bench.timed():
         table = ResidualTable.fit(rows, m, bench.seed)
     bench.note(m=m)
-    return table
+    return table.export()
 
 
 def integers(bench: Workbench, budget: int, bits: int) -> Table:
@@ -191,18 +193,14 @@ def budgeted(bench: Workbench, budget: int) -> Table:
 
         given = (split, bench.make, full, budget // 4, recipe, folder, report, BET)
         found = search_and_retrain(*given, resume=True)
-        model, outcomes = found.model, [found.chosen.outcome]
+        model = found.model
         bench.seconds += found.seconds
+        bench.trained("retrain", found.chosen.outcome, recipe, bench.dim)
         if split is not bench.split:
-            model, outcome = refit(
-                split, bench.make, full, found, bench.recipe, folder, report, BET
-            )
+            model, outcome = refit(split, bench.make, full, found, recipe, folder, report, BET)
             bench.seconds += outcome.seconds
-            outcomes.append(outcome)
-    for outcome in outcomes:
-        bench.trained("retrain", outcome, recipe, bench.dim)
-    record = found.record()
-    bench.note(search=record["trials"], settings=asdict(BET), full_quality=found.full_quality)
+            bench.trained("refit", outcome, recipe, bench.dim)
+    bench.note(search=found.record())
     return bench.keep(model)
 
 
@@ -228,15 +226,15 @@ def items_product(bench: Workbench, budget: int) -> Table:
     with bench.timed():
         table = ProductTable.fit(items, m, False, bench.seed)
     bench.note(m=m)
-    return JoinedTable(users, table)
+    return JoinedTable(users, table.export())
 
 
 def _codes(bench: Workbench, rows: np.ndarray, budget: int) -> CodedTable:
-    try:
-        with bench.timed():
-            table = CodedTable.from_dense(rows, budget, seed=bench.seed)
-    except InputError as error:
-        raise DoesNotFit(str(error)) from error
+    least = CodedTable.least_bytes(*rows.shape)
+    if budget < least:
+        raise DoesNotFit(f"{budget} bytes; a decoder and one nonzero a row have {least}")
+    with bench.timed():
+        table = CodedTable.from_dense(rows, budget, seed=bench.seed)
     nonzeros = table.nonzeros.double()
     bench.note(latents=len(table.decoder), nonzeros=float(nonzeros.mean()))
     return table
@@ -272,16 +270,23 @@ def _most(bytes_of: Callable[[int], int], bench: Workbench, budget: int) -> int:
     return max(fitting)
 
 
-_PRUNED = "of the dense rows on principal axes; columns counted; all epochs twice"
+_PRUNED = "of the dense rows on principal axes, float16; columns counted; all epochs twice"
 _QR = "users and items apart, as many remainders as fit"
-_BET = f"{BET.iterations} widths tried for an epoch each, the fittest trained"
-_OURS = "of the trained dense rows; decoder and levels counted"
-_ITEMS = "items alone compressed, after propagation, within their part; users dense"
-_CODED = "of the trained dense rows; codebooks counted"
+_BET = (
+    f"{BET.iterations} widths tried for an epoch each, the fittest trained; the paper tries 50 or "
+    "so for ten epochs and trains five"
+)
+_QUANTISED = "of the trained dense rows; codebooks counted, float16"
+_CODED = "of the trained dense rows; decoder, float16, and levels counted"
+_THROUGH = "then a quarter of the epochs through the codes"
+_ITEMS = (
+    "items alone, after propagation, within their part; users dense, 4·d bytes each not counted"
+)
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
+
+def _methods() -> list[Method]:
+    integer = "fewer dimensions; tuned for a quarter of the epochs"
+    return [
         Method("dense", "dense", dense),
         Method("uniform", "uniform, fewer dimensions", uniform),
         Method("hashing", "hashing", hashing, "users and items apart"),
@@ -289,19 +294,22 @@ METHODS: dict[str, Method] = {
         Method("qr-add", "QR, add", partial(quotient_remainder, combine="add"), _QR),
         Method("qr-concat", "QR, concat", partial(quotient_remainder, combine="concat"), _QR),
         Method("pruned", "magnitude pruning", pruned, _PRUNED),
-        Method("pq", "PQ", partial(product, rotated=False), _CODED),
-        Method("opq", "OPQ", partial(product, rotated=True), f"{_CODED}, and the rotation"),
-        Method("rq", "RQ", residual, _CODED),
-        Method("int8", "int8", partial(integers, bits=8), "fewer dimensions; tuned"),
-        Method("int4", "int4", partial(integers, bits=4), "fewer dimensions; tuned"),
-        Method("bet", "BET", budgeted, _BET, counts="numbers"),
-        Method("codes", "sparse codes", coded, _OURS),
-        Method(
-            "codes-through", "sparse codes, trained through", partial(coded, through=True), _OURS
-        ),
-        Method("pq-items", "PQ, items", items_product, _ITEMS, counts="items", served=True),
-        Method(
-            "codes-items", "sparse codes, items", items_coded, _ITEMS, counts="items", served=True
-        ),
-    )
+        Method("int8", "int8", partial(integers, bits=8), integer),
+        Method("int4", "int4", partial(integers, bits=4), integer),
+        Method("bet", "BET, short search", budgeted, _BET, asdict(BET), "numbers"),
+        Method("pq", "PQ", product, _QUANTISED),
+        Method("opq", "OPQ", partial(product, rotated=True), f"{_QUANTISED}, and the rotation"),
+        Method("rq", "RQ", residual, _QUANTISED),
+        Method("pq-through", "PQ, trained through", partial(product, through=True), _THROUGH),
+        Method("codes", "sparse codes", coded, _CODED),
+        Method("codes-through", "sparse codes, trained through",
+               partial(coded, through=True), _THROUGH),
+        Method("pq-items", "PQ, items", items_product, _ITEMS, counts="items"),
+        Method("codes-items", "sparse codes, items", items_coded, _ITEMS, counts="items"),
+    ]  # fmt: skip
+
+
+METHODS: dict[str, Method] = {
+    method.name: replace(method, settings={"rules": RULES, **method.settings})
+    for method in _methods()
 }

@@ -59,7 +59,7 @@ class MF(nn.Module):
     def final(self) -> Tensor:
         """All the rows (n, d) that pairs are scored by, without a gradient."""
         with torch.no_grad():
-            return self.lookup()(torch.arange(self.n_users + self.n_items))
+            return self.lookup()(torch.arange(self.n_users + self.n_items)).float()
 
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores (m,) of pairs of rows (m, d) and (m, d)."""
@@ -108,7 +108,7 @@ class LightGCN(MF):
         self._adjacency = normalised_adjacency(train)
 
     def lookup(self) -> Lookup:
-        rows = propagate(self._adjacency, self.table.rows(), self.layers)  # type: ignore[operator]
+        rows = propagate(self._adjacency, self.table.rows().float(), self.layers)  # type: ignore[operator]
         return self._unit(lambda ids: F.embedding(ids, rows))
 
 

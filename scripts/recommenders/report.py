@@ -159,9 +159,8 @@ def _notes(found: list[Record]) -> str:
         method = METHODS.get(name)
         if method is None:
             continue
-        changes = ", ".join(f"{k} {v:g}" for k, v in method.changes.items())
         counted = "numbers alone are counted" * (method.counts == "numbers")
-        if said := "; ".join(filter(None, [method.note, changes, counted])):
+        if said := "; ".join(filter(None, [method.note, counted])):
             lines.append(f"- {method.label}: {said}.")
     return "\n".join(lines)
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,6 @@ class Workbench:
         seed: of the cell.
         folder: for checkpoints of this cell, so that an interrupted training goes on.
         dense_folder: where the trained dense table of this setting and seed is kept.
-        changes: fields of the recipe that this method has otherwise.
         what: the cell, in words.
         facts: what the method tells about its table, for the record (``note``).
         trainings: what was trained for this cell, in order.
@@ -105,7 +103,6 @@ class Workbench:
     seed: int
     folder: Path
     dense_folder: Path
-    changes: dict[str, Any] = field(default_factory=dict)
     what: str = "table"
     facts: dict[str, Any] = field(default_factory=dict)
     trainings: list[dict[str, Any]] = field(default_factory=list)
@@ -115,7 +112,7 @@ class Workbench:
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.recipe = replace(self.setting.recipe, seed=self.seed, **self.changes)
+        self.recipe = replace(self.setting.recipe, seed=self.seed)
 
     @property
     def n_users(self) -> int:
@@ -129,13 +126,6 @@ class Workbench:
     @property
     def dim(self) -> int:
         return self.setting.dim
-
-    @cached_property
-    def frequencies(self) -> np.ndarray:
-        """(n,) training pairs of each user, then of each item."""
-        train = self.split.train
-        items = np.bincount(train.indices, minlength=train.shape[1])
-        return np.concatenate([np.diff(train.indptr), items])
 
     def widest(self, d: int) -> int:
         """The most dimensions, d at most, that the model takes (NCF: a multiple of 4).
@@ -257,8 +247,8 @@ class Workbench:
     def dense_rows(self) -> np.ndarray:
         """The trained dense rows (n, d) float32; the model's other weights become theirs.
 
-        They are trained when first asked for, by the recipe without a method's changes, and kept
-        for all cells of this setting and seed.
+        They are trained when first asked for, by the recipe, and kept for all cells of this
+        setting and seed.
 
         Raises:
             InputError: those that are kept were trained with other settings or data.
@@ -268,7 +258,6 @@ class Workbench:
             bench = replace(
                 self,
                 folder=self.dense_folder.with_name(self.dense_folder.name + "-work"),
-                changes={},
                 what=f"dense {self.setting.protocol} {self.setting.model} seed {self.seed}",
                 trainings=[],
                 seconds=0.0,

@@ -233,7 +233,7 @@ def test_the_script_writes_what_it_says(tmp_path, protocol):
     assert metrics["recall20"] == pytest.approx(judged.recall, abs=1e-3)
     assert metrics["ndcg20"] == pytest.approx(judged.ndcg, abs=1e-3)
     assert f"Recall@20 {metrics['recall20']:.4f}" in done.stdout and "640 of 3,200" in done.stdout
-    assert metrics["entries"] == 640 and metrics["nbytes"] == 640 * 4 + 201 * 4
+    assert metrics["entries"] == 640 and metrics["nbytes"] == 640 * 4 + 200 + 4 * 8
     assert len([*out.glob("retrain-whole-*")]) == (protocol == "lightgcn")
     found = json.loads((out / "search.json").read_text())
     assert len(found["trials"]) == 3 and len(found["retrained"]) == 2

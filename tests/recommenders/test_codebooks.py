@@ -19,7 +19,7 @@ def rows():
 
 def decoded(table):
     """The rows by faiss's own decoder, before a rotation is undone, where subspaces are even."""
-    codes, codebook = table.codes.numpy(), table.codebook.numpy()
+    codes, codebook = table.codes.numpy(), table.codebook.detach().numpy()
     owner, m = owners(codebook.shape[1], codes.shape[1]), codes.shape[1]
     step = int(np.bincount(owner).max())
     inside = np.concatenate([np.arange(count) for count in np.bincount(owner)])
@@ -36,13 +36,15 @@ def test_products_decode_as_faiss_does_and_count_what_they_hold(rows, m, rotated
     table = ProductTable.fit(rows, m, rotated)
     expected = decoded(table)
     if rotated:
-        expected = expected @ table.rotation.numpy()
-        turn = table.rotation.numpy()
+        turn = table.rotation.detach().numpy()
+        expected = expected @ turn
         np.testing.assert_allclose(turn.T @ turn, np.eye(10), atol=1e-4)
-    np.testing.assert_allclose(table.rows().numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(table.rows().detach().numpy(), expected, atol=1e-5)
     assert table.rows().shape == rows.shape
-    assert table.nbytes == ProductTable.bytes_of(*rows.shape, m, rotated)
-    assert table.num_parameters == 0
+    stored = table.export()
+    assert stored.nbytes == ProductTable.bytes_of(*rows.shape, m, rotated)
+    assert stored.num_parameters == 0 < table.num_parameters
+    torch.testing.assert_close(stored.rows(), table.rows().detach(), rtol=0, atol=5e-3)
     ids = torch.tensor([[3, 399], [0, 3]])
     torch.testing.assert_close(table(ids), table.rows()[ids])
 
@@ -52,7 +54,8 @@ def test_products_without_padding_are_those_of_faiss(rows):
     quantizer.cp.seed, quantizer.cp.min_points_per_centroid = 1, 1
     quantizer.train(rows)
     expected = quantizer.decode(quantizer.compute_codes(rows))
-    np.testing.assert_allclose(ProductTable.fit(rows, 5, False).rows().numpy(), expected, atol=1e-6)
+    found = ProductTable.fit(rows, 5, False).rows().detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_more_codes_are_nearer(rows):
@@ -61,7 +64,8 @@ def test_more_codes_are_nearer(rows):
         lambda m: ProductTable.fit(rows, m, True),
         lambda m: ResidualTable.fit(rows, m),
     ):
-        errors = [float(((fit(m).rows().numpy() - rows) ** 2).mean()) for m in (1, 3, 4, 7)]
+        found = [fit(m).export().rows().numpy() for m in (1, 3, 4, 7)]
+        errors = [float(((x - rows) ** 2).mean()) for x in found]
         assert errors == sorted(errors, reverse=True) and errors[-1] < 0.1 * errors[0]
 
 
@@ -76,11 +80,25 @@ def test_subspaces_are_as_even_as_can_be(width, m):
 def test_residuals_decode_as_faiss_does(rows, m):
     table = ResidualTable.fit(rows, m)
     quantizer = faiss.ResidualQuantizer(10, m, 8)
-    faiss.copy_array_to_vector(table.codebooks.numpy().ravel(), quantizer.codebooks)
+    faiss.copy_array_to_vector(table.codebooks.detach().numpy().ravel(), quantizer.codebooks)
     quantizer.is_trained = True
     expected = quantizer.decode(table.codes.numpy())
-    np.testing.assert_allclose(table.rows().numpy(), expected, atol=1e-5)
-    assert table.nbytes == ResidualTable.bytes_of(*rows.shape, m)
+    np.testing.assert_allclose(table.rows().detach().numpy(), expected, atol=1e-5)
+    assert table.export().nbytes == ResidualTable.bytes_of(*rows.shape, m)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_training_through_codes_brings_products_nearer(rows, rotated):
+    table = ProductTable.fit(rows, 3, rotated)
+    goal = torch.from_numpy(rows) * 1.5
+    optimizer, losses = torch.optim.Adam(table.parameters(), 0.02), []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (table.rows() - goal).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_quantised_tables_round_trip_through_their_state(rows):

@@ -9,6 +9,7 @@ from recommenders.codebooks import ProductTable, ResidualTable
 from recommenders.interactions import read_split, subset
 from recommenders.joined import JoinedTable
 from recommenders.methods import METHODS
+from recommenders.models import MODELS
 from recommenders.training import Recipe
 from recommenders.workbench import DoesNotFit, Setting, Workbench
 
@@ -17,7 +18,7 @@ from compressae.tables import BudgetedTable, FullTable, IntegerTable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CODED = ("pq", "opq", "rq", "codes", "pq-items", "codes-items")
+UNTRAINED = ("pq", "opq", "rq", "codes", "pq-items", "codes-items")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ STEPS = {
     "qr-product": lambda n, d: 4 * 4 * d,
     "qr-add": lambda n, d: 4 * 4 * d,
     "qr-concat": lambda n, d: 4 * 4 * d + 4 * n // 4,
-    "pruned": lambda n, d: 6,
+    "pruned": lambda n, d: 3,
     "int8": lambda n, d: n,
     "int4": lambda n, d: n,
 }
@@ -96,18 +97,17 @@ def test_codes_are_as_many_as_fit(untrained, name, removed):
     assert bench.seconds > 0
 
 
-@pytest.mark.parametrize("n", [1, 1000, 70839])
+@pytest.mark.parametrize("n", [1, 300])
 @pytest.mark.parametrize("d", [3, 64, 128])
 def test_bytes_of_codes_are_those_that_tables_hold(n, d):
-    n = min(n, 50)  # The arithmetic is linear in n.
     for m in {1, 2, d // 2, d - 1, d} - {0}:
         codes, width = torch.zeros(n, m, dtype=torch.uint8), m * -(-d // m)
         plain = ProductTable(codes, torch.zeros(256, d))
         turned = ProductTable(codes, torch.zeros(256, width), torch.zeros(width, d))
-        assert plain.nbytes == ProductTable.bytes_of(n, d, m, False)
-        assert turned.nbytes == ProductTable.bytes_of(n, d, m, True)
+        assert plain.export().nbytes == ProductTable.bytes_of(n, d, m, False)
+        assert turned.export().nbytes == ProductTable.bytes_of(n, d, m, True)
         stages = ResidualTable(codes, torch.zeros(m, 256, d))
-        assert stages.nbytes == ResidualTable.bytes_of(n, d, m)
+        assert stages.export().nbytes == ResidualTable.bytes_of(n, d, m)
 
 
 @pytest.mark.parametrize("name", sorted({*METHODS} - {"dense"}))
@@ -124,22 +124,22 @@ def test_codebooks_want_as_many_rows(untrained, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-@pytest.mark.parametrize("model", ["mf", "ncf"])
+@pytest.mark.parametrize("model", MODELS)
 def test_each_method_trains_with_each_model(whole, tmp_path, name, model):
     loss = dict(loss="bpr", decay=0.0) if model == "ncf" else {}
     bench = bench_of(whole, tmp_path, 32, model, **loss)
     method = METHODS[name]
-    budget = bench.n * 32 * 4 // (1 if name == "dense" or method.served else 3)
-    if model == "ncf" and method.served:
+    budget = bench.n * 32 * 4 // (1 if name == "dense" or method.counts == "items" else 3)
+    if model == "ncf" and method.counts == "items":
         with pytest.raises(DoesNotFit, match="no dot products"):
             method.function(bench, budget)
         return
     table = method.function(bench, budget)
     assert 0 <= sizes(method, table, budget)["unused"] < 0.7
-    recommender = bench.served(table) if method.served else bench.recommender(table)
+    recommender = bench.served(table) if method.counts == "items" else bench.recommender(table)
     scores = recommender.scorer()(np.arange(5))
     assert scores.shape == (5, 500) and np.isfinite(scores).all() and scores.std() > 0
-    assert bench.trainings or name in CODED
+    assert bench.trainings or name in UNTRAINED
     if name.startswith("int"):
         assert isinstance(table, IntegerTable)
 
@@ -183,16 +183,9 @@ def test_what_counts_against_a_budget():
         sizes(items, table, 80 * 32 - 2)
     ragged = BudgetedTable([3, 1, 4], 4)
     assert sizes(METHODS["bet"], ragged, 8 * 4)["unused"] == 0
-    assert sizes(METHODS["bet"], ragged, 8 * 4)["bytes"] == 8 * 4 + 4 * 4
+    assert sizes(METHODS["bet"], ragged, 8 * 4)["bytes"] == 8 * 4 + 3 + 8
     with pytest.raises(InputError, match="bet: 32 bytes, over its budget of 31"):
         sizes(METHODS["bet"], ragged, 31)
-
-
-def test_frequencies_are_pairs_of_users_then_items(whole, tmp_path):
-    bench = bench_of(whole, tmp_path)
-    dense = whole.train.toarray()
-    expected = np.concatenate([dense.sum(1), dense.sum(0)])
-    np.testing.assert_array_equal(bench.frequencies, expected)
 
 
 def test_subsets_are_the_most_active(whole):

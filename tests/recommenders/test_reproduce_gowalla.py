@@ -205,10 +205,10 @@ def test_cells_of_other_settings_are_never_mixed(tmp_path, data, monkeypatch):
     other = write(tmp_path / "other.npz", blocks(seed=1))
     refused = small(other, out, "--method", "hashing")
     assert refused.exit_code == 1 and "made with pairs" in refused.stderr
-    changed = replace(METHODS["uniform"], changes={"decay": 0.5})
+    changed = replace(METHODS["uniform"], settings={"rules": 0})
     monkeypatch.setitem(METHODS, "uniform", changed)
     refused = small(data, out, "--method", "uniform")
-    assert refused.exit_code == 1 and "which now has {'decay': 0.5}" in refused.stderr
+    assert refused.exit_code == 1 and "which now has {'rules': 0}" in refused.stderr
     assert len(cells(out)) == 1
 
 

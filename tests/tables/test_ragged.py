@@ -24,7 +24,7 @@ def test_a_budgeted_table_is_the_full_one_under_its_prefix_mask(n, d, seed):
     table = BudgetedTable.from_dense(rows, widths)
     assert torch.equal(table.rows(), rows * mask) and table.widths.tolist() == widths.tolist()
     assert table.num_parameters == widths.sum() == len(table.values)
-    assert table.nbytes == 4 * widths.sum() + 4 * (n + 1)
+    assert table.nbytes == 4 * widths.sum() + n + 8 * -(-n // 64)
     ids = torch.from_numpy(random.integers(0, n, 20))
     assert torch.equal(table(ids), (rows * mask)[ids])
     # The gradient is what the mask leaves of the full table's, and nothing else is stored.
@@ -47,7 +47,7 @@ def test_memory_is_really_saved():
     n, d = 50_000, 128
     table = BudgetedTable(np.full(n, 6), d)
     full = FullTable(n, d)
-    assert table.nbytes == n * 6 * 4 + (n + 1) * 4
+    assert table.nbytes == n * 6 * 4 + n + 8 * -(-n // 64)
     assert sum(t.untyped_storage().nbytes() for t in table.state_dict().values()) == table.nbytes
     assert table.nbytes < 0.055 * full.nbytes
 
@@ -103,11 +103,13 @@ def test_pruning_keeps_the_largest_above_the_floor(n, d, share, floor, seed, tie
     table = PrunedTable.from_dense(rows, entries, floor)
     pruned = table.rows().detach()
     columns = torch.zeros(n, d, dtype=torch.bool)
-    lengths = table.starts.long().diff()
+    lengths = table.lengths.long()
     columns[torch.repeat_interleave(lengths), table.columns.long()] = True
     assert torch.equal(pruned, rows * columns)
     assert table.num_parameters == int(columns.sum()) == min(entries, n * d)
-    assert table.nbytes == 5 * table.num_parameters + 4 * (n + 1)
+    assert table.nbytes == 5 * table.num_parameters + n + 8 * -(-n // 64)
+    assert PrunedTable.most_entries(n, d, table.nbytes) == table.num_parameters
+    assert PrunedTable.most_entries(n, d, table.nbytes - 1) < table.num_parameters
     assert int(columns.sum(1).min()) >= floor
     sizes = rows.abs()
     for row, kept in zip(sizes, columns, strict=True):

@@ -36,7 +36,9 @@ from scipy.sparse import csr_array
 
 from compressae.evaluation.protocol import machine
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.storage import check_destination
 from compressae.tables import FullTable
+from compressae.tables.bet.searching import KIND
 
 TOP = 20
 
@@ -105,9 +107,12 @@ def search(
             f"keep {keep} of {n:,} rows of {dim}; expected {1 / dim:.4g} to 1, which is one entry "
             "a row or more"
         )
+    if not split.valid.nnz:
+        raise InputError(f"validation share {validation}: expected one that gives some pairs")
     if full is not None and not full.exists():
         raise InputError(f"{full}: no such folder; expected a checkpoint of train_gowalla.py")
     output.mkdir(parents=True, exist_ok=True)
+    check_destination(output / "search", KIND)
     unit: Unit = "users" if recipe.loss == "softmax" else "none"
 
     def make(table: torch.nn.Module, train: csr_array) -> MF:

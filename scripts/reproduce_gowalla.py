@@ -92,7 +92,7 @@ def run(
         raise InputError(f"method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
     whole = _read(data, out, smoke)
     if smoke:
-        epochs, dim = epochs or SMOKE_EPOCHS, dim or SMOKE_DIM
+        epochs, dim = SMOKE_EPOCHS if epochs is None else epochs, dim or SMOKE_DIM
     settings = []
     for protocol in protocols or DIMS:
         recipe = recipe_for(model)
@@ -110,8 +110,8 @@ def run(
                 for share in (0.0,) if name == "dense" else removed:
                     cells.append(Cell(setting, seed, METHODS[name], share))
     failed = []
-    waiting = [cell for cell in cells if not store.done(cell)]
-    for cell in waiting:
+    waiting = {cell.name: cell for cell in cells if not store.done(cell)}
+    for cell in waiting.values():
         record = store.make(cell, whole)
         if record["failed"]:
             failed.append(f"{cell.name}: {record['failed']}")
@@ -124,7 +124,7 @@ def report(out: Path) -> None:
     Raises:
         InputError: there is no cell.
     """
-    records = Store(out).records() if out.is_dir() else []
+    records = Store(out).records() if (out / "cells").is_dir() else []
     if not records:
         raise InputError(
             f"{out}: holds no cells; expected the output of a run without --report-only"
@@ -155,7 +155,7 @@ def _read(data: Path | None, out: Path, smoke: bool) -> Split:
         if data is None:
             raise InputError("no DATA; expected an .npz of pairs, or --smoke")
         return read_split(data)
-    if data is not None and data.exists():
+    if data is not None:
         return subset(read_split(data), SMOKE_USERS, SMOKE_ITEMS)
     click.echo("no DATA: planted pairs", err=True)
     Store(out)

@@ -21,6 +21,11 @@ from recommenders.ranking import evaluate
 from recommenders.workbench import DoesNotFit, Setting, Workbench
 
 TOP = 20
+#: What every record has, beside its figures.
+KEYS = (
+    "protocol", "model", "seed", "method", "removed", "does_not_fit", "failed", "seconds",
+    "dense_seconds", "method_settings", "machine",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,10 @@ class Store:
         for path in sorted(self.cells.glob("*.json")):
             try:
                 record = json.loads(path.read_text())
-                found.append({**record, "name": path.stem, "settings": record["settings"]})
+                if missing := [name for name in KEYS if name not in record]:
+                    raise KeyError(*missing)
+                settings = {"recipe": {}, **record["settings"]}
+                found.append({**record, "name": path.stem, "settings": settings})
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{path}: damaged, or no cell; remove it, and it is made anew"

@@ -45,6 +45,7 @@ def markdown(records: list[Record]) -> str:
         judged = "test" if setting["test"] else "validation"
         title = f"{_MODELS[model]}, {_PROTOCOLS[protocol]}, d = {setting['dim']}"
         kept = " at most, the best by validation pairs kept" * (protocol == "bet")
+        kept += ", and these judge" * (protocol == "bet" and not setting["test"])
         parts.append(
             f"## {title}\n\n"
             f"Recall@{TOP} / NDCG@{TOP} of the {judged} pairs, full ranking with training pairs "
@@ -52,8 +53,8 @@ def markdown(records: list[Record]) -> str:
             f"{setting['recipe']['epochs']} epochs{kept}, "
             f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
             f"{' (mean ± standard deviation)' * (len(seeds) > 1)}. B: bytes a row of what is "
-            "stored, everything counted. s: seconds of training for this cell, the dense table's "
-            "not counted in the rows that start from it (*).\n"
+            "stored, everything counted (rows of items alone: an item). s: seconds of training for "
+            "this cell, the dense table's not counted in the rows that start from it (*).\n"
         )
         if dense := dense_line(found):
             parts.append(dense + "\n")
@@ -210,6 +211,8 @@ def draw(records: list[Record], path: Path) -> bool:
     for axes, (protocol, model, cells) in zip(panels, found, strict=False):
         budgets = {record["removed"] for record in cells if record["removed"]}
         for number, name in enumerate(methods(cells)):
+            if name in METHODS and METHODS[name].counts == "items":
+                continue  # Their users are dense: the bytes of a row are not those of the others.
             points = _points([record for record in cells if record["method"] == name])
             label = METHODS[name].label if name in METHODS else name
             if not points:

@@ -257,6 +257,7 @@ def test_the_script_writes_what_it_says(tmp_path, protocol):
         (("--keep", 0.05), "keep 0.05 of 200 rows of 16; expected 0.0625 to 1"),
         (("--keep", 2), "keep 2.0 of 200 rows"),
         (("--keep", "nan"), "keep nan of 200 rows"),
+        (("--protocol", "lightgcn", "--validation", 0), "validation share 0.0: expected one that"),
         (("--iterations", 0), "iterations 0; expected 1 or more"),
         (("--tune-rate", -1), "tune_rate -1.0; expected a positive number"),
         (("--full", "nowhere"), "nowhere: no such folder"),

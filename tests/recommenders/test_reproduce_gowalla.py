@@ -219,15 +219,18 @@ def test_errors_are_one_line(tmp_path, data):
         ((tmp_path / "none.npz", "-o", tmp_path / "out"), "no such file"),
         (("-o", tmp_path / "out"), "no DATA; expected an .npz of pairs, or --smoke"),
         (("-o", tmp_path / "out", "--report-only"), "holds no cells"),
+        (("-o", tmp_path, "--report-only"), "holds no cells"),
+        ((tmp_path / "none.npz", "-o", tmp_path / "out", "--smoke"), "no such file"),
         ((data, "-o", tmp_path / "out", "--epochs", 0), "epochs 0; expected 1 or more"),
     ):
         refused = script(*arguments)
         assert refused.exit_code == 1 and said in refused.stderr, (arguments, refused.output)
         assert "Traceback" not in refused.stderr and not (tmp_path / "out" / "cells").exists()
     (tmp_path / "out" / "cells").mkdir(parents=True)
-    (tmp_path / "out" / "cells" / "x.json").write_text("{")
-    refused = script("-o", tmp_path / "out", "--report-only")
-    assert refused.exit_code == 1 and "damaged, or no cell" in refused.stderr
+    for text in ("{", "[]", '{"settings": {}}'):
+        (tmp_path / "out" / "cells" / "x.json").write_text(text)
+        refused = script("-o", tmp_path / "out", "--report-only")
+        assert refused.exit_code == 1 and "damaged, or no cell" in refused.stderr
 
 
 def record(method, removed, seed, recall, **more):

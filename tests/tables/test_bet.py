@@ -124,6 +124,10 @@ def test_the_prediction_is_its_definition_whatever_the_order_of_rows():
     assert predictor.predict([predictor.sets(moved)])[0] != pytest.approx(expected, rel=1e-5)
     with pytest.raises(InputError, match="expected 0 to 8"):
         predictor.sets(np.full(6, 9))
+    with pytest.raises(InputError, match="1 widths for 6 rows: expected one a row"):
+        predictor.sets(np.array([3]))
+    with pytest.raises(InputError, match="0 rows of 0 to 8 entries"):
+        FitnessPredictor([], 8)
 
 
 def test_the_predictor_learns_and_the_search_finds_more_than_chance():

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressae.tables.budgets import check_shares
+from compressae.retrieval.errors import InputError
+from compressae.tables.budgets import check_budget, check_shares
 from compressae.tables.ragged import check_widths
 
 
@@ -32,11 +33,15 @@ class FitnessPredictor(nn.Module):
 
     Rows of one width d form a set: s_d = MLP([mean of MLP(frequency / largest); d / d_max]) and
     the fitness is MLP(mean of s_d over the widths that occur). The order of rows does not count.
-    Rows of equal frequency are computed once, for all tables together.
+    Rows of equal frequency are computed once, for all tables together. It stays on the CPU, where
+    a hundred tables of 70,000 rows take a tenth of a second.
 
     Args:
-        frequencies: (n,) ≥ 0 of the rows.
-        d_max: the largest width.
+        frequencies: (n,) ≥ 0 of the rows, n ≥ 1.
+        d_max: the largest width, 1 or more.
+
+    Raises:
+        InputError: no row, frequencies that are negative or not finite, or d_max below 1.
     """
 
     frequencies: Tensor
@@ -44,6 +49,7 @@ class FitnessPredictor(nn.Module):
     def __init__(self, frequencies: Any, d_max: int) -> None:
         super().__init__()
         given = check_shares(frequencies, "frequencies")
+        check_budget(len(given), d_max, 0, 0)
         distinct, self._places = np.unique(given, return_inverse=True)
         inputs = distinct / max(distinct[-1], np.finfo(np.float64).tiny)
         self.register_buffer("frequencies", torch.from_numpy(inputs).float()[:, None])
@@ -56,9 +62,13 @@ class FitnessPredictor(nn.Module):
         """Widths (n,) of 0 to d_max as sets.
 
         Raises:
-            InputError: widths out of range.
+            InputError: widths out of range, or not one a row.
         """
         found = check_widths(widths, self.d_max).numpy()
+        if len(found) != len(self._places):
+            raise InputError(
+                f"{len(found)} widths for {len(self._places)} rows: expected one a row"
+            )
         count = len(self.frequencies)
         keys, rows = np.unique(found * count + self._places, return_counts=True)
         sizes = keys // count
@@ -85,7 +95,7 @@ class FitnessPredictor(nn.Module):
         return self.of_table(tables_ / counts[:, None])[:, 0]
 
     def predict(self, tables: Sequence[Sets]) -> np.ndarray:
-        """The same without gradient, (a,) float32."""
+        """The same without gradient, (a,) float32, a ≥ 1."""
         with torch.no_grad():
             return self(tables).numpy()
 

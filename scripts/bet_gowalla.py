@@ -18,7 +18,6 @@ share of the training pairs is held out for the search, then the chosen widths a
 more on all of them.
 """
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ import click
 import numpy as np
 import torch
 from recommenders.bet import Settings, refit, search_and_retrain
+from recommenders.files import write_json
 from recommenders.interactions import bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
@@ -128,7 +128,7 @@ def search(
     found = search_and_retrain(split, make, dense, entries, recipe, output, _tell, settings, resume)
     widths, fitted = found.chosen.widths, found.model
     np.save(output / "widths.npy", widths)
-    _write(output / "search.json", found.record())
+    write_json(output / "search.json", found.record())
     record: dict[str, Any] = {
         "keep": keep,
         "entries": int(widths.sum()),
@@ -157,7 +157,7 @@ def search(
         record.update(found_there, users=judged.users)
         told = f"Recall@{TOP} {judged.recall:.4f} NDCG@{TOP} {judged.ndcg:.4f}, {told}"
     np.save(output / "table.npy", fitted.table.rows().detach().numpy())  # type: ignore[operator]
-    _write(output / "metrics.json", record)
+    write_json(output / "metrics.json", record)
     click.echo(
         f"{model} d = {dim}, {record['entries']:,} of {n * dim:,} entries, {protocol} split: "
         f"{told}; {record['seconds']:.0f} s of search and retraining"
@@ -166,10 +166,6 @@ def search(
 
 def _tell(stage: str, done: int, total: int, details: str) -> None:
     click.echo(f"{stage} {done}/{total} {details}".rstrip(), err=True)
-
-
-def _write(path: Path, record: Any) -> None:
-    path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from typing import Any
 
 import click
 import numpy as np
-from recommenders.cells import Cell, Store, write
+from recommenders.cells import Cell, Store
+from recommenders.files import write
 from recommenders.interactions import Split, read_split, subset
 from recommenders.methods import METHODS
 from recommenders.models import MODELS

@@ -15,7 +15,6 @@ training, 25 % validation, 25 % test per user; the best epoch on the validation 
 Only training pairs are left out of the rankings.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import click
 import numpy as np
 import torch
+from recommenders.files import write_json
 from recommenders.interactions import Split, bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
@@ -104,7 +104,7 @@ def train(
 
     fitted, outcome = stage("choose", split)
     curve = [asdict(point) for point in outcome.curve]
-    _write(output / "curve.json", curve)
+    write_json(output / "curve.json", curve)
     if not test:
         return
     chosen, seconds = outcome.best_epoch, outcome.seconds
@@ -129,16 +129,12 @@ def train(
         },
         "machine": machine(),
     }
-    _write(output / "metrics.json", record)
+    write_json(output / "metrics.json", record)
     click.echo(
         f"{model} d = {dim}, {protocol} split: Recall@{TOP} {found.recall:.4f} NDCG@{TOP} "
         f"{found.ndcg:.4f} over {found.users:,} users; {chosen} epochs, "
         f"{outcome.seconds:.0f} s of training after {seconds - outcome.seconds:.0f} s to choose"
     )
-
-
-def _write(path: Path, record: Any) -> None:
-    path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor
 from compressae.kernels.packed import BLOCK
 from compressae.retrieval.errors import InputError
 from compressae.tables.base import dense_rows
-from compressae.tables.ragged import RaggedTable
+from compressae.tables.ragged import RaggedTable, smallest_dtype
 
 
 class PrunedTable(RaggedTable):
@@ -40,8 +40,8 @@ class PrunedTable(RaggedTable):
             raise InputError(f"mask {tuple(kept.shape)} of {kept.dtype}: expected (n, d) of bool")
         d = kept.shape[1]
         super().__init__(kept.sum(1).cpu(), d, padding_idx, std, device, dtype)
-        small = torch.uint8 if d <= 256 else torch.int16 if d <= 2**15 else torch.int32
-        self.register_buffer("columns", kept.nonzero()[:, 1].to(self.values.device, small))
+        columns = kept.nonzero()[:, 1].to(self.values.device, smallest_dtype(d - 1))
+        self.register_buffer("columns", columns)
 
     @classmethod
     def from_dense(
@@ -82,8 +82,7 @@ class PrunedTable(RaggedTable):
     @staticmethod
     def most_entries(n: int, d: int, nbytes: int, value_bytes: int = 4) -> int:
         """The most entries of a table (n, d) within ``nbytes``; below 0 where it has too few."""
-        column = 1 if d <= 256 else 2 if d <= 2**15 else 4
-        length = 1 if d <= 255 else 2 if d < 2**15 else 4
+        column, length = smallest_dtype(d - 1).itemsize, smallest_dtype(d).itemsize
         return (nbytes - n * length - 8 * -(-n // BLOCK)) // (value_bytes + column)
 
     def _columns(self, entries: Tensor, first: Tensor) -> Tensor:

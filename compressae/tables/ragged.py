@@ -42,9 +42,7 @@ class RaggedTable(Table):
         super().__init__(len(lengths), embedding_dim, padding_idx)
         ends = lengths.cumsum(0)
         self.std = std
-        d = embedding_dim
-        small = torch.uint8 if d <= 255 else torch.int16 if d < 2**15 else torch.int32
-        self.register_buffer("lengths", lengths.to(device, small))
+        self.register_buffer("lengths", lengths.to(device, smallest_dtype(embedding_dim)))
         self.register_buffer("blocks", (ends - lengths)[::BLOCK].to(device, copy=True))
         self.values = nn.Parameter(torch.empty(int(ends[-1]), device=device, dtype=dtype))
         self.reset_parameters()
@@ -78,6 +76,11 @@ class RaggedTable(Table):
         places = owner * self.embedding_dim + self._columns(entries, first[owner])
         flat = values.new_zeros(len(first) * self.embedding_dim)
         return flat.scatter(0, places, values).view(len(first), self.embedding_dim)
+
+
+def smallest_dtype(most: int) -> torch.dtype:
+    """The smallest of uint8, int16 and int32 that holds 0 to ``most``."""
+    return torch.uint8 if most < 2**8 else torch.int16 if most < 2**15 else torch.int32
 
 
 def row_starts(ids: Tensor, blocks: Tensor, counts: Tensor, sizes: Tensor | None = None) -> Tensor:

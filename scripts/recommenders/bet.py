@@ -17,7 +17,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import check_destination
 from compressae.tables import ActionSampler, BudgetedTable, Trial, WidthSearch
 from compressae.tables.bet.searching import KIND
-from recommenders.interactions import Split
+from recommenders.interactions import Split, fingerprint
 from recommenders.models import MF, NCF
 from recommenders.ranking import judge, rank
 from recommenders.sampling import steps_per_epoch
@@ -240,7 +240,7 @@ def search_and_retrain(
         return quality(model, split, users) / reference
 
     pairs = {
-        name: [int(part.nnz), int(part.indices.astype(np.int64).sum())]
+        name: fingerprint(part)
         for name, part in (("train_pairs", split.train), ("valid_pairs", split.valid))
     }
     # More iterations, or more retrained, are no other search: a checkpoint serves those too.

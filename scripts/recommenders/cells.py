@@ -1,7 +1,6 @@
 """Cells of the Gowalla table: each judged once, kept in a file of its own, never mixed."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from compressae.evaluation.protocol import machine
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import library_version
 from compressae.tables import Table
-from recommenders.interactions import Split
+from recommenders.files import write_json
+from recommenders.interactions import Split, fingerprint
 from recommenders.joined import JoinedTable
 from recommenders.methods import Method
 from recommenders.ranking import evaluate
@@ -165,17 +165,10 @@ class Store:
             "machine": machine(),
             "version": library_version(),
         }
-        write(self.cells / f"{cell.name}.json", json.dumps(record, indent=2) + "\n")
+        write_json(self.cells / f"{cell.name}.json", record)
         if not record["failed"]:  # What failed for want of disk space, say, goes on from there.
             shutil.rmtree(work, ignore_errors=True)
         return record
-
-
-def write(path: Path, text: str) -> None:
-    """A whole file or none: written beside its place and renamed."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
@@ -233,5 +226,5 @@ def _data(whole: Split) -> dict[str, Any]:
     return {
         "users": whole.n_users,
         "items": whole.n_items,
-        "pairs": {k: [int(x.nnz), int(x.indices.sum(dtype="int64"))] for k, x in parts.items()},
+        "pairs": {k: fingerprint(x) for k, x in parts.items()},
     }

@@ -41,6 +41,11 @@ class Split:
         return Split(self.train, _none(self.train), self.test)
 
 
+def fingerprint(pairs: csr_array) -> list[int]:
+    """What tells pairs apart in a checkpoint: how many there are, and the sum of their items."""
+    return [int(pairs.nnz), int(pairs.indices.sum(dtype=np.int64))]
+
+
 def read_split(path: str | Path) -> Split:
     """The split of a file of pairs as it stands there, without validation pairs.
 

@@ -23,7 +23,7 @@ from compressae.tables import (
     Table,
 )
 from recommenders.bet import Settings as SearchSettings
-from recommenders.bet import refit, search_and_retrain
+from recommenders.bet import principal_axes, refit, search_and_retrain
 from recommenders.codebooks import ENTRIES, ProductTable, ResidualTable
 from recommenders.joined import JoinedTable
 from recommenders.workbench import DoesNotFit, Workbench
@@ -129,7 +129,7 @@ def pruned(bench: Workbench, budget: int) -> Table:
         raise DoesNotFit(f"{max(entries, 0)} entries for {bench.n} rows")
     rows = torch.from_numpy(bench.dense_rows())
     if bench.setting.model != "ncf":
-        rows = rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)
+        rows = principal_axes(rows)
     lengths = rows.norm(dim=1).clamp(min=1e-12)
     floor = max(1, entries // bench.n // 2)
     table = PrunedTable.from_dense(rows / lengths[:, None], entries, floor)
@@ -143,11 +143,8 @@ def pruned(bench: Workbench, budget: int) -> Table:
 def product(bench: Workbench, budget: int, rotated: bool = False, through: bool = False) -> Table:
     """The dense rows by PQ, or after a learned rotation (OPQ), in as many bytes a row as fit;
     ``through``: then centroids are trained on."""
-    m = _most(lambda m: ProductTable.bytes_of(bench.n, bench.dim, m, rotated), bench, budget)
-    rows = bench.dense_rows()
-    with bench.timed():
-        table = ProductTable.fit(rows, m, rotated, bench.seed)
-    bench.note(m=m)
+    m = _most(ProductTable.bytes_of, bench.n, bench.dim, budget, rotated)
+    table = _products(bench, bench.dense_rows(), m, rotated)
     if through:
         _tune(bench, table, THROUGH_RATE, decay=0.0)
     return table.export()
@@ -155,7 +152,7 @@ def product(bench: Workbench, budget: int, rotated: bool = False, through: bool 
 
 def residual(bench: Workbench, budget: int) -> Table:
     """The dense rows by residual quantisation, in as many stages as fit."""
-    m = _most(lambda m: ResidualTable.bytes_of(bench.n, bench.dim, m), bench, budget)
+    m = _most(ResidualTable.bytes_of, bench.n, bench.dim, budget)
     rows = bench.dense_rows()
     with bench.timed():
         table = ResidualTable.fit(rows, m, bench.seed)
@@ -225,12 +222,8 @@ def items_coded(bench: Workbench, budget: int) -> Table:
 def items_product(bench: Workbench, budget: int) -> Table:
     """The same by PQ."""
     users, items = bench.served_rows()
-    n, d = items.shape
-    m = _most(lambda m: ProductTable.bytes_of(n, d, m, False), bench, _sides(bench, budget)[1][1])
-    with bench.timed():
-        table = ProductTable.fit(items, m, False, bench.seed)
-    bench.note(m=m)
-    return JoinedTable(users, table.export())
+    m = _most(ProductTable.bytes_of, *items.shape, _sides(bench, budget)[1][1], False)
+    return JoinedTable(users, _products(bench, items, m).export())
 
 
 def _codes(bench: Workbench, rows: np.ndarray, budget: int) -> CodedTable:
@@ -241,6 +234,13 @@ def _codes(bench: Workbench, rows: np.ndarray, budget: int) -> CodedTable:
         table = CodedTable.from_dense(rows, budget, seed=bench.seed)
     nonzeros = table.nonzeros.double()
     bench.note(latents=len(table.decoder), nonzeros=float(nonzeros.mean()))
+    return table
+
+
+def _products(bench: Workbench, rows: np.ndarray, m: int, rotated: bool = False) -> ProductTable:
+    with bench.timed():
+        table = ProductTable.fit(rows, m, rotated, bench.seed)
+    bench.note(m=m)
     return table
 
 
@@ -264,13 +264,14 @@ def _sides(bench: Workbench, budget: int) -> list[tuple[int, int]]:
     return [(bench.n_users, share), (bench.n - bench.n_users, budget - share)]
 
 
-def _most(bytes_of: Callable[[int], int], bench: Workbench, budget: int) -> int:
-    """The most codes a row, one a dimension at most, of which all bytes are within the budget."""
-    if bench.n < ENTRIES:
-        raise DoesNotFit(f"{bench.n} rows; codebooks of {ENTRIES} entries want as many to learn")
-    fitting = [m for m in range(1, bench.dim + 1) if bytes_of(m) <= budget]
+def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, *form: Any) -> int:
+    """The largest m, d at most, with which ``bytes_of(n, d, m, *form)`` is within the budget."""
+    if n < ENTRIES:
+        raise DoesNotFit(f"{n} rows; codebooks of {ENTRIES} entries want as many to learn")
+    fitting = [m for m in range(1, d + 1) if bytes_of(n, d, m, *form) <= budget]
     if not fitting:
-        raise DoesNotFit(f"codes of one byte and their codebooks have {bytes_of(1)} bytes")
+        least = bytes_of(n, d, 1, *form)
+        raise DoesNotFit(f"codes of one byte and their codebooks have {least} bytes")
     return max(fitting)
 
 

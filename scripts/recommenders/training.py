@@ -15,7 +15,7 @@ from torch import Tensor
 from compressae.checkpoint import adam_arrays, load_adam
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
-from recommenders.interactions import Split
+from recommenders.interactions import Split, fingerprint
 from recommenders.losses import bpr, sampled_softmax
 from recommenders.models import MF
 from recommenders.ranking import evaluate
@@ -289,6 +289,6 @@ class Run:
             "unit": self.model.unit,
             "layers": getattr(self.model, "layers", 0),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "train_pairs": [int(train.nnz), int(train.indices.astype(np.int64).sum())],
-            "valid_pairs": [int(valid.nnz), int(valid.indices.astype(np.int64).sum())],
+            "train_pairs": fingerprint(train),
+            "valid_pairs": fingerprint(valid),
         }

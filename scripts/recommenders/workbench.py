@@ -17,7 +17,7 @@ from compressae.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 from compressae.tables import FullTable, Table
-from recommenders.interactions import Split, bet_split, hold_out
+from recommenders.interactions import Split, bet_split, fingerprint, hold_out
 from recommenders.models import MF, Unit, recommender
 from recommenders.training import Outcome, Recipe, Run
 
@@ -198,13 +198,10 @@ class Workbench:
         split = hold_out(self.split, HELD_OUT, self.seed)
         folder = self.dense_folder.with_name(self.dense_folder.name + "-held-out")
         torch.manual_seed(self.seed)
-        run = Run(self.make(self.full(self.dim), split.train), split, self.recipe)
-        if folder.exists():
-            run.resume(folder)
-        with progress(f"{self.what}, dense") as report:
-            outcome = run.fit(folder, report)
+        model = self.make(self.full(self.dim), split.train)
+        outcome = self._fit(model, split, self.recipe, folder, "dense")
         self.dense_seconds = outcome.seconds
-        return split, run.model
+        return split, model
 
     def train(
         self, table: Table, name: str = "train", cold: bool = True, **changes: Any
@@ -219,16 +216,20 @@ class Workbench:
         if cold:
             self._weights = {}
         model = self.recommender(table)
-        run = Run(model, self.split, recipe)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if (self.folder / name).exists():
-            run.resume(self.folder / name)
-        with progress(f"{self.what}, {name}") as report:
-            outcome = run.fit(self.folder / name, report)
+        outcome = self._fit(model, self.split, recipe, self.folder / name, name)
         self._weights = _others(model)
         self.seconds += outcome.seconds
         self.trained(name, outcome, recipe, table.embedding_dim)
         return outcome
+
+    def _fit(self, model: MF, split: Split, recipe: Recipe, checkpoint: Path, name: str) -> Outcome:
+        """Train a model in place; what a checkpoint has of it is taken up."""
+        run = Run(model, split, recipe)
+        if checkpoint.exists():
+            run.resume(checkpoint)
+        with progress(f"{self.what}, {name}") as report:
+            return run.fit(checkpoint, report)
 
     def trained(self, name: str, outcome: Outcome, recipe: Recipe, dim: int) -> None:
         """Keep for the record what was trained."""
@@ -253,7 +254,12 @@ class Workbench:
         Raises:
             InputError: those that are kept were trained with other settings or data.
         """
-        wanted = {"setting": self.setting.record(), "seed": self.seed, **self._pairs()}
+        train = self.split.train
+        wanted = {
+            "setting": self.setting.record(),
+            "seed": self.seed,
+            "train_pairs": [*train.shape, *fingerprint(train)],
+        }
         if not self.dense_folder.exists():
             bench = replace(
                 self,
@@ -291,12 +297,6 @@ class Workbench:
         started = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - started
-
-    def _pairs(self) -> dict[str, Any]:
-        train = self.split.train
-        return {
-            "train_pairs": [*train.shape, int(train.nnz), int(train.indices.sum(dtype=np.int64))]
-        }
 
 
 def _others(model: MF) -> dict[str, Tensor]:

@@ -53,7 +53,8 @@ SMOKE_DIM, SMOKE_EPOCHS, SMOKE_USERS, SMOKE_ITEMS = 32, 8, 900, 600
 @click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path))
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(list(DIMS)),
               help="Default: both.")  # fmt: skip
-@click.option("--method", "names", multiple=True, help="Default: all. See recommenders/methods.py.")
+@click.option("--method", "names", multiple=True,
+              help="Of recommenders/methods.py; default: all but bet-long.")  # fmt: skip
 @click.option("--removed", multiple=True, default=(80, 90, 95), help="Per cent of the bytes.",
               type=click.FloatRange(0, 100, min_open=True, max_open=True))  # fmt: skip
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,))
@@ -94,6 +95,7 @@ def run(
     whole = _read(data, out, smoke)
     if smoke:
         epochs, dim = SMOKE_EPOCHS if epochs is None else epochs, dim or SMOKE_DIM
+    names = names or tuple(name for name, method in METHODS.items() if not method.on_request)
     settings = []
     for protocol in protocols or DIMS:
         recipe = recipe_for(model)
@@ -107,7 +109,7 @@ def run(
     for setting in settings:
         store.check(setting, whole)
         for seed in seeds:
-            for name in names or METHODS:
+            for name in names:
                 for share in (0.0,) if name == "dense" else removed:
                     cells.append(Cell(setting, seed, METHODS[name], share))
     failed = []

@@ -38,8 +38,10 @@ TUNE_RATE = 0.3
 THROUGH_RATE = 0.01
 #: Of a product's entries at the start.
 PRODUCT_STD = 0.01
-#: BET's search: widths are tried after an epoch of tuning, the fittest trained by the recipe.
+#: BET's search: widths are tried after some epochs of tuning, the fittest trained by the recipe. A
+#: short one, and one as long as the paper's.
 BET = SearchSettings(iterations=20, retrain=1)
+BET_LONG = SearchSettings(iterations=50, tune_epochs=10, retrain=5)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Method:
         counts: what has to stay within the budget: all bytes; or, as BET counts, four bytes for
             each number and nothing for where it is; or the bytes of items, within their part, of a
             table of rows as they are scored, after propagation.
+        on_request: made only where it is named, for the time it takes.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Method:
     note: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     counts: Literal["bytes", "numbers", "items"] = "bytes"
+    on_request: bool = False
 
 
 def dense(bench: Workbench, budget: int) -> Table:
@@ -175,7 +179,7 @@ def integers(bench: Workbench, budget: int, bits: int) -> Table:
     return table.export()
 
 
-def budgeted(bench: Workbench, budget: int) -> Table:
+def budgeted(bench: Workbench, budget: int, search: SearchSettings) -> Table:
     """BET: widths searched on validation pairs, the fittest trained by the recipe.
 
     Where training pairs alone are given, a tenth of them is held out for the search, and the chosen
@@ -192,13 +196,13 @@ def budgeted(bench: Workbench, budget: int) -> Table:
         def report(stage: str, done: int, total: int, details: str) -> None:
             show(done, total, f"{stage} {details}")
 
-        given = (split, bench.make, full, budget // 4, recipe, folder, report, BET)
+        given = (split, bench.make, full, budget // 4, recipe, folder, report, search)
         found = search_and_retrain(*given, resume=True)
         model = found.model
         bench.seconds += found.seconds
         bench.trained("retrain", found.chosen.outcome, recipe, bench.dim)
         if split is not bench.split:
-            model, outcome = refit(split, bench.make, full, found, recipe, folder, report, BET)
+            model, outcome = refit(split, bench.make, full, found, recipe, folder, report, search)
             bench.seconds += outcome.seconds
             bench.trained("refit", outcome, recipe, bench.dim)
     bench.note(search=found.record())
@@ -277,10 +281,7 @@ def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, *form: Any)
 
 _PRUNED = "of the dense rows on principal axes, float16; columns counted; all epochs twice"
 _QR = "users and items apart, as many remainders as fit"
-_BET = (
-    f"{BET.iterations} widths tried for an epoch each, the fittest trained; the paper tries 50 or "
-    "so for ten epochs and trains five"
-)
+_BET = "widths tried: {0.iterations}, epochs each: {0.tune_epochs}, then trained: {0.retrain}"
 _QUANTISED = "of the trained dense rows; codebooks counted, float16"
 _CODED = "of the trained dense rows; decoder, float16, and levels counted"
 _THROUGH = "then a quarter of the epochs through the codes"
@@ -301,7 +302,10 @@ def _methods() -> list[Method]:
         Method("pruned", "magnitude pruning", pruned, _PRUNED),
         Method("int8", "int8", partial(integers, bits=8), integer),
         Method("int4", "int4", partial(integers, bits=4), integer),
-        Method("bet", "BET, short search", budgeted, _BET, asdict(BET), "numbers"),
+        Method("bet", "BET, short search", partial(budgeted, search=BET), _BET.format(BET),
+               asdict(BET), "numbers"),
+        Method("bet-long", "BET, long search", partial(budgeted, search=BET_LONG),
+               _BET.format(BET_LONG), asdict(BET_LONG), "numbers", on_request=True),
         Method("pq", "PQ", product, _QUANTISED),
         Method("opq", "OPQ", partial(product, rotated=True), f"{_QUANTISED}, and the rotation"),
         Method("rq", "RQ", residual, _QUANTISED),

@@ -123,7 +123,8 @@ def test_codebooks_want_as_many_rows(untrained, tmp_path):
         METHODS["pq"].function(bench, 10**6)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+# What is on request has other settings alone.
+@pytest.mark.parametrize("name", sorted(n for n, m in METHODS.items() if not m.on_request))
 @pytest.mark.parametrize("model", MODELS)
 def test_each_method_trains_with_each_model(whole, tmp_path, name, model):
     loss = dict(loss="bpr", decay=0.0) if model == "ncf" else {}

@@ -16,9 +16,11 @@ once. OUTPUT gets
 Protocol "bet": all pairs anew, 50 % training, 25 % validation, 25 % test per user. "lightgcn": a
 share of the training pairs is held out for the search, then the chosen widths are trained once
 more on all of them.
+
+The decay is that of the full table; rows that are searched and retrained have it times √keep.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,9 @@ from recommenders.bet import Settings, refit, search_and_retrain
 from recommenders.files import write_json
 from recommenders.interactions import bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
+from recommenders.options import recipe_options
 from recommenders.ranking import evaluate
-from recommenders.training import Recipe, Run, recipe_for
+from recommenders.training import Run, recipe_for
 from scipy.sparse import csr_array
 
 from compressae.evaluation.protocol import machine
@@ -41,6 +44,8 @@ from compressae.tables import FullTable
 from compressae.tables.bet.searching import KIND
 
 TOP = 20
+#: Settings of the search that are options of the same name.
+SEARCHING = ("iterations", "tune_epochs", "tune_rate", "retrain", "start", "axes")
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -53,18 +58,13 @@ TOP = 20
 @click.option("--protocol", type=click.Choice(["lightgcn", "bet"]), default="bet")
 @click.option("--full", type=click.Path(path_type=Path), help="Checkpoint of the full table.")
 @click.option("--iterations", type=int, default=Settings.iterations, help="Widths tried.")
-@click.option("--candidates", type=int, default=Settings.candidates, help="Drawn for each try.")
+@click.option("--draws", type=int, default=Settings.candidates, help="For each try.")
 @click.option("--tune-epochs", type=int, default=Settings.tune_epochs, help="Of each try.")
 @click.option("--tune-rate", type=float, default=Settings.tune_rate, help="Learning rate of a try.")
 @click.option("--axes", type=click.Choice(["given", "principal"]), default=Settings.axes)
 @click.option("--retrain", type=int, default=Settings.retrain, help="The fittest retrained.")
 @click.option("--start", type=click.Choice(["scratch", "dense"]), default=Settings.start)
-@click.option("--loss", type=click.Choice(["softmax", "bpr"]), help="Default: bpr for ncf alone.")
-@click.option("--epochs", type=int, default=Recipe.epochs, help="Of the full table and retraining.")
-@click.option("--batch", type=int, default=Recipe.batch, help="Training pairs a step.")
-@click.option("--learning-rate", type=float, default=Recipe.learning_rate)
-@click.option("--check-every", type=int, default=Recipe.check_every)
-@click.option("--patience", type=int, default=Recipe.patience)
+@recipe_options
 @click.option("--std", type=float, default=0.1, help="Of the tables' first entries.")
 @click.option("--validation", type=float, default=0.1, help="Share held out (lightgcn).")
 @click.option("--test/--no-test", default=True, help="Without: look at no test pair.")
@@ -86,7 +86,7 @@ def search(
     layers: int,
     protocol: str,
     full: Path | None,
-    loss: Any,
+    draws: int,
     std: float,
     validation: float,
     test: bool,
@@ -94,10 +94,12 @@ def search(
     resume: bool,
     **options: Any,
 ) -> None:
-    searching = {name: options.pop(name) for name in asdict(Settings()) if name in options}
-    settings = Settings(**searching, std=std)
+    searching = {
+        k: options.pop(k) for k in asdict(Settings()) if k in options and k != "candidates"
+    }
+    settings = Settings(**searching, candidates=draws, std=std)
     settings.check_fits(model == "ncf")
-    recipe = recipe_for(model, loss, seed=seed, **options)
+    recipe = recipe_for(model, seed=seed, **options)
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)
     n = split.n_users + split.n_items
@@ -124,7 +126,7 @@ def search(
     if taken.exists() and (full or resume):
         run.resume(taken)
     run.fit(output / "full", partial(_tell, "full"))
-    dense = run.model
+    dense, recipe = run.model, replace(recipe, decay=recipe.narrow_decay(keep))
     found = search_and_retrain(split, make, dense, entries, recipe, output, _tell, settings, resume)
     widths, fitted = found.chosen.widths, found.model
     np.save(output / "widths.npy", widths)
@@ -139,10 +141,10 @@ def search(
         "epochs": found.chosen.outcome.best_epoch,
         "seconds": found.seconds,
         "settings": {
-            **asdict(recipe),
-            **asdict(settings),
             **{"model": model, "dim": dim, "protocol": protocol, "unit": unit},
             **{"layers": layers, "validation": validation},
+            "recipe": asdict(recipe),
+            "search": asdict(settings),
         },
         "machine": machine(),
     }

@@ -3,6 +3,7 @@
 
 DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUT gets
 
+\b
   cells/*.json   one a protocol, model, method, budget and seed; what is there is not made again
   dense/         the trained dense tables, one a protocol, model and seed
   gowalla.md     the table: Recall@20 / NDCG@20, bytes a row, seconds

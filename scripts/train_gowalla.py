@@ -3,6 +3,7 @@
 
 DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUTPUT gets
 
+\b
   table.npy      (n, d) float32, the trained table: users, then items
   final.npy      (n, d) float32, the rows that pairs are scored by (LightGCN: after propagation)
   curve.json     validations: epoch, seconds of training, loss, recall, NDCG
@@ -17,7 +18,7 @@ Only training pairs are left out of the rankings.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import numpy as np
@@ -25,8 +26,9 @@ import torch
 from recommenders.files import write_json
 from recommenders.interactions import Split, bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
+from recommenders.options import recipe_options
 from recommenders.ranking import evaluate
-from recommenders.training import Outcome, Recipe, Run, recipe_for
+from recommenders.training import Outcome, Run, recipe_for
 
 from compressae.evaluation.protocol import machine
 from compressae.progress import progress
@@ -43,21 +45,12 @@ TOP = 20
 @click.option("--dim", type=click.IntRange(1), default=64, help="Entries of a row.")
 @click.option("--layers", type=click.IntRange(0), default=3, help="Of LightGCN.")
 @click.option("--protocol", type=click.Choice(["lightgcn", "bet"]), default="lightgcn")
-@click.option("--loss", type=click.Choice(["softmax", "bpr"]), help="Default: bpr for ncf alone.")
 @click.option(
     "--unit",
     type=click.Choice(["none", "users", "both"]),
     help="Rows scaled to length 1; default: users with softmax, none with bpr.",
 )
-@click.option("--epochs", type=int, default=Recipe.epochs)
-@click.option("--batch", type=int, default=Recipe.batch, help="Training pairs a step.")
-@click.option("--learning-rate", type=float, default=Recipe.learning_rate)
-@click.option("--candidates", type=int, default=Recipe.candidates, help="Items of a softmax step.")
-@click.option("--temperature", type=float, default=Recipe.temperature)
-@click.option("--user-power", type=float, default=Recipe.user_power)
-@click.option("--decay", type=float, help=f"Default: {Recipe.decay} with softmax, 0 with bpr.")
-@click.option("--check-every", type=int, default=Recipe.check_every)
-@click.option("--patience", type=int, default=Recipe.patience)
+@recipe_options
 @click.option("--std", type=float, default=0.1, help="Of the table's first entries.")
 @click.option("--validation", type=float, default=0.1, help="Share held out (lightgcn).")
 @click.option("--test/--no-test", default=True, help="Without: choose only, look at no test pair.")
@@ -78,16 +71,14 @@ def train(
     dim: int,
     layers: int,
     protocol: str,
-    loss: Literal["softmax", "bpr"] | None,
     unit: Unit | None,
-    decay: float | None,
     std: float,
     validation: float,
     test: bool,
     seed: int,
     **settings: Any,
 ) -> None:
-    recipe = recipe_for(model, loss, decay, seed=seed, **settings)
+    recipe = recipe_for(model, seed=seed, **settings)
     unit = unit or ("users" if recipe.loss == "softmax" else "none")
     whole = read_split(data)
     split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)

@@ -73,6 +73,14 @@ class Recipe:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} {getattr(self, name)}; expected 0 or more")
 
+    def narrow_decay(self, share: float) -> float:
+        """Decay of rows that have this share of the dense rows' entries.
+
+        Decay bounds entries, and so a row's length by the root of their number: with the dense
+        rows' decay, shorter rows would be too short for the temperature.
+        """
+        return float(self.decay * share**0.5)
+
 
 def recipe_for(
     model: str,

@@ -143,11 +143,8 @@ class Workbench:
         return FullTable(self.n, d, std=self.setting.std)
 
     def decay(self, entries: float) -> float:
-        """Of rows of so many entries: decay bounds entries, and so a row's length by √entries.
-
-        Fewer entries with the dense table's decay would be too short for the loss's temperature.
-        """
-        return float(self.recipe.decay * (entries / self.dim) ** 0.5)
+        """Of rows of so many entries."""
+        return self.recipe.narrow_decay(entries / self.dim)
 
     def note(self, **facts: Any) -> None:
         """Keep facts about the table, anything JSON can hold."""

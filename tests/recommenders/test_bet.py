@@ -214,7 +214,7 @@ def script(*arguments):
 
 
 QUICK = ("--dim", 16, "--keep", 0.2, "--epochs", 4, "--batch", 256, "--iterations", 3,
-         "--candidates", 5, "--retrain", 2)  # fmt: skip
+         "--draws", 5, "--retrain", 2, "--candidates", 64, "--temperature", 0.1)  # fmt: skip
 
 
 @pytest.mark.parametrize("protocol", ["bet", "lightgcn"])
@@ -233,6 +233,9 @@ def test_the_script_writes_what_it_says(tmp_path, protocol):
     assert metrics["recall20"] == pytest.approx(judged.recall, abs=1e-3)
     assert metrics["ndcg20"] == pytest.approx(judged.ndcg, abs=1e-3)
     assert f"Recall@20 {metrics['recall20']:.4f}" in done.stdout and "640 of 3,200" in done.stdout
+    recipe, searched = metrics["settings"]["recipe"], metrics["settings"]["search"]
+    assert recipe["temperature"] == 0.1 and recipe["decay"] == pytest.approx(1.5 * 0.2**0.5)
+    assert recipe["candidates"] == 64 and searched["candidates"] == 5
     assert metrics["entries"] == 640 and metrics["nbytes"] == 640 * 4 + 200 + 4 * 8
     assert len([*out.glob("retrain-whole-*")]) == (protocol == "lightgcn")
     found = json.loads((out / "search.json").read_text())

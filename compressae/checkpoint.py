@@ -1,7 +1,9 @@
 """The folder that keeps a training run's state."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,14 +40,26 @@ def load_checkpoint(
     artifact = load_artifact(path, KIND)
     wanted = {**asdict(config), "rows": shape[0], "dim": shape[1]}
     found = {**artifact.settings["config"], **{k: artifact.settings[k] for k in ("rows", "dim")}}
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{path}: checkpoint of {name} = {found.get(name)}, but {value} was asked for; "
-                "resume with the settings and table it was made with, or train without resuming"
-            )
+    cure = "resume with the settings and table it was made with, or train without resuming"
+    check_same(f"{path}: checkpoint of", found, wanted, cure)
     state = artifact.tensors["state"]
     return artifact.settings["step"], {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
+
+
+def check_same(what: str, found: Mapping[str, Any], wanted: Mapping[str, Any], cure: str) -> None:
+    """Refuse what was made with other values than those that are wanted.
+
+    Args:
+        what: the message's beginning, which the first name that differs follows.
+        found: may have more names.
+        cure: the message's end.
+
+    Raises:
+        InputError: it names the value that was found and the one that is wanted.
+    """
+    for name, value in wanted.items():
+        if (made := found.get(name)) != value:
+            raise InputError(f"{what} {name} = {made}, but {value} was asked for; {cure}")
 
 
 def adam_arrays(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from scipy.sparse import csr_array
 
+from compressae.checkpoint import check_same
 from compressae.evaluation.protocol import machine
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import library_version
@@ -98,13 +99,8 @@ class Store:
                 continue
             kept = record["settings"]
             found, asked = ({**x, **x["recipe"], "recipe": 0} for x in (kept, wanted))
-            for name in asked:
-                if found.get(name) != asked[name]:
-                    raise InputError(
-                        f"{self.cells / record['name']}.json: made with {name} = "
-                        f"{found.get(name)}, but {asked[name]} was asked for; give the same "
-                        "settings and data, or another output folder"
-                    )
+            cure = "give the same settings and data, or another output folder"
+            check_same(f"{self.cells / record['name']}.json: made with", found, asked, cure)
 
     def done(self, cell: Cell) -> bool:
         """Is it there? One that failed is made again, one that does not fit is not.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressae.checkpoint import adam_arrays, load_adam
+from compressae.checkpoint import adam_arrays, check_same, load_adam
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 from recommenders.interactions import Split, fingerprint
@@ -269,12 +269,9 @@ class Run:
         """
         artifact = load_artifact(path, KIND)
         found = {**artifact.settings["recipe"], **artifact.settings}
-        for name, value in {**asdict(self.recipe), **self._shape()}.items():
-            if found.get(name) != value:
-                raise InputError(
-                    f"{path}: checkpoint of {name} = {found.get(name)}, but {value} was asked for; "
-                    "resume with the settings and data it was made with, or start anew"
-                )
+        wanted = {**asdict(self.recipe), **self._shape()}
+        cure = "resume with the settings and data it was made with, or start anew"
+        check_same(f"{path}: checkpoint of", found, wanted, cure)
         # Numbers were written as arrays of one entry.
         now = self.model.state_dict()
         model, self._best = (

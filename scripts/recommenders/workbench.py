@@ -13,6 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from compressae.checkpoint import check_same
 from compressae.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
@@ -276,12 +277,8 @@ class Workbench:
             shutil.rmtree(bench.folder)
             torch.manual_seed(self.seed)
         kept = load_artifact(self.dense_folder, DENSE)
-        for name, value in wanted.items():
-            if kept.settings.get(name) != value:
-                raise InputError(
-                    f"{self.dense_folder}: trained with {name} = {kept.settings.get(name)}, but "
-                    f"{value} was asked for; give the same settings, or another output folder"
-                )
+        cure = "give the same settings, or another output folder"
+        check_same(f"{self.dense_folder}: trained with", kept.settings, wanted, cure)
         others = kept.tensors.get("others", {})
         self._weights = {name: torch.from_numpy(np.array(x)) for name, x in others.items()}
         self.dense_training = kept.settings["training"]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from compressae.checkpoint import adam_arrays, load_adam
+from compressae.checkpoint import adam_arrays, check_same, load_adam
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.storage import load_artifact, save_artifact
 from compressae.tables.bet.actions import Action, ActionSampler
@@ -178,15 +178,11 @@ class WidthSearch:
             InputError: no whole checkpoint there, or one of other settings.
         """
         artifact = load_artifact(path, KIND)
+        cure = "resume with the settings and data it was made with, or start anew"
         for group, asked in (("made_with", self._made_with()), ("context", self.context)):
             found = artifact.settings[group]
-            for name in found | asked:
-                if found.get(name) != asked.get(name):
-                    raise InputError(
-                        f"{path}: checkpoint of {name} = {found.get(name)}, but {asked.get(name)} "
-                        "was asked for; resume with the settings and data it was made with, or "
-                        "start anew"
-                    )
+            wanted = {name: asked.get(name) for name in found | asked}
+            check_same(f"{path}: checkpoint of", found, wanted, cure)
         widths = artifact.tensors["population"]["widths"].astype(np.int64)
         records = artifact.settings["trials"]
         self.trials = [Trial(row, **record) for row, record in zip(widths, records, strict=True)]

@@ -57,13 +57,13 @@ class ProductTable(_Quantised):
         self._owners = torch.from_numpy(owners(width, codes.shape[1]))
 
     @staticmethod
-    def bytes_of(n: int, d: int, m: int, rotated: bool) -> int:
+    def bytes_of(n: int, d: int, m: int, rotated: bool = False) -> int:
         """``nbytes``, exported, of n rows of d dimensions in m bytes each."""
         width = m * -(-d // m) if rotated else d
         return n * m + 2 * ENTRIES * width + (2 * width * d if rotated else 0)
 
     @classmethod
-    def fit(cls, rows: np.ndarray, m: int, rotated: bool, seed: int = 0) -> "ProductTable":
+    def fit(cls, rows: np.ndarray, m: int, rotated: bool = False, seed: int = 0) -> "ProductTable":
         """Quantise rows (n, d) float32, n ≥ 256, to m bytes each, 1 ≤ m ≤ d; all rows train.
 
         With a rotation d may grow to the next multiple of m.
@@ -95,6 +95,48 @@ class ProductTable(_Quantised):
         places = self.codes[ids].long()[:, self._owners] * width + torch.arange(width)
         rows = self.codebook.float().flatten().index_select(0, places.flatten()).view(-1, width)
         return rows if self.rotation is None else rows @ self.rotation.float()
+
+
+class NormedTable(_Quantised):
+    """Row i is ``norms[norm_codes[i]]`` times row i of ``directions``.
+
+    Norm-explicit quantisation for inner products (Dai et al., AAAI 2020): directions by PQ, and a
+    byte for what the length of the quantised direction lacks of the row's.
+
+    Args:
+        directions: the rows' directions, quantised.
+        norm_codes: (n,) uint8.
+        norms: (256,) float32.
+    """
+
+    norm_codes: Tensor
+
+    def __init__(self, directions: ProductTable, norm_codes: Tensor, norms: Tensor) -> None:
+        super().__init__(len(norm_codes), directions.embedding_dim)
+        self.directions = directions
+        self.register_buffer("norm_codes", norm_codes)
+        self.norms = nn.Parameter(norms)
+
+    @staticmethod
+    def bytes_of(n: int, d: int, m: int) -> int:
+        """``nbytes``, exported, of n rows of d dimensions in m bytes and one each."""
+        return ProductTable.bytes_of(n, d, m) + n + 2 * ENTRIES
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, m: int, seed: int = 0) -> "NormedTable":
+        """Quantise rows (n, d) float32, n ≥ 256, to m + 1 bytes each, 1 ≤ m ≤ d; all rows train."""
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        directions = ProductTable.fit(rows / np.maximum(lengths, 1e-12), m, seed=seed)
+        found = directions.rows().detach().norm(dim=1, keepdim=True).numpy()
+        lacking = lengths / np.maximum(found, 1e-12)
+        quantizer = _quiet(faiss.ProductQuantizer(1, 1, 8), len(rows), seed)
+        quantizer.train(lacking)
+        codes = torch.from_numpy(quantizer.compute_codes(lacking)[:, 0].copy())
+        norms = torch.from_numpy(faiss.vector_to_array(quantizer.centroids).copy())
+        return cls(directions, codes, norms)
+
+    def _lookup(self, ids: Tensor) -> Tensor:
+        return self.directions(ids) * self.norms.float()[self.norm_codes[ids].long()][:, None]
 
 
 class ResidualTable(_Quantised):

@@ -24,7 +24,7 @@ from compressae.tables import (
 )
 from recommenders.bet import Settings as SearchSettings
 from recommenders.bet import principal_axes, refit, search_and_retrain
-from recommenders.codebooks import ENTRIES, ProductTable, ResidualTable
+from recommenders.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable
 from recommenders.joined import JoinedTable
 from recommenders.workbench import DoesNotFit, Workbench
 
@@ -147,8 +147,8 @@ def pruned(bench: Workbench, budget: int) -> Table:
 def product(bench: Workbench, budget: int, rotated: bool = False, through: bool = False) -> Table:
     """The dense rows by PQ, or after a learned rotation (OPQ), in as many bytes a row as fit;
     ``through``: then centroids are trained on."""
-    m = _most(ProductTable.bytes_of, bench.n, bench.dim, budget, rotated)
-    table = _products(bench, bench.dense_rows(), m, rotated)
+    shape = bench.n, bench.dim
+    table = _quantised(bench, ProductTable, bench.dense_rows, shape, budget, rotated=rotated)
     if through:
         _tune(bench, table, THROUGH_RATE, decay=0.0)
     return table.export()
@@ -156,12 +156,8 @@ def product(bench: Workbench, budget: int, rotated: bool = False, through: bool 
 
 def residual(bench: Workbench, budget: int) -> Table:
     """The dense rows by residual quantisation, in as many stages as fit."""
-    m = _most(ResidualTable.bytes_of, bench.n, bench.dim, budget)
-    rows = bench.dense_rows()
-    with bench.timed():
-        table = ResidualTable.fit(rows, m, bench.seed)
-    bench.note(m=m)
-    return table.export()
+    shape = bench.n, bench.dim
+    return _quantised(bench, ResidualTable, bench.dense_rows, shape, budget).export()
 
 
 def integers(bench: Workbench, budget: int, bits: int) -> Table:
@@ -223,11 +219,12 @@ def items_coded(bench: Workbench, budget: int) -> Table:
     return JoinedTable(users, _codes(bench, items, _sides(bench, budget)[1][1]).export())
 
 
-def items_product(bench: Workbench, budget: int) -> Table:
-    """The same by PQ."""
+def items_quantised(bench: Workbench, budget: int, kind: Any, **form: Any) -> Table:
+    """The same by a table of codebooks."""
     users, items = bench.served_rows()
-    m = _most(ProductTable.bytes_of, *items.shape, _sides(bench, budget)[1][1], False)
-    return JoinedTable(users, _products(bench, items, m).export())
+    share = _sides(bench, budget)[1][1]
+    table = _quantised(bench, kind, lambda: items, items.shape, share, **form)
+    return JoinedTable(users, table.export())
 
 
 def _codes(bench: Workbench, rows: np.ndarray, budget: int) -> CodedTable:
@@ -241,9 +238,19 @@ def _codes(bench: Workbench, rows: np.ndarray, budget: int) -> CodedTable:
     return table
 
 
-def _products(bench: Workbench, rows: np.ndarray, m: int, rotated: bool = False) -> ProductTable:
+def _quantised(
+    bench: Workbench,
+    kind: Any,
+    make_rows: Callable[[], np.ndarray],
+    shape: tuple[int, int],
+    budget: int,
+    **form: Any,
+) -> Any:
+    """Rows of a shape as a table of codebooks; they are made once it is known that they fit."""
+    m = _most(kind.bytes_of, *shape, budget, **form)
+    rows = make_rows()
     with bench.timed():
-        table = ProductTable.fit(rows, m, rotated, bench.seed)
+        table = kind.fit(rows, m, seed=bench.seed, **form)
     bench.note(m=m)
     return table
 
@@ -268,13 +275,13 @@ def _sides(bench: Workbench, budget: int) -> list[tuple[int, int]]:
     return [(bench.n_users, share), (bench.n - bench.n_users, budget - share)]
 
 
-def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, *form: Any) -> int:
-    """The largest m, d at most, with which ``bytes_of(n, d, m, *form)`` is within the budget."""
+def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, **form: Any) -> int:
+    """The largest m, d at most, with which ``bytes_of(n, d, m, **form)`` is within the budget."""
     if n < ENTRIES:
         raise DoesNotFit(f"{n} rows; codebooks of {ENTRIES} entries want as many to learn")
-    fitting = [m for m in range(1, d + 1) if bytes_of(n, d, m, *form) <= budget]
+    fitting = [m for m in range(1, d + 1) if bytes_of(n, d, m, **form) <= budget]
     if not fitting:
-        least = bytes_of(n, d, 1, *form)
+        least = bytes_of(n, d, 1, **form)
         raise DoesNotFit(f"codes of one byte and their codebooks have {least} bytes")
     return max(fitting)
 
@@ -313,7 +320,14 @@ def _methods() -> list[Method]:
         Method("codes", "sparse codes", coded, _CODED),
         Method("codes-through", "sparse codes, trained through",
                partial(coded, through=True), _THROUGH),
-        Method("pq-items", "PQ, items", items_product, _ITEMS, counts="items"),
+        Method("pq-items", "PQ, items", partial(items_quantised, kind=ProductTable),
+               _ITEMS, counts="items"),
+        Method("opq-items", "OPQ, items", partial(items_quantised, kind=ProductTable, rotated=True),
+               _ITEMS, counts="items"),
+        Method("rq-items", "RQ, items", partial(items_quantised, kind=ResidualTable),
+               _ITEMS, counts="items"),
+        Method("neq-items", "PQ of directions and norms, items",
+               partial(items_quantised, kind=NormedTable), _ITEMS, counts="items"),
         Method("codes-items", "sparse codes, items", items_coded, _ITEMS, counts="items"),
     ]  # fmt: skip
 

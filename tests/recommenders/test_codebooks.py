@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from recommender_data import SCRIPTS  # noqa: F401
-from recommenders.codebooks import ENTRIES, ProductTable, ResidualTable, owners
+from recommenders.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable, owners
 from recommenders.joined import JoinedTable
 
 from compressae.retrieval.errors import InputError
@@ -87,6 +87,21 @@ def test_residuals_decode_as_faiss_does(rows, m):
     assert table.export().nbytes == ResidualTable.bytes_of(*rows.shape, m)
 
 
+@pytest.mark.parametrize("m", [1, 4, 10])
+def test_lengths_are_kept_beside_products_of_directions(rows, m):
+    scaled = rows * np.random.default_rng(1).lognormal(0, 1, (400, 1)).astype(np.float32)
+    table = NormedTable.fit(scaled, m).export()
+    assert table.nbytes == NormedTable.bytes_of(*rows.shape, m) and table.num_parameters == 0
+    assert table.nbytes == ProductTable.bytes_of(*rows.shape, m) + 400 + 512
+    lengths = np.linalg.norm(table.rows().numpy(), axis=1)
+    np.testing.assert_allclose(lengths, np.linalg.norm(scaled, axis=1), rtol=0.1)
+    directions = ProductTable.fit(rows / np.linalg.norm(rows, axis=1, keepdims=True), m).rows()
+    alike = torch.cosine_similarity(table.rows(), directions.detach(), dim=1)
+    assert alike.min() > 0.999
+    ids = torch.tensor([[3, 399], [0, 3]])
+    torch.testing.assert_close(table(ids), table.rows()[ids])
+
+
 @pytest.mark.parametrize("rotated", [False, True])
 def test_training_through_codes_brings_products_nearer(rows, rotated):
     table = ProductTable.fit(rows, 3, rotated)
@@ -105,6 +120,7 @@ def test_quantised_tables_round_trip_through_their_state(rows):
     for table, other in (
         (ProductTable.fit(rows, 3, True), ProductTable.fit(rows[::-1].copy(), 3, True)),
         (ResidualTable.fit(rows, 2), ResidualTable.fit(rows[::-1].copy(), 2)),
+        (NormedTable.fit(rows, 2), NormedTable.fit(rows[::-1].copy() * 2, 2)),
     ):
         assert not torch.equal(table.rows(), other.rows())
         other.load_state_dict(table.state_dict())

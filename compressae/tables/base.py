@@ -19,7 +19,7 @@ class Table(nn.Module, ABC):
         num_embeddings: n ≥ 1.
         embedding_dim: d ≥ 1.
         padding_idx: an id whose row is always zeros and takes no gradient; −n to n − 1, negative
-            ones counted from the end.
+            ones counted from the end. ``from_dense`` takes that of its source where none is given.
 
     Raises:
         InputError: a size or the padding id is out of range.
@@ -112,6 +112,11 @@ class Table(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def padding_of(source: Any, padding_idx: int | None) -> int | None:
+    """The padding id that was given; without one that of ``source``, where it is a table."""
+    return getattr(source, "padding_idx", None) if padding_idx is None else padding_idx
 
 
 def dense_rows(source: Any) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import dense_rows
+from compressae.tables.base import dense_rows, padding_of
 from compressae.tables.ragged import RaggedTable, check_widths
 
 
@@ -19,7 +19,7 @@ class BudgetedTable(RaggedTable):
     Args:
         widths: (n,) whole numbers, 0 to d each; see ``compressae.tables.budgets``.
         embedding_dim: d, BET's d_max.
-        padding_idx, std, device, dtype: see ``RaggedTable``.
+        padding_idx, sparse, std, device, dtype: see ``RaggedTable``.
 
     Raises:
         InputError: widths out of range.
@@ -30,17 +30,17 @@ class BudgetedTable(RaggedTable):
         widths: Any,
         embedding_dim: int,
         padding_idx: int | None = None,
+        sparse: bool = False,
         std: float = 1.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            check_widths(widths, embedding_dim), embedding_dim, padding_idx, std, device, dtype
-        )
+        lengths = check_widths(widths, embedding_dim)
+        super().__init__(lengths, embedding_dim, padding_idx, sparse, std, device, dtype)
 
     @classmethod
     def from_dense(
-        cls, source: Any, widths: Any, padding_idx: int | None = None
+        cls, source: Any, widths: Any, padding_idx: int | None = None, sparse: bool = False
     ) -> "BudgetedTable":
         """What widths (n,) leave of trained rows; ``source`` as in ``dense_rows``.
 
@@ -51,7 +51,9 @@ class BudgetedTable(RaggedTable):
         kept = check_widths(widths, rows.shape[1])
         if len(kept) != len(rows):
             raise InputError(f"{len(kept)} widths for {len(rows)} rows: expected one a row")
-        table = cls(kept, rows.shape[1], padding_idx, device=rows.device, dtype=rows.dtype)
+        padding_idx = padding_of(source, padding_idx)
+        d, device = rows.shape[1], rows.device
+        table = cls(kept, d, padding_idx, sparse, device=device, dtype=rows.dtype)
         inside = torch.arange(rows.shape[1], device=rows.device) < kept[:, None].to(rows.device)
         with torch.no_grad():
             table.values.copy_(rows[inside])

@@ -3,6 +3,7 @@
 Every function gives widths (n,) int64 that sum to min(entries, n · d_max) exactly.
 """
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def uniform_widths(n: int, d_max: int, entries: int, frequencies: Any = None) ->
         frequencies: (n,) of rows, None for equal ones.
 
     Raises:
-        InputError: a negative budget, no row, or d_max below 1.
+        InputError: a negative budget or one that is no whole number, no row, or d_max below 1.
     """
     check_budget(n, d_max, entries, 0)
     widths = np.full(n, min(entries // n, d_max), np.int64)
@@ -47,7 +48,7 @@ def power_widths(
 
     Raises:
         InputError: frequencies or power that are negative or not finite, or a budget below
-            ``least`` in every row.
+            ``least`` in every row or no whole number.
     """
     found = check_shares(frequencies, "frequencies")
     if not (np.isfinite(power) and power >= 0):
@@ -71,7 +72,8 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
         least: entries that a row has at least.
 
     Raises:
-        InputError: shares that are negative or not finite, or a budget below ``least`` in all rows.
+        InputError: shares that are negative or not finite, or a budget below ``least`` in all rows
+            or no whole number.
     """
     given = check_shares(shares, "shares")
     n = len(given)
@@ -114,6 +116,9 @@ def check_shares(given: Any, name: str, n: int | None = None) -> np.ndarray:
 
 
 def check_budget(n: int, d_max: int, entries: int, least: int) -> None:
+    for name, given in (("rows", n), ("d_max", d_max), ("entries", entries), ("least", least)):
+        if not isinstance(given, Integral):
+            raise InputError(f"{name} {given!r}: expected a whole number; round it down by int()")
     if n < 1 or d_max < 1 or not 0 <= least <= d_max:
         raise InputError(
             f"{n} rows of {least} to {d_max} entries: expected 1 row or more and "

@@ -17,7 +17,7 @@ from compressae.kernels.packed import BLOCK, SPARE
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.packed import PackedCodes
 from compressae.retrieval.quantizer import id_bits
-from compressae.tables.base import Table, dense_rows
+from compressae.tables.base import Table, dense_rows, padding_of
 from compressae.tables.ragged import row_starts
 from compressae.training import train
 
@@ -38,7 +38,8 @@ class CodedTable(Table):
 
     The latents l, level numbers c and gain numbers g are integers, packed as ``PackedCodes`` are,
     and stay. What all rows share is trained: ``decoder`` (h, d), ``levels`` (K, L) and ``gains``
-    (256,). So a loss can be lowered *through* codes that are made already.
+    (256,). So a loss can be lowered *through* codes that are made already; gradients are dense, for
+    a batch of rows has nearly all latents. Gains of zero stay zero.
 
     Args:
         codes: of n rows, without residual codes.
@@ -99,7 +100,21 @@ class CodedTable(Table):
     def from_state_dict(
         cls, state: dict[str, Tensor], padding_idx: int | None = None
     ) -> "CodedTable":
-        """A table, exported or not, of what its ``state_dict()`` gave."""
+        """A table of its own of what ``state_dict()`` gave of another.
+
+        What ``export`` had, a decoder in float16, has nothing to train again.
+
+        Raises:
+            InputError: something is missing.
+        """
+        needed = {"data", "blocks", "value_bits", "decoder", "levels", "gains"}
+        if missing := needed - set(state):
+            raise InputError(
+                f"a state without {', '.join(sorted(missing))}: expected a coded table's; give "
+                "what its state_dict() gave"
+            )
+        state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        trained = state["decoder"].dtype != torch.float16
         table = cls.__new__(cls)
         counts, data = state.get("counts"), state["data"]
         stride = int(_lengths(state["value_bits"], len(state["decoder"]))[-1])
@@ -108,7 +123,7 @@ class CodedTable(Table):
         for name in ("data", "counts", "blocks", "value_bits"):
             table.register_buffer(name, state.get(name))
         for name in ("decoder", "levels", "gains"):
-            table.register_parameter(name, nn.Parameter(state[name]))
+            table.register_parameter(name, nn.Parameter(state[name], requires_grad=trained))
         return table
 
     @classmethod
@@ -183,12 +198,17 @@ class CodedTable(Table):
         try:
             like = compress(model, some, values, budget=of_rows * len(some) // n)
             assert isinstance(like, PackedCodes)
-            shared = cls(like, model.decoder).export().nbytes - like.nbytes
+            levels = cls(like, model.decoder).export().nbytes - like.nbytes - (nbytes - left)
+            if left <= levels:
+                raise InputError(
+                    f"{levels} bytes of levels leave nothing for codes; give more bytes, fewer "
+                    "latents or values of fewer bits"
+                )
             codes = compress(
                 model,
                 units,
                 like=like,
-                budget=nbytes - left + of_rows - shared,
+                budget=min(left - levels, of_rows),
                 weights=importance,
                 progress=progress,
             )
@@ -197,7 +217,8 @@ class CodedTable(Table):
                 f"{nbytes} bytes for {n} rows of {d} in {latents} latents, {values}: {error}"
             ) from error
         assert isinstance(codes, PackedCodes)
-        return cls(_with_lengths(codes, lengths), model.decoder, padding_idx, given.device)
+        codes = _with_lengths(codes, lengths)
+        return cls(codes, model.decoder, padding_of(source, padding_idx), given.device)
 
     @staticmethod
     def least_bytes(n: int, d: int, latents: int = _FEWEST) -> int:
@@ -241,7 +262,8 @@ class CodedTable(Table):
         word = sum(self.data[place + b].long() << 8 * b for b in range(SPARE)) >> shift
         latents = word & ((1 << named) - 1)
         codes = (word >> named) & ((1 << self.value_bits.long()[ranks]) - 1)
-        scale = self.gains[self.data[starts].long()]
+        # A gain of zero takes no gradient: rows of zeros stay zeros.
+        scale = (self.gains * (self.gains != 0))[self.data[starts].long()]
         values = self.levels[ranks, codes] * scale[owner]
         decoder = self.decoder.to(values.dtype)
         return functional.embedding_bag(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressae.tables.base import Table, dense_rows
+from compressae.tables.base import Table, dense_rows, padding_of
 
 
 class FullTable(Table):
@@ -47,7 +47,7 @@ class FullTable(Table):
         """A table that starts from trained rows; ``source`` as in ``dense_rows``."""
         rows = dense_rows(source)
         n, d = rows.shape
-        table = cls(n, d, padding_idx, sparse, device="meta")
+        table = cls(n, d, padding_of(source, padding_idx), sparse, device="meta")
         table.weight = nn.Parameter(rows)
         return table
 

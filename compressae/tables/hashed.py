@@ -72,6 +72,17 @@ class HashedTable(Table):
             ids = (self._factors[0] * ids + self._factors[1]) % _PRIME
         return ids % len(self.weight)
 
+    def get_extra_state(self) -> Tensor:
+        """The hash's factors: other ones would give each id another's row."""
+        return torch.tensor(self._factors or (1, 0))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise InputError(
+                f"the state of another hash than that of seed {self.seed}: expected the same; make "
+                "the table with the seed it had"
+            )
+
     def _lookup(self, ids: Tensor) -> Tensor:
         return functional.embedding(self.hashes(ids), self.weight, sparse=self.sparse)
 

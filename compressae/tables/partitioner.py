@@ -4,14 +4,16 @@ Shi et al., "Compositional embeddings using complementary partitions", arXiv 190
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressae.retrieval.baselines.partitions import Partitions, leanest, partitions
+from compressae.retrieval.baselines.partitions import Kind, Partitions, leanest, partitions
 from compressae.retrieval.errors import InputError
+
+_RULES = (*get_args(Kind), "given")
 
 __all__ = ["Partitioner", "Partitions", "find_collision", "partition"]
 
@@ -60,11 +62,16 @@ def find_collision(classes: Partitions | Sequence[Any], n: int) -> tuple[int, in
     Args:
         classes: partitions by arithmetic, or one array (n,) of classes for each partition.
         n: ids.
+
+    Raises:
+        InputError: an array that is not (n,).
     """
     if isinstance(classes, Partitions):
         return (0, classes.period) if classes.period < n else None
     together = np.zeros(n, np.int64)
-    for one in classes:
+    for j, one in enumerate(classes):
+        if (shape := np.shape(one)) != (n,):
+            raise InputError(f"partition {j}: {shape}; expected ({n},), the class of each id")
         ranks = np.unique(np.asarray(one), return_inverse=True)[1].reshape(-1)
         # Both are below n: their pair is a number below n², and its rank below n again.
         pairs = together * (int(ranks.max()) + 1) + ranks
@@ -115,6 +122,18 @@ class Partitioner(nn.Module):
         if self._rule is not None:
             return self._rule.classes(ids)
         return [self.get_buffer(f"classes_{j}")[ids].long() for j in range(len(self.sizes))]
+
+    def get_extra_state(self) -> Tensor:
+        """The rule and its sizes: by another one each id would have another's rows."""
+        return torch.tensor([_RULES.index(self._rule.kind if self._rule else "given"), *self.sizes])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            rule, *sizes = state.tolist()
+            raise InputError(
+                f"the state of partitions {_RULES[rule]} {'+'.join(map(str, sizes))} for a table "
+                f"of {self.extra_repr()}: expected the same; make the table with them"
+            )
 
     def extra_repr(self) -> str:
         return f"{self._rule.kind if self._rule else 'given'} {'+'.join(map(str, self.sizes))}"

@@ -18,7 +18,8 @@ class PathTable(Table):
     Section 4.1 of arXiv 1909.02107. Each map M(z) = B·relu(A·z + a) + b has one hidden layer and
     2·d·hidden + hidden + d numbers, and every class of the second and later partitions has its own:
     let these have few classes. Weights start normal about zero, so scaled that a row's entries have
-    variance std² on average; biases start at zero.
+    variance std² on average; biases start at zero. Gradients are dense: a batch of rows goes
+    through most maps.
 
     Args:
         num_embeddings: n.

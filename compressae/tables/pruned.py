@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compressae.kernels.packed import BLOCK
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import dense_rows
+from compressae.tables.base import dense_rows, padding_of
 from compressae.tables.ragged import RaggedTable, smallest_dtype
 
 
@@ -20,7 +20,7 @@ class PrunedTable(RaggedTable):
 
     Args:
         kept: (n, d) bool, the entries that are stored.
-        padding_idx, std, device, dtype: see ``RaggedTable``.
+        padding_idx, sparse, std, device, dtype: see ``RaggedTable``.
 
     Raises:
         InputError: ``kept`` is no mask (n, d).
@@ -32,6 +32,7 @@ class PrunedTable(RaggedTable):
         self,
         kept: Tensor,
         padding_idx: int | None = None,
+        sparse: bool = False,
         std: float = 1.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -39,13 +40,18 @@ class PrunedTable(RaggedTable):
         if kept.ndim != 2 or kept.dtype != torch.bool:
             raise InputError(f"mask {tuple(kept.shape)} of {kept.dtype}: expected (n, d) of bool")
         d = kept.shape[1]
-        super().__init__(kept.sum(1).cpu(), d, padding_idx, std, device, dtype)
+        super().__init__(kept.sum(1).cpu(), d, padding_idx, sparse, std, device, dtype)
         columns = kept.nonzero()[:, 1].to(self.values.device, smallest_dtype(d - 1))
         self.register_buffer("columns", columns)
 
     @classmethod
     def from_dense(
-        cls, source: Any, entries: int, floor: int = 1, padding_idx: int | None = None
+        cls,
+        source: Any,
+        entries: int,
+        floor: int = 1,
+        padding_idx: int | None = None,
+        sparse: bool = False,
     ) -> "PrunedTable":
         """The ``entries`` largest |entries| of trained rows, but at least ``floor`` a row.
 
@@ -55,7 +61,7 @@ class PrunedTable(RaggedTable):
             source: as in ``dense_rows``.
             entries: to keep in all, all of them where there are no more.
             floor: entries of each row that stay whatever their size, 0 to d.
-            padding_idx: see ``Table``.
+            padding_idx, sparse: see ``RaggedTable``.
 
         Raises:
             InputError: the budget is below the floor of all rows.
@@ -74,7 +80,8 @@ class PrunedTable(RaggedTable):
         kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
         rest = sizes.masked_fill(kept, -1).flatten().argsort(descending=True, stable=True)
         kept.view(-1)[rest[: min(entries, n * d) - n * floor]] = True
-        table = cls(kept, padding_idx, device=rows.device, dtype=rows.dtype)
+        padding_idx = padding_of(source, padding_idx)
+        table = cls(kept, padding_idx, sparse, device=rows.device, dtype=rows.dtype)
         with torch.no_grad():
             table.values.copy_(rows[kept])
         return table

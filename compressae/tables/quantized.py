@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import Table, dense_rows
+from compressae.tables.base import Table, dense_rows, padding_of
 
 _SCALES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -19,6 +19,7 @@ class QuantizedTable(Table):
     one scale a row. The gradient with respect to w is taken to be that with respect to c·s
     (straight-through estimator: Bengio et al., arXiv 1308.3432). While training, ``weight`` (n, d)
     is in full precision; ``nbytes`` counts what is stored afterwards, which ``export`` gives.
+    Scales saturate at the largest number of their type, entries below half the smallest are zeros.
 
     Args:
         num_embeddings: n.
@@ -47,11 +48,10 @@ class QuantizedTable(Table):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, padding_idx)
-        if bits not in (4, 8):
-            raise InputError(f"bits {bits}: expected 8 or 4")
         if scale_dtype not in _SCALES:
             raise InputError(f"scale_dtype {scale_dtype}: expected one of {_SCALES}")
-        self.bits, self.scale_dtype, self.sparse, self.std = bits, scale_dtype, sparse, std
+        self.bits, self.scale_dtype, self.sparse = _check_bits(bits), scale_dtype, sparse
+        self.std = std
         self.weight = nn.Parameter(
             torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
         )
@@ -68,6 +68,7 @@ class QuantizedTable(Table):
         """A table that starts from trained rows; ``source`` as in ``dense_rows``."""
         rows = dense_rows(source)
         n, d = rows.shape
+        padding_idx = padding_of(source, padding_idx)
         table = cls(n, d, bits, padding_idx, scale_dtype, device="meta")
         table.weight = nn.Parameter(rows)
         return table
@@ -79,10 +80,25 @@ class QuantizedTable(Table):
 
     @torch.no_grad()
     def export(self) -> "IntegerTable":
-        """The integers and scales alone, whose rows are this table's, bit by bit."""
+        """The integers and scales alone, whose rows are this table's, bit by bit.
+
+        Raises:
+            InputError: rows with NaN or infinity, or too large for the type of the scales.
+        """
         codes, scales = _quantize(self.weight, self.bits, self.scale_dtype)
+        largest, reach = float(self.weight.abs().max()), _largest(self.bits, self.scale_dtype)
+        if not largest <= reach:
+            raise InputError(
+                f"entries up to {largest:g}: expected {reach:g} at most in int{self.bits} with "
+                f"scales of {self.scale_dtype}; train with a decay, or give a wider scale_dtype"
+            )
         table = IntegerTable(
-            self.num_embeddings, self.embedding_dim, self.bits, self.padding_idx, self.scale_dtype
+            self.num_embeddings,
+            self.embedding_dim,
+            self.bits,
+            self.padding_idx,
+            self.scale_dtype,
+            self.weight.dtype,
         )
         table.codes = _pack(codes) if self.bits == 4 else codes
         table.scales = scales
@@ -115,6 +131,10 @@ class IntegerTable(Table):
             the first in the low bits.
         padding_idx: see ``Table``.
         scale_dtype: of ``scales`` (n,).
+        dtype: of rows; float32 when None.
+
+    Raises:
+        InputError: other bits.
     """
 
     codes: Tensor
@@ -127,9 +147,10 @@ class IntegerTable(Table):
         bits: int = 8,
         padding_idx: int | None = None,
         scale_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, padding_idx)
-        self.bits = bits
+        self.bits, self.dtype = _check_bits(bits), dtype or torch.float32
         zeros = torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8)
         self.register_buffer("codes", _pack(zeros) if bits == 4 else zeros)
         self.register_buffer("scales", torch.ones(num_embeddings, dtype=scale_dtype))
@@ -138,7 +159,7 @@ class IntegerTable(Table):
         codes = self.codes[ids]
         if self.bits == 4:
             codes = _unpack(codes, self.embedding_dim)
-        return codes.float() * self.scales[ids].float()[:, None]
+        return (codes.float() * self.scales[ids].float()[:, None]).to(self.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}"
@@ -157,11 +178,23 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0], None, None
 
 
+def _check_bits(bits: int) -> int:
+    if bits not in (4, 8):
+        raise InputError(f"bits {bits}: expected 8 or 4")
+    return bits
+
+
+def _largest(bits: int, scale_dtype: torch.dtype) -> float:
+    """The largest entry that codes of such scales reach."""
+    return (2 ** (bits - 1) - 1) * float(torch.finfo(scale_dtype).max)
+
+
 def _quantize(rows: Tensor, bits: int, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Codes (m, d) int8 and scales (m,) of rows (m, d)."""
     most = 2 ** (bits - 1) - 1
     rows = rows.float()
-    scales = (rows.abs().amax(1) / most).to(scale_dtype)
+    reach = torch.finfo(scale_dtype).max
+    scales = (rows.abs().amax(1) / most).clamp(max=reach).to(scale_dtype)
     scales = scales.masked_fill(scales == 0, 1)  # Of rows of zeros, or too small for the type.
     # The codes are those of the scale that is stored, so that its rounding costs nothing.
     codes = (rows / scales.float()[:, None]).round().clamp(-most, most)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from table_kinds import KINDS, D, N, make
+from table_kinds import KINDS, SMOOTH, D, N, make
 from torch import nn
 
 from compressae.retrieval.errors import InputError
@@ -68,9 +68,22 @@ def test_rows_are_pooled_after_they_are_combined(kind, mode):
         if len(rows):
             wanted = {"sum": rows.sum(0), "mean": rows.mean(0), "max": rows.amax(0)}[mode]
         torch.testing.assert_close(one, wanted)
-    assert torch.autograd.gradcheck(
-        lambda x: bag.double()(ids) * x, torch.ones(3, D, dtype=torch.float64, requires_grad=True)
-    )
+
+
+@modes
+@pytest.mark.parametrize("kind", SMOOTH)
+def test_gradients_through_bags_are_those_of_the_forward_pass(kind, mode):
+    bag = TableBag(make(kind, padding_idx=4, dtype=torch.float64), mode)
+    with torch.no_grad():
+        for parameter in bag.parameters():
+            parameter.normal_()
+    ids = torch.tensor([[1, 22, 6], [4, 7, 4], [4, 4, 4]])
+    names = [name for name, _ in bag.named_parameters()]
+
+    def forward(*values):
+        return torch.func.functional_call(bag, dict(zip(names, values, strict=True)), (ids,))
+
+    assert torch.autograd.gradcheck(forward, tuple(bag.parameters()))
 
 
 def test_product_tables_pool_whole_rows():

@@ -76,6 +76,19 @@ def test_lengths_are_kept_and_zeros_stay_zeros():
     assert 0.9 < float(ratios.median()) < 1.02 and float(ratios.max()) < 1.1
 
 
+def test_rows_of_zeros_stay_zeros_when_gains_are_trained():
+    table = CodedTable.from_dense(rows_of(), 5000, latents=32)
+    optimizer = torch.optim.AdamW(table.parameters(), 0.05)
+    before = table.rows().detach().clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        (table.rows() - 1).square().sum().backward()
+        optimizer.step()
+    after = table.rows()
+    assert (after[2] == 0).all() and table.gains[0] == 0
+    assert ((after - before).abs().sum(1) > 0).sum() == len(before) - 1
+
+
 def test_weights_bring_rows_nearer():
     rows = rows_of()
     weights = np.ones(len(rows))
@@ -126,6 +139,8 @@ def test_no_budget_is_exceeded(n, d, share, seed):
         table = CodedTable.from_dense(rows, nbytes, seed=seed)
     except InputError as error:
         assert str(error).startswith(f"{nbytes} bytes for {n} rows of {d} in ")
+        # What is refused is too little, or next to it: levels take 64 bytes a nonzero at most.
+        assert nbytes < CodedTable.least_bytes(n, d) + 3 * n + 64 * (2 + d)
         return
     assert table.export().nbytes <= nbytes
     assert table.rows().shape == (n, d) and torch.isfinite(table.rows()).all()
@@ -166,7 +181,16 @@ def test_a_stored_table_is_read_back_from_its_state_alone(budget):
     stored = CodedTable(codes, model.decoder).export()
     again = CodedTable.from_state_dict(stored.state_dict(), padding_idx=1)
     assert torch.equal(again.rows()[2:], stored.rows()[2:]) and (again.rows()[1] == 0).all()
-    assert again.nbytes == stored.nbytes and stored.num_parameters == 0
+    assert again.nbytes == stored.nbytes and again.num_parameters == stored.num_parameters == 0
+    with torch.no_grad():
+        again.gains.zero_()
+    assert stored.rows().any()  # Of their own.
+    trained = CodedTable.from_state_dict(CodedTable(codes, model.decoder).state_dict())
+    assert trained.num_parameters == sum(p.numel() for p in trained.parameters())
+    with pytest.raises(InputError, match="a state without decoder, gains: expected a coded table"):
+        broken = stored.state_dict()
+        del broken["gains"], broken["decoder"]
+        CodedTable.from_state_dict(broken)
 
 
 def test_bad_input_is_refused():

@@ -208,3 +208,9 @@ def test_a_path_is_the_base_row_through_the_maps_of_its_classes():
             z = table.outer[j][c] @ inside + table.outer_bias[j][c]
         torch.testing.assert_close(row, z)
     assert table.num_parameters == 6 * 3 + 4 * (2 * 3 * 5 + 5 + 3)
+
+
+@pytest.mark.parametrize("given", [[np.arange(3)], [np.arange(5), [0]], [np.zeros((5, 1), int)]])
+def test_collisions_are_looked_for_in_classes_of_all_ids(given):
+    with pytest.raises(InputError, match=r"partition [01]: \(.*\); expected \(5,\), the class of"):
+        find_collision(given, 5)

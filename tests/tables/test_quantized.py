@@ -38,6 +38,30 @@ def test_the_stored_integers_have_the_modules_rows(bits, n, d, seed, scale_dtype
     assert ((table.rows() - rows).abs() <= step * (0.5 + slack * most) + 1e-7).all()
 
 
+@bits
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_stored_rows_have_the_type_of_the_weights(bits, dtype):
+    table = QuantizedTable.from_dense(rows_of(9, 7).to(dtype), bits)
+    stored = table.export()
+    assert stored.rows().dtype == table.rows().dtype == dtype
+    assert torch.equal(stored.rows(), table.rows())
+    assert torch.equal(stored(torch.tensor([[3]])), table(torch.tensor([[3]])))
+
+
+@bits
+def test_scales_of_few_bits_saturate_and_are_not_exported_then(bits):
+    most = 2 ** (bits - 1) - 1
+    table = QuantizedTable.from_dense(torch.tensor([[1e9, -1.0]]), bits, scale_dtype=torch.float16)
+    assert table.rows().tolist() == [[most * 65504.0, 0]]
+    with pytest.raises(InputError, match=r"entries up to 1e\+09: expected .* at most in int"):
+        table.export()
+    table.weight.data.fill_(torch.nan)
+    with pytest.raises(InputError, match="entries up to nan"):
+        table.export()
+    fits = QuantizedTable.from_dense(torch.tensor([[1e9, -1.0]]), bits, scale_dtype=torch.bfloat16)
+    torch.testing.assert_close(fits.export().rows()[0, 0], torch.tensor(1e9), rtol=0.01, atol=0)
+
+
 def test_int8_codes_are_those_of_the_packages_quantiser():
     rows = rows_of(20, 7)
     codes, scales = quantize_rows(rows.flatten().numpy(), np.arange(21) * 7)
@@ -92,5 +116,7 @@ def test_the_stored_table_is_saved_and_loaded(bits):
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="bits 2: expected 8 or 4"):
         QuantizedTable(3, 4, 2)
+    with pytest.raises(InputError, match="bits 5: expected 8 or 4"):
+        IntegerTable(3, 4, 5)
     with pytest.raises(InputError, match="scale_dtype torch.float64"):
         QuantizedTable(3, 4, scale_dtype=torch.float64)

@@ -52,6 +52,17 @@ def test_memory_is_really_saved():
     assert table.nbytes < 0.055 * full.nbytes
 
 
+def test_many_ids_are_looked_up_in_parts():
+    # Two windows at the end overlap others; more ids than are looked up at once.
+    n, d = 1_030, 7
+    widths = np.random.default_rng(0).integers(0, d + 1, n)
+    rows = trained(n, d)
+    table = BudgetedTable.from_dense(rows, widths)
+    ids = torch.randint(0, n, (40_000,), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(table(ids), table.rows()[ids])
+    assert torch.equal(table.rows(), rows * (torch.arange(d) < table.widths[:, None]))
+
+
 def test_training_leaves_the_mask_alone():
     model = nn.Sequential(BudgetedTable([0, 2, 4], 4), nn.Linear(4, 1))
     optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.1)

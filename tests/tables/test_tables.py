@@ -9,7 +9,17 @@ from torch import nn
 
 import compressae.tables
 from compressae.retrieval.errors import InputError
-from compressae.tables import BudgetedTable, CompositionalTable, FullTable, PathTable
+from compressae.tables import (
+    BudgetedTable,
+    CodedTable,
+    CompositionalTable,
+    FullTable,
+    HashedTable,
+    Partitions,
+    PathTable,
+    PrunedTable,
+    QuantizedTable,
+)
 
 every = pytest.mark.parametrize("kind", KINDS)
 smooth = pytest.mark.parametrize("kind", SMOOTH)
@@ -112,7 +122,8 @@ def test_counts_are_exact(kind):
     table = make(kind)
     assert table.num_parameters == sum(p.numel() for p in table.parameters())
     stored = table.export() if kind.startswith("int") else table
-    held = stored.state_dict().values()
+    # The extra state says what rule the numbers go with; it is no part of the table.
+    held = [v for name, v in stored.state_dict().items() if not name.endswith("_extra_state")]
     assert table.nbytes == sum(tensor.untyped_storage().nbytes() for tensor in held)
     assert f"parameters={table.num_parameters}, nbytes={table.nbytes}" in repr(table)
     assert "\n" not in repr(table) and len(repr(table)) < 160
@@ -129,6 +140,86 @@ def test_a_state_dict_goes_round(kind):
     assert not torch.equal(other.rows(), table.rows())
     other.load_state_dict(torch.load(buffer, weights_only=True))
     assert torch.equal(other.rows(), table.rows())
+
+
+def partitioned(*rule):
+    return lambda: CompositionalTable(20, 4, Partitions(*rule))
+
+
+@pytest.mark.parametrize(
+    ("made", "other", "message"),
+    [
+        (
+            lambda: HashedTable(20, 4, rows=7, seed=1),
+            lambda: HashedTable(20, 4, rows=7, seed=2),
+            "the state of another hash than that of seed 2",
+        ),
+        (
+            lambda: HashedTable(20, 4, rows=7),
+            lambda: HashedTable(20, 4, rows=7, seed=2),
+            "the state of another hash than that of seed 2",
+        ),
+        (
+            partitioned("chinese-remainder", (5, 4)),
+            partitioned("mixed-radix", (5, 4)),
+            "the state of partitions chinese-remainder 5.4 for a table of mixed-radix 5.4",
+        ),
+        (
+            lambda: PathTable(20, 4, Partitions("chinese-remainder", (5, 4))),
+            lambda: PathTable(20, 4, Partitions("mixed-radix", (5, 4))),
+            "the state of partitions chinese-remainder 5.4",
+        ),
+    ],
+)
+def test_a_state_of_another_rule_is_refused(made, other, message):
+    with pytest.raises(InputError, match=message):
+        nn.Sequential(other()).load_state_dict(nn.Sequential(made()).state_dict())
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda source, **s: FullTable.from_dense(source, **s),
+        lambda source, **s: QuantizedTable.from_dense(source, **s),
+        lambda source, **s: BudgetedTable.from_dense(source, [2] * 400, **s),
+        lambda source, **s: PrunedTable.from_dense(source, 900, **s),
+        lambda source, **s: CodedTable.from_dense(source, 3000, latents=16, **s),
+    ],
+)
+def test_a_table_from_another_has_its_padding(table):
+    source = nn.Embedding(400, 6, padding_idx=3)
+    for given in (source, FullTable.from_dense(source)):
+        found = table(given)
+        assert found.padding_idx == 3 and (found(torch.tensor([3])) == 0).all()
+    assert table(source, padding_idx=5).padding_idx == 5
+    assert table(source.weight).padding_idx is None
+
+
+EXPORTED = ["int8", "int4", "coded", "coded-ragged"]
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_what_is_exported_is_a_table_too(kind):
+    stored = make(kind, padding_idx=6).export()
+    assert stored.num_parameters == 0 and stored.padding_idx == 6
+    ids = torch.tensor([[0, 22, 6], [6, 7, 21]])
+    found = stored(ids)
+    assert found.shape == (2, 3, D) and (found[ids == 6] == 0).all()
+    torch.testing.assert_close(found, stored.rows()[ids])
+    model = nn.Sequential(stored, nn.Flatten(), nn.Linear(3 * D, 2))
+    model(ids).square().sum().backward()
+    assert model[2].weight.grad.abs().sum() > 0
+    with pytest.raises(InputError, match=r"id 23: expected 0 to 22"):
+        stored(torch.tensor([23]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_what_is_exported_has_the_same_rows_on_a_gpu(kind):
+    stored = make(kind).export()
+    ids = torch.tensor([[0, 22, 6], [6, 7, 21]])
+    wanted = stored(ids)
+    torch.testing.assert_close(stored.to("cuda")(ids.cuda()).cpu(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @every
@@ -194,7 +285,9 @@ def test_bad_settings_are_refused(make_one, message):
         make_one()
 
 
-@pytest.mark.parametrize("kind", ["full", "hashed", "product", "concat-chinese", "int8"])
+@pytest.mark.parametrize(
+    "kind", ["full", "hashed", "product", "concat-chinese", "int8", "budgeted", "pruned"]
+)
 def test_sparse_gradients_are_the_dense_ones(kind):
     ids = torch.tensor([1, 6, 6, 20])
     grads = []

@@ -55,6 +55,9 @@ class WidthSearch:
     Attributes:
         trials: what was tried, in order.
         predictor: as it was learned from them.
+
+    Raises:
+        InputError: candidates below 1, or a negative number of updates or seed.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Budgeted embedding tables (BET, arXiv 2310.14884) for a recommender of users and items.
 
-DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. A full table is trained
-(or taken, --full); widths of its rows that sum to keep · dim · rows are searched on the validation
-pairs; the fittest are retrained, and the best on the validation pairs is judged on the test pairs
-once. OUTPUT gets
+DATA is an .npz of pairs (see recommenders/interactions.py for its arrays), or a folder with
+LightGCN's train.txt and test.txt. A full table is trained (or taken, --full); widths of its rows
+that sum to keep · dim · rows are searched on the validation pairs; the fittest are retrained, and
+the best on the validation pairs is judged on the test pairs once. OUTPUT gets
 
 \b
   widths.npy     (n,) int64, the entries of each row: users, then items

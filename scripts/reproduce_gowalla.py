@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Train and judge every kind of compressed table on Gowalla, at equal bytes.
 
-DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUT gets
+DATA is an .npz of pairs (see recommenders/interactions.py for its arrays), or a folder with
+LightGCN's train.txt and test.txt. OUT gets
 
 \b
   cells/*.json   one a protocol, model, method, budget and seed; what is there is not made again
@@ -10,10 +11,10 @@ DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUT g
   gowalla.json   all cells
   gowalla.png    Recall@20 over bytes a row
 
-The same command goes on where it stopped. All methods have the same epochs; what they have
-otherwise stands in recommenders/methods.py. A budget is a share of the dense table's bytes, and
-everything that a table stores is counted. The test pairs are looked at once for each cell; with
---no-test validation pairs judge instead.
+The same command goes on where it stopped. Whatever is trained from nothing has the same epochs;
+what methods have beyond that stands in recommenders/methods.py. A budget is a share of the dense
+table's bytes, and everything that a table stores is counted. The test pairs are looked at once for
+each cell; with --no-test validation pairs judge instead.
 
 With --smoke all of it takes a minute at most, on the most active users and items of DATA, or on
 planted pairs where there is no DATA; figures of it mean nothing.
@@ -39,10 +40,11 @@ from recommenders.workbench import Setting
 from compressae.retrieval.errors import InputError
 
 DIMS = {"lightgcn": 64, "bet": 128}
-#: Of recipes with softmax, chosen on validation pairs (docs/results/gowalla.md).
-RECIPES: dict[str, dict[str, Any]] = {
-    "lightgcn": {},
-    "bet": dict(temperature=0.1, user_power=0.0, batch=32768, candidates=4096),
+#: Of recipes with softmax, by protocol and model: what was chosen on validation pairs
+#: (docs/results/gowalla.md). The defaults are the choice for the other protocol with LightGCN.
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("bet", "lightgcn"): dict(temperature=0.1, user_power=0.0, batch=32768, candidates=4096),
+    ("lightgcn", "mf"): dict(temperature=0.2),
 }
 #: What --smoke has where nothing else is said.
 SMOKE: dict[str, Any] = dict(batch=4096, candidates=256, check_every=2, learning_rate=0.02)
@@ -101,7 +103,7 @@ def run(
     for protocol in protocols or DIMS:
         recipe = recipe_for(model)
         if recipe.loss == "softmax":
-            recipe = replace(recipe, **RECIPES[protocol])
+            recipe = replace(recipe, **RECIPES.get((protocol, model), {}))
         if smoke:
             recipe = replace(recipe, **SMOKE)
         recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)

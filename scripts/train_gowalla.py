@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Train a recommender on pairs of users and items, and judge it on the test pairs once.
 
-DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUTPUT gets
+DATA is an .npz of pairs (see recommenders/interactions.py for its arrays), or a folder with
+LightGCN's train.txt and test.txt. OUTPUT gets
 
 \b
   table.npy      (n, d) float32, the trained table: users, then items
@@ -12,8 +13,8 @@ DATA is an .npz of pairs; see recommenders/interactions.py for its arrays. OUTPU
 
 Protocol "lightgcn": a share of the training pairs is held out and chooses the number of epochs;
 then the model is trained anew on all training pairs for so many. Protocol "bet": all pairs, 50 %
-training, 25 % validation, 25 % test per user; the best epoch on the validation pairs is kept.
-Only training pairs are left out of the rankings.
+training, 25 % validation, 25 % test per user; the best epoch on the validation pairs is kept. Only
+training pairs are left out of the rankings.
 """
 
 from dataclasses import asdict

@@ -177,7 +177,7 @@ def sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
         assert isinstance(table, JoinedTable)
         budget = budget - budget * table.parts[0].num_embeddings // table.num_embeddings
         table = table.parts[1]
-    numbers, stored = table.num_parameters, int(table.nbytes)
+    numbers, stored = sum(p.numel() for p in table.parameters()), int(table.nbytes)
     counted = 4 * numbers if method.counts == "numbers" else stored
     if counted > budget:
         raise InputError(f"{method.name}: {counted} bytes, over its budget of {budget}")

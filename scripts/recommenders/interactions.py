@@ -1,5 +1,6 @@
 """Pairs of users and items, and how they are split into training, validation and test."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -42,8 +43,9 @@ class Split:
 
 
 def fingerprint(pairs: csr_array) -> list[int]:
-    """What tells pairs apart in a checkpoint: how many there are, and the sum of their items."""
-    return [int(pairs.nnz), int(pairs.indices.sum(dtype=np.int64))]
+    """What tells pairs apart in a checkpoint: how many there are, and a checksum of them."""
+    ends, items = pairs.indptr.astype("<i8"), pairs.indices.astype("<i4")
+    return [int(pairs.nnz), zlib.crc32(items.tobytes(), zlib.crc32(ends.tobytes()))]
 
 
 def read_split(path: str | Path) -> Split:
@@ -53,13 +55,15 @@ def read_split(path: str | Path) -> Split:
         path: an ``.npz`` of ``n_users`` and ``n_items`` (numbers) and of ``train_user``,
             ``train_item``, ``test_user``, ``test_item`` (1-D integers, ids from 0): pair p of a
             part is (user[p], item[p]), in any order. Every user has a training pair; those without
-            test pairs do not count in evaluation.
+            test pairs do not count in evaluation. Or a folder with ``train.txt`` and ``test.txt``
+            as LightGCN's public code has them: a line a user, its id and its items' ids.
 
     Raises:
-        InputError: no such file; an array is missing or of another form; an id is negative or too
-            large; a pair is there twice, or in both parts; a user has no training pair.
+        InputError: no such file; a line is no list of ids; an array is missing or of another
+            form; an id is negative or too large; a pair is there twice, or in both parts; a user
+            has no training pair.
     """
-    arrays = _read(Path(path))
+    arrays = _read_text(Path(path)) if Path(path).is_dir() else _read(Path(path))
     shape = (int(arrays["n_users"]), int(arrays["n_items"]))
     train, test = (_matrix(path, part, arrays, shape) for part in ("train", "test"))
     shared = csr_array(train.multiply(test)).tocoo()
@@ -159,6 +163,29 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: {name} is {array.dtype} of shape {array.shape}; "
                 f"expected integers of {ndim} dimension{'s' * (ndim != 1)}"
             )
+    return arrays
+
+
+def _read_text(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of train.txt and test.txt; users and items are as many as the largest ids say."""
+    arrays = {}
+    for part in ("train", "test"):
+        path = folder / f"{part}.txt"
+        try:
+            lines = [line.split() for line in path.read_text().splitlines()]
+            rows = [np.array(line, np.int64) for line in lines if line]
+        except FileNotFoundError:
+            raise InputError(f"{folder}: no {part}.txt; expected train.txt and test.txt") from None
+        except (ValueError, OverflowError) as error:
+            raise InputError(
+                f"{path}: {error}; expected a line a user, its id and its items' ids, with spaces"
+            ) from error
+        users, counts = [row[0] for row in rows], [len(row) - 1 for row in rows]
+        arrays[f"{part}_user"] = np.repeat(np.array(users, np.int64), counts)
+        arrays[f"{part}_item"] = np.concatenate([np.zeros(0, np.int64), *(r[1:] for r in rows)])
+    for name in ("user", "item"):
+        both = (arrays[f"{part}_{name}"].max(initial=-1) for part in ("train", "test"))
+        arrays[f"n_{name}s"] = np.array(max(both) + 1)
     return arrays
 
 

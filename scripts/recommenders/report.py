@@ -46,13 +46,14 @@ def markdown(records: list[Record]) -> str:
         title = f"{_MODELS[model]}, {_PROTOCOLS[protocol]}, d = {setting['dim']}"
         kept = " at most, the best by validation pairs kept" * (protocol == "bet")
         kept += ", and these judge" * (protocol == "bet" and not setting["test"])
+        spread = " (mean ± standard deviation, where there are several)" * (len(seeds) > 1)
         parts.append(
             f"## {title}\n\n"
             f"Recall@{TOP} / NDCG@{TOP} of the {judged} pairs, full ranking with training pairs "
             f"left out; {setting['users']:,} users, {setting['items']:,} items, "
             f"{setting['recipe']['epochs']} epochs{kept}, "
             f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-            f"{' (mean ± standard deviation)' * (len(seeds) > 1)}. B: bytes a row of what is "
+            f"{spread}. B: bytes a row of what is "
             "stored, everything counted (rows of items alone: an item). s: seconds of training for "
             "this cell, the dense table's not counted in the rows that start from it (*).\n"
         )

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from recommender_data import blocks, write
-from recommenders.interactions import bet_split, hold_out, read_split
+from recommenders.interactions import bet_split, fingerprint, hold_out, read_split
+from scipy.sparse import csr_array
 
 from compressae.retrieval.errors import InputError
 
@@ -95,6 +96,44 @@ def test_no_file_and_another_file(tmp_path):
     np.savez(tmp_path / "objects.npz", **{**blocks(), "train_user": np.array([{}], object)})
     with pytest.raises(InputError, match="not an .npz of plain arrays"):
         read_split(tmp_path / "objects.npz")
+
+
+def lines(arrays, part):
+    """A part as LightGCN's files have it, users without pairs too."""
+    users, items = arrays[f"{part}_user"], arrays[f"{part}_item"]
+    return [" ".join(map(str, [u, *items[users == u]])) for u in range(int(arrays["n_users"]))]
+
+
+def test_a_folder_of_text_is_the_same_as_its_arrays(arrays, split, tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_text("\n".join(lines(arrays, part)) + " \n\n")
+    found = read_split(tmp_path)
+    for part in ("train", "test"):
+        assert (getattr(found, part) != getattr(split, part)).nnz == 0
+    assert fingerprint(found.train) == fingerprint(split.train)
+
+
+def test_bad_text_gets_one_clear_line(arrays, tmp_path):
+    with pytest.raises(InputError, match="no train.txt; expected train.txt and test.txt"):
+        read_split(tmp_path)
+    (tmp_path / "train.txt").write_text("0 1 2\n1 x 3\n")
+    with pytest.raises(InputError, match=r"train.txt: .*'x'.*; expected a line a user, its id"):
+        read_split(tmp_path)
+    (tmp_path / "train.txt").write_text("0 1 2\n1 3\n")
+    with pytest.raises(InputError, match="no test.txt"):
+        read_split(tmp_path)
+    (tmp_path / "test.txt").write_text("0 3\n1 -3\n")
+    with pytest.raises(InputError, match="test_item holds -3"):
+        read_split(tmp_path)
+    (tmp_path / "test.txt").write_text("")
+    assert read_split(tmp_path).test.nnz == 0
+
+
+def test_a_fingerprint_tells_who_has_what(split):
+    pairs = split.train
+    turned = csr_array(pairs[np.arange(pairs.shape[0])[::-1]])
+    assert turned.nnz == pairs.nnz and turned.indices.sum() == pairs.indices.sum()
+    assert fingerprint(turned) != fingerprint(pairs) == fingerprint(csr_array(pairs.copy()))
 
 
 @pytest.mark.parametrize("share", [0, 0.04, 0.1, 0.5, 0.99])

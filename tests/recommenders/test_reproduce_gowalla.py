@@ -252,7 +252,7 @@ def test_the_report_of_several_seeds_beside_published_rows(tmp_path):
     text = report.markdown(found)
     assert "| uniform, fewer dimensions | .1620 ± .0020 / .0810 ± .0010 | 102.4 | 10 |" in text
     assert "| BET, published | .1753 |  |  | .1374 |" in text
-    assert "seeds 0, 1, 2 (mean ± standard deviation)" in text
+    assert "seeds 0, 1, 2 (mean ± standard deviation, where" in text
     assert "Dense, nothing removed: .1900 / .0950, 512.0 B, 10 s." in text
     assert "- uniform, fewer dimensions: .1720 ± .0020 (80 %), .1300 (95 %)" in text
     assert report.draw(found, tmp_path / "p.png") and (tmp_path / "p.png").stat().st_size > 10000

@@ -77,13 +77,16 @@ def test_the_short_form_makes_every_cell_and_nothing_twice(tmp_path, epochs):
                 assert record["bytes"] > 0 and 0 <= record["unused"] < 1
                 assert record["bytes"] <= record["budget"] or record["method"] == "bet"
                 assert 0 < record["recall20"] < 1 and record["failed"] is None
-        assert sum(record["does_not_fit"] is None for record in mine) > 0.6 * len(mine)
     whole = read_split(out / "planted.npz")
     for protocol, split in (("lightgcn", whole), ("bet", bet_split(whole, 0))):
         popular = split.train.sum(axis=0)
         floor = evaluate(lambda users: np.tile(popular, (len(users), 1)), split.test, split.train)
         dense = found[f"{protocol}-lightgcn-dense-0-0"]
         assert dense["recall20"] > 1.5 * floor.recall and dense["ndcg20"] > 1.5 * floor.ndcg
+        for name in {*USUAL} - {"dense", "pq-items", "opq-items", "rq-items", "neq-items"}:
+            # Codebooks of 256 entries are more than so few items may have.
+            record = found[f"{protocol}-lightgcn-{name}-80-0"]
+            assert record["does_not_fit"] is None and record["recall20"] > 1.5 * floor.recall, name
         hidden = "recall20_hidden" in dense
         assert hidden == (protocol == "bet") and (not hidden or dense["recall20_hidden"] > 0)
     assert (out / "gowalla.png").read_bytes().startswith(b"\x89PNG")

@@ -41,6 +41,7 @@ def test_rows_are_those_of_the_codes(n, form, values):
     torch.testing.assert_close(table.rows(), wanted, rtol=1e-5, atol=1e-5)
     ids = torch.from_numpy(np.random.default_rng(1).integers(0, n, 50))
     torch.testing.assert_close(table(ids), wanted[ids], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(table(ids[:2]), wanted[ids[:2]], rtol=1e-5, atol=1e-5)
     assert table.nonzeros.tolist() == codes.nonzeros.tolist()
 
 

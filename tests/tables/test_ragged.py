@@ -9,6 +9,7 @@ from torch import nn
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import BudgetedTable, FullTable, PrunedTable
+from compressae.tables.ragged import row_starts
 
 
 def trained(n, d, seed=0):
@@ -52,15 +53,19 @@ def test_memory_is_really_saved():
     assert table.nbytes < 0.055 * full.nbytes
 
 
-def test_many_ids_are_looked_up_in_parts():
-    # Two windows at the end overlap others; more ids than are looked up at once.
-    n, d = 1_030, 7
-    widths = np.random.default_rng(0).integers(0, d + 1, n)
-    rows = trained(n, d)
-    table = BudgetedTable.from_dense(rows, widths)
-    ids = torch.randint(0, n, (40_000,), generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(table(ids), table.rows()[ids])
-    assert torch.equal(table.rows(), rows * (torch.arange(d) < table.widths[:, None]))
+@pytest.mark.parametrize("d", [3, 300])
+@pytest.mark.parametrize("n", [9, 64, 1_030, 140_001])
+def test_few_ids_and_many_of_large_tables(n, d):
+    # An eighth of all rows at most are looked up one by one, 16,384 at once; more by all lengths.
+    widths = np.random.default_rng(0).integers(0, 4, n) * (d // 3)
+    table = BudgetedTable(widths, d)
+    starts = np.cumsum(widths) - widths
+    generator = torch.Generator().manual_seed(3)
+    for count in {1, n // 8, min(n, 2_000)}:
+        ids = torch.randint(0, n, (count,), generator=generator)
+        ids[-1:] = n - 1  # Its window begins before its block does.
+        found = row_starts(ids, table.blocks, table.lengths)
+        np.testing.assert_array_equal(found, starts[ids])
 
 
 def test_training_leaves_the_mask_alone():

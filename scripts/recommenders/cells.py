@@ -159,6 +159,7 @@ class Store:
             "method_settings": cell.method.settings,
             "settings": {**setting.record(), **_data(whole)},
             "machine": machine(),
+            "threads": torch.get_num_threads(),
             "version": library_version(),
         }
         write_json(self.cells / f"{cell.name}.json", record)

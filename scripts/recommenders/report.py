@@ -206,12 +206,13 @@ def draw(records: list[Record], path: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    found = groups(records)
+    found, known = groups(records), list(METHODS)
     figure = Figure(figsize=(7.5 * max(1, len(found)), 5.5), layout="constrained")
     panels = figure.subplots(1, max(1, len(found)), squeeze=False)[0]
     for axes, (protocol, model, cells) in zip(panels, found, strict=False):
         budgets = {record["removed"] for record in cells if record["removed"]}
-        for number, name in enumerate(methods(cells)):
+        for name in methods(cells):
+            number = known.index(name) if name in known else len(known)  # Alike in all panels.
             if name in METHODS and METHODS[name].counts == "items":
                 continue  # Their users are dense: the bytes of a row are not those of the others.
             points = _points([record for record in cells if record["method"] == name])

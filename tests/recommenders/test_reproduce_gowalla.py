@@ -78,6 +78,7 @@ def test_the_short_form_makes_every_cell_and_nothing_twice(tmp_path, epochs):
                 assert record["bytes"] <= record["budget"] or record["method"] == "bet"
                 assert 0 < record["recall20"] < 1 and record["failed"] is None
                 assert record["threads"] == 1
+        assert sum(record["does_not_fit"] is None for record in mine) > 0.6 * len(mine)
     whole = read_split(out / "planted.npz")
     for protocol, split in (("lightgcn", whole), ("bet", bet_split(whole, 0))):
         popular = split.train.sum(axis=0)

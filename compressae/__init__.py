@@ -1,40 +1,45 @@
 """Sparse codes for dense embeddings: train, compress, search, judge.
 
 Public names are imported when first used, so that ``import compressae`` costs nothing.
+
+>>> import compressae
+>>> "train" in dir(compressae)
+True
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressae.config import TrainConfig
-    from compressae.gpu_index import GpuIndex
+    from compressae.coding.compress import compress, encode, encode_like
     from compressae.model import CompresSAE
-    from compressae.retrieval.embeddings import open_embeddings
     from compressae.retrieval.errors import InputError
+    from compressae.retrieval.io.embeddings import open_embeddings
     from compressae.sample import load_sample
-    from compressae.search import CompressedIndex
-    from compressae.training import TrainProgress, train
+    from compressae.training.config import TrainConfig
+    from compressae.training.loop import TrainProgress, train
 
 _HOME = {
     "CompresSAE": "model",
-    "CompressedIndex": "search",
-    "GpuIndex": "gpu_index",
     "InputError": "retrieval.errors",
-    "TrainConfig": "config",
-    "TrainProgress": "training",
+    "TrainConfig": "training.config",
+    "TrainProgress": "training.loop",
+    "compress": "coding.compress",
+    "encode": "coding.compress",
+    "encode_like": "coding.compress",
     "load_sample": "sample",
-    "open_embeddings": "retrieval.embeddings",
-    "train": "training",
+    "open_embeddings": "retrieval.io.embeddings",
+    "train": "training.loop",
 }
 
 __all__ = [
     "CompresSAE",
-    "CompressedIndex",
-    "GpuIndex",
     "InputError",
     "TrainConfig",
     "TrainProgress",
+    "compress",
+    "encode",
+    "encode_like",
     "load_sample",
     "open_embeddings",
     "train",
@@ -45,3 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'compressae' has no attribute {name!r}")
     return getattr(import_module(f"compressae.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,31 +1,20 @@
 """CompresSAE: the sparse autoencoder (arXiv 2505.11388)."""
 
-import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressae import sparse_ops
-from compressae.retrieval.errors import InputError
-from compressae.retrieval.storage import load_artifact, save_artifact
-
-if TYPE_CHECKING:
-    from compressae.compress import PackedType
-    from compressae.retrieval.codes import SparseCodes, ValueType
-    from compressae.retrieval.packed import PackedCodes
-
-KIND = "model"
+from compressae import model_ops
+from compressae.retrieval.index.projection import Projection
 
 
 @dataclass(frozen=True)
 class Output:
-    """What one pass over a batch gives. The first k of the wide code are the code itself.
+    """The output of one forward pass. The first k nonzeros of the wide code are the code itself.
 
     Attributes:
         indices: (n, w) int32 latents by descending |value|, w = min(4k, h), or k when not wide.
@@ -50,10 +39,16 @@ class CompresSAE(nn.Module):
         dim: d, the width of the embeddings.
         latents: h.
         nonzeros: k, 1 ≤ k ≤ h.
-        seed: of the paper's start: both matrices Kaiming-uniform, bias zero, decoder rows unit.
+        seed: of the initialisation: both matrices Kaiming-uniform as in the published code (the
+            encoder within ±√(6/h)), bias zero, decoder rows of unit length.
 
     Attributes:
         settings: how it was trained (empty where it was not); saved with the model.
+
+    >>> model = CompresSAE(dim=8, latents=32, nonzeros=4)
+    >>> indices, values = model.encode(torch.ones(2, 8))
+    >>> tuple(indices.shape), tuple(model.decode(indices, values).shape)
+    ((2, 4), (2, 8))
     """
 
     settings: dict[str, Any]
@@ -65,16 +60,16 @@ class CompresSAE(nn.Module):
         self.dim, self.latents, self.nonzeros = dim, latents, nonzeros
         self.settings = {}
         generator = torch.Generator().manual_seed(seed)
-        bound = math.sqrt(6 / dim)
         encoder, decoder = (
-            torch.empty(latents, dim).uniform_(-bound, bound, generator=generator) for _ in range(2)
+            torch.empty(latents, dim).uniform_(-bound, bound, generator=generator)
+            for bound in (math.sqrt(6 / latents), math.sqrt(6 / dim))
         )
         self.encoder = nn.Parameter(encoder)
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
         self.decoder = nn.Parameter(nn.functional.normalize(decoder))
 
     def encode(self, x: Tensor, nonzeros: int | None = None) -> tuple[Tensor, Tensor]:
-        """The code of one batch; differentiable.
+        """Encode one batch; differentiable.
 
         Args:
             x: (n, d) float32; rows are divided by their length here.
@@ -84,106 +79,75 @@ class CompresSAE(nn.Module):
             indices (n, k) int32 and values (n, k) float32, by descending |value|.
         """
         x = nn.functional.normalize(x)
-        return sparse_ops.encode_topk(x, self.encoder, self.encoder_bias, nonzeros or self.nonzeros)
+        return model_ops.encode_topk(x, self.encoder, self.encoder_bias, nonzeros or self.nonzeros)
 
     def decode(self, indices: Tensor, values: Tensor) -> Tensor:
         """x̂ (n, d) = Σ_j values[:, j] · decoder[indices[:, j]]; differentiable."""
-        return sparse_ops.decode(indices, values, self.decoder)
+        return model_ops.decode(indices, values, self.decoder)
 
     def forward(self, x: Tensor, wide: bool = True) -> Output:
-        """Encode once at 4k (k when not ``wide``) and decode both codes; x is (n, d)."""
+        """Encode x (n, d) once, at 4k nonzeros (k when not ``wide``), and decode both codes."""
         k = self.nonzeros
         indices, values = self.encode(x, min(4 * k, self.latents) if wide else k)
-        near = self.decode(indices[:, :k], values[:, :k])
-        rest = indices.shape[1] > k
-        far = near + self.decode(indices[:, k:], values[:, k:]) if rest else near
-        return Output(indices, values, near, far)
+        reconstruction = wide_reconstruction = self.decode(indices[:, :k], values[:, :k])
+        if indices.shape[1] > k:
+            wide_reconstruction = reconstruction + self.decode(indices[:, k:], values[:, k:])
+        return Output(indices, values, reconstruction, wide_reconstruction)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
-        """Give every decoder row unit length."""
+        """Normalise every decoder row to unit length."""
         self.decoder.copy_(nn.functional.normalize(self.decoder))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
-        """Remove each decoder row's gradient along the row, which the unit length undoes anyway.
+        """Remove from each decoder row's gradient its component along the row.
 
-        To be called before the optimiser's step, so that its moments never see that part.
+        Call it before the optimiser's step, so that the moments never see that component, which
+        the unit length cancels anyway.
         """
         grad = self.decoder.grad
         if grad is not None:
             grad -= (grad * self.decoder).sum(1, keepdim=True) * self.decoder
 
     @property
-    def model_id(self) -> str:
-        """A fingerprint of the weights, which codes keep so that they meet their own model."""
-        digest = hashlib.sha256()
-        for name, array in self.arrays().items():
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
-
-    def compress(
-        self,
-        items: Any,
-        values: "ValueType | PackedType | None" = None,
-        nonzeros: int | None = None,
-        refit: bool | None = None,
-        residual_bytes: int = 0,
-        budget: str | int | None = None,
-        weights: Any = None,
-        like: "PackedCodes | None" = None,
-        progress: Callable[[int, int], None] | None = None,
-        device: str = "auto",
-    ) -> "SparseCodes | PackedCodes":
-        """Codes of a whole table; see ``compressae.compress.compress``."""
-        from compressae.compress import compress
-
-        return compress(
-            self, items, values, nonzeros, refit, residual_bytes, budget, weights, like, progress,
-            device,
-        )  # fmt: skip
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write the model as a folder: config.json and model.safetensors."""
-        save_artifact(path, KIND, self.artifact_settings(), {"model": self.arrays()})
+    def projection(self) -> Projection:
+        """The weights as arrays, as a search needs them; of the same memory on the CPU."""
+        arrays = {name: p.detach().cpu().numpy() for name, p in self.named_parameters()}
+        return Projection(**arrays, nonzeros=self.nonzeros, training=self.settings)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "CompresSAE":
-        """Read a folder that ``save_pretrained`` wrote.
-
-        Raises:
-            InputError: it is no whole model; the message names the file.
-        """
-        artifact = load_artifact(path, KIND)
-        return cls.from_arrays(artifact.settings, artifact.tensors["model"], str(path))
-
-    @classmethod
-    def from_arrays(
-        cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], name: str
-    ) -> "CompresSAE":
-        """A model from its saved settings and weights; ``name`` is for the error message."""
-        h, d = settings["latents"], settings["dim"]
-        expected = {"encoder": (h, d), "encoder_bias": (h,), "decoder": (h, d)}
-        found = {key: array.shape for key, array in arrays.items()}
-        if found != expected:
-            raise InputError(f"{name}: weights {found}; expected {expected}; save the model again")
-        model = cls(d, h, settings["nonzeros"])
-        for key, parameter in model.named_parameters():
-            if not np.isfinite(arrays[key]).all():
-                raise InputError(f"{name}: {key} holds NaN or infinity; train the model again")
-            parameter.data.copy_(torch.from_numpy(np.array(arrays[key])))
-        model.settings = settings["training"]
+    def from_projection(cls, projection: Projection) -> "CompresSAE":
+        """A model of a projection's weights, copied: of ``CompressedIndex.projection``, say."""
+        model = cls(projection.dim, projection.latents, projection.nonzeros)
+        arrays = projection.arrays()
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(torch.tensor(arrays[name]))
+        model.settings = projection.training
         return model
 
-    def artifact_settings(self) -> dict[str, Any]:
-        """What a saved folder records beside the weights."""
-        return {
-            "dim": self.dim,
-            "latents": self.latents,
-            "nonzeros": self.nonzeros,
-            "training": self.settings,
-        }
+    @property
+    def model_id(self) -> str:
+        """Fingerprint of the weights; codes keep that of the model that made them."""
+        return self.projection.model_id
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The weights by name, as numpy arrays on the CPU."""
-        return {name: p.detach().cpu().numpy() for name, p in self.named_parameters()}
+    def extra_repr(self) -> str:
+        recipe = self.settings.get("recipe", "not trained")
+        return f"dim={self.dim}, latents={self.latents}, nonzeros={self.nonzeros}, {recipe}"
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a folder: config.json and model.safetensors.
+
+        Raises:
+            InputError: the folder cannot be written; what was there is unchanged.
+        """
+        self.projection.save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CompresSAE":
+        """Read a model folder.
+
+        Raises:
+            InputError: no whole model; the message names the file.
+        """
+        return cls.from_projection(Projection.load(path))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compressae.retrieval.embeddings import Embeddings, as_embeddings
-from compressae.retrieval.tensorfile import read_places
+from compressae.retrieval.io.embeddings import Embeddings, as_embeddings
+from compressae.retrieval.io.tensorfile import read_places
 
 _FOLDER = Path(__file__).parent / "data"
 

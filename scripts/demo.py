@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from compressae import CompressedIndex, InputError, TrainConfig, load_sample
-from compressae.atlas import atlas, write_atlas
+from compressae.cli.progress import progress
 from compressae.cli.train import run
+from compressae.evaluation.atlas import atlas, write_atlas
 from compressae.evaluation.methods import form_of
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.evaluation.summary import summarise
-from compressae.progress import progress
 from compressae.retrieval import ExactIndex, recall_at
-from compressae.retrieval.storage import check_destination
-from compressae.training import held_out_rows
+from compressae.retrieval.io.artifacts import check_destination
+from compressae.training.loop import held_out_rows
 
 QUERIES = 1000
 #: Of every method that can be of any size.
@@ -54,7 +54,7 @@ def main() -> None:
     form = form_of(model, CODE_BYTES)
     codes = model.compress(items, **form)
     index = CompressedIndex(model, codes)
-    model.save_pretrained(folder / "model")
+    model.save(folder / "model")
     codes.save(folder / "codes")
     index.save(folder / "index")
     texts = [sample.texts[row] for row in kept]

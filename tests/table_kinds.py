@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from compressae import CompresSAE
+from compressae import CompresSAE, compress
 from compressae.tables import (
     BudgetedTable,
     CodedTable,
@@ -35,7 +35,7 @@ def _coded(n, ragged, padding_idx=None, device=None, dtype=None):
     rows = np.random.default_rng(2).normal(size=(N, D))[-n:].astype(np.float32)
     model = CompresSAE(D, latents=12, nonzeros=3)
     sizes = {"budget": 6 * n + 12} if ragged else {}
-    codes = model.compress(rows, values="int4", **sizes)
+    codes = compress(model, rows, value_type="int4", **sizes)
     return CodedTable(codes, torch.randn(12, D), padding_idx, device, dtype)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressae import CompresSAE, InputError, sparse_ops
+from compressae import CompresSAE, InputError, model_ops
 
 
 def dense_equivalent(model, x, k):
@@ -58,7 +58,7 @@ def test_decode_passes_gradcheck_in_double():
     values = torch.randn(2, 2, dtype=torch.double, requires_grad=True)
     weights = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda v, w: sparse_ops.decode(indices, v, w), (values, weights)
+        lambda v, w: model_ops.decode(indices, v, w), (values, weights)
     )
 
 
@@ -95,8 +95,8 @@ def test_decoder_rows_are_unit_and_the_projected_gradient_is_across_them(model, 
 
 def test_save_and_load_give_the_same_model(model, x, tmp_path):
     model.settings = {"recipe": "paper", "seed": 3}
-    model.save_pretrained(tmp_path / "model")
-    loaded = CompresSAE.from_pretrained(tmp_path / "model")
+    model.save(tmp_path / "model")
+    loaded = CompresSAE.load(tmp_path / "model")
     assert loaded.settings == model.settings
     assert loaded.model_id == model.model_id
     assert torch.equal(loaded.encode(x)[1], model.encode(x)[1])
@@ -108,9 +108,9 @@ def test_save_and_load_give_the_same_model(model, x, tmp_path):
 def test_weights_with_nan_are_refused(model, tmp_path):
     with torch.no_grad():
         model.encoder[3, 1] = float("nan")
-    model.save_pretrained(tmp_path / "model")
+    model.save(tmp_path / "model")
     with pytest.raises(InputError, match="encoder holds NaN"):
-        CompresSAE.from_pretrained(tmp_path / "model")
+        CompresSAE.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("nonzeros", [0, 66])
@@ -123,7 +123,7 @@ def test_cpu_kernels_agree_with_the_expressions_for_other_devices():
     """Run the torch expressions on the CPU by the dtype or device that the kernels don't take."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((9, 40)).astype(np.float32))
-    ids, values = sparse_ops.abs_topk(x, 6)
-    other_ids, other = sparse_ops.abs_topk(x.double(), 6)
+    ids, values = model_ops.abs_topk(x, 6)
+    other_ids, other = model_ops.abs_topk(x.double(), 6)
     assert torch.equal(ids, other_ids)
     torch.testing.assert_close(values.double(), other)

@@ -7,23 +7,26 @@ from pathlib import Path
 import click
 
 from compressae.cli import common
-from compressae.drift import Drift
-from compressae.drift import check as check_drift
+from compressae.evaluation.drift import Drift
+from compressae.evaluation.drift import check as check_drift
 from compressae.model import CompresSAE
-from compressae.retrieval.embeddings import open_embeddings
+from compressae.retrieval.io.embeddings import open_embeddings
 
 #: Exit code where the batch does not fit.
 RETRAIN = 3
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=("check model new.npy", "check model new.npy --reference items.npy --json"),
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @common.EMBEDDINGS
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
-    help="Table to compare with, in place of what training kept: the one MODEL was trained on, or "
-    "rows that it is known to fit.",
+    help="Table to compare with: the training table of MODEL, or rows that it is known to fit.  "
+    "[default: figures that training kept]",
 )
 @common.json_option
 @click.pass_context
@@ -35,25 +38,28 @@ def check(
     Nothing is written. Exit code 0: it fits; 3: train again; 1: failed; 2: wrong usage.
     """
     table = None if reference is None else open_embeddings(reference)
-    found = check_drift(CompresSAE.from_pretrained(model), open_embeddings(embeddings), table)
+    drift = check_drift(CompresSAE.load(model), open_embeddings(embeddings), table)
     if as_json:
         click.echo(
-            json.dumps({**asdict(found), "retrain": found.retrain, "verdict": found.verdict})
+            json.dumps({**asdict(drift), "retrain": drift.retrain, "verdict": drift.verdict})
         )
     else:
-        _print(found)
-    if found.retrain:
+        _print(drift)
+    if drift.retrain:
         ctx.exit(RETRAIN)
 
 
-def _print(found: Drift) -> None:
+def _print(drift: Drift) -> None:
     click.echo(
-        f"reference: {found.reference_rows:,} {found.source}; now: {found.measured:,} of "
-        f"{found.rows:,} rows"
+        f"reference: {drift.reference_rows:,} {drift.source}; now: {drift.measured:,} of "
+        f"{drift.rows:,} rows"
     )
-    for one in found.findings:
-        verdict = "worse" if one.worse else "fits"
-        click.echo(
-            f"{one.name}: {one.reference:.3f}, now {one.now:.3f}, limit {one.limit:.3f}: {verdict}"
-        )
-    click.echo(found.verdict)
+    for finding in drift.findings:
+        then, now = f"{finding.reference:.3f}", f"{finding.now:.3f}"
+        if finding.name == "mean cosine":  # It has its fraction of variance unexplained beside it.
+            old, new = drift.fvu
+            then += "" if old is None else f" (FVU {old:.3f})"
+            now += f" (FVU {new:.3f})"
+        verdict = "worse" if finding.worse else "fits"
+        click.echo(f"{finding.name}: {then}, now {now}, limit {finding.limit:.3f}: {verdict}")
+    click.echo(drift.verdict)

@@ -1,22 +1,41 @@
-"""What the commands share: errors as one line, and the options that several take."""
+"""What the commands share: errors as one line, options that several take, results as text."""
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import click
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.artifacts import check_destination
+
+if TYPE_CHECKING:
+    from compressae.model import CompresSAE
+    from compressae.retrieval.codes import Codes
 
 EMBEDDINGS = click.argument("embeddings", type=click.Path(path_type=Path))
 
 
 class Command(click.Command):
-    """A command whose library errors become one line on stderr and exit code 1."""
+    """A command whose library errors become one line on stderr and exit code 1.
+
+    Args:
+        examples: command lines for the end of the help.
+    """
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{' ' * formatter.current_indent}compressae {example}\n")
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,8 +73,31 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def output_option(what: str) -> Callable[..., Any]:
-    """-o, the place of the result."""
-    return click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=what)
+    """-o, the place of the result, and --overwrite."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        place = click.option(
+            "-o", "--output", required=True, type=click.Path(path_type=Path), help=what
+        )
+        overwrite = click.option(
+            "--overwrite", is_flag=True, help="Replace an older result at the output."
+        )
+        return place(overwrite(function))
+
+    return add
+
+
+def check_output(output: Path, kind: str, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, or an older result without --overwrite.
+
+    Raises:
+        InputError: see above; nothing was changed.
+    """
+    check_destination(output, kind)
+    if not overwrite and output.is_dir() and any(output.iterdir()):
+        raise InputError(
+            f"{output}: an older {kind} is there; give --overwrite to replace it, or another name"
+        )
 
 
 def model_option(required: bool, what: str) -> Callable[..., Any]:
@@ -65,89 +107,118 @@ def model_option(required: bool, what: str) -> Callable[..., Any]:
     )
 
 
-def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--values, how codes keep their values."""
-    return click.option(
-        "--values",
-        type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
-        help="How codes keep their values, int2 if not given; int4, int3 and int2 pack ids into "
-        "bits too.",
-    )(function)
-
-
 def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How rows become codes, gathered by ``make_codes``."""
     options = (
-        values_option,
         click.option(
-            "--nnz", "codes_nnz", type=click.IntRange(min=1),
-            help="Nonzeros a row; the model's if not given.",
+            "--values",
+            "value_type",
+            type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
+            help="How values are stored; int4, int3 and int2 pack ids into bits too.  "
+            "[default: int2]",
         ),
-        residual_option,
+        click.option(
+            "--nonzeros",
+            "code_nonzeros",
+            type=click.IntRange(min=1),
+            help="Nonzeros a row.  [default: the model's]",
+        ),
+        click.option(
+            "--residual-bytes",
+            default=0,
+            show_default=True,
+            type=click.IntRange(min=0),
+            help="Bytes a row for the residual that the nonzeros leave (packed values).",
+        ),
         click.option(
             "--budget",
             help="Bytes of all codes, such as '4 GB' or '48 B/row': rows then differ in nonzeros.",
         ),
         click.option(
-            "--weights",
+            "--importance",
             type=click.Path(path_type=Path),
-            help="A .npy of one number a row: its importance for the budget.",
+            help="A .npy of one number a row: its weight in the budget.  [default: even]",
         ),
         click.option(
             "--like",
             type=click.Path(path_type=Path),
-            help="Packed codes to share the quantiser of, for rows added to their table.",
+            help="Packed codes whose quantiser is shared, for rows added to their table.",
         ),
-    )  # fmt: skip
+        click.option(
+            "--no-refit",
+            is_flag=True,
+            help="Keep the encoder's values, as the paper does (float32, float16 or int8).",
+        ),
+    )
     for option in reversed(options):
         function = option(function)
     return function
 
 
-def residual_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--residual-bytes, of packed codes."""
-    return click.option(
-        "--residual-bytes",
-        default=0,
-        show_default=True,
-        type=click.IntRange(min=0),
-        help="Bytes a row for what the nonzeros leave (packed values).",
-    )(function)
-
-
 def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--device, where rows are coded."""
+    """--device, where rows are encoded."""
     return click.option(
         "--device",
         default="auto",
         show_default=True,
-        help="Where rows are coded: cpu, cuda or auto, a GPU where there is one.",
+        help="Where rows are encoded: cpu, cuda or auto, a GPU where there is one.",
     )(function)
 
 
-def make_codes(options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``CompresSAE.compress`` that the code options say.
+def encode_rows(
+    model: "CompresSAE", items: Any, options: dict[str, Any], device: str, show: Any
+) -> "Codes":
+    """Codes of a table as the code options say.
 
     Raises:
-        InputError: a file among them is missing or no array of numbers.
+        InputError: options that do not go together; a file among them is missing or no array.
     """
-    from compressae.retrieval.packed import PackedCodes
+    from compressae.coding.compress import compress, encode
+    from compressae.retrieval.codes import PackedCodes
+    from compressae.retrieval.codes.size import PACKED_TYPES
 
-    weights, like = options["weights"], options["like"]
-    if weights is not None:
-        weights = load_numbers(weights, "one number a row", "fiub")
-    return {
-        "values": options["values"],
-        "nonzeros": options["codes_nnz"],
-        "residual_bytes": options["residual_bytes"],
-        "budget": options["budget"],
-        "weights": weights,
-        "like": None if like is None else PackedCodes.load(like),
+    value_type, nonzeros = options["value_type"], options["code_nonzeros"]
+    packed_only = {
+        "--residual-bytes": options["residual_bytes"],
+        "--budget": options["budget"],
+        "--importance": options["importance"],
+        "--like": options["like"],
     }
+    if value_type is None and options["no_refit"]:
+        value_type = "float32"
+    if value_type not in (None, *PACKED_TYPES):
+        for name, value in packed_only.items():
+            if value:
+                raise InputError(
+                    f"{name} with values {value_type!r}: it is for packed values; expected int4, "
+                    "int3 or int2"
+                )
+        refit = False if options["no_refit"] else None
+        return encode(model, items, value_type, nonzeros, refit, show, device)
+    if options["no_refit"]:
+        raise InputError(
+            f"values {value_type!r} without refit: packed values are always fitted; expected "
+            "float32, float16 or int8"
+        )
+    importance, like = options["importance"], options["like"]
+    if importance is not None:
+        importance = load_numbers(importance, "one number a row", "fiub")
+    return compress(
+        model,
+        items,
+        value_type,
+        nonzeros,
+        options["residual_bytes"],
+        options["budget"],
+        importance,
+        None if like is None else PackedCodes.load(like),
+        show,
+        device,
+    )
 
 
 def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
-    """An array of a .npy file whose dtype is of the given kinds.
+    """Load a .npy file whose dtype is of certain kinds.
 
     Raises:
         InputError: there is none, or another.
@@ -162,7 +233,7 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
 
 
 def load_ids(path: Path) -> np.ndarray:
-    """Ids (m,) of a .npy file."""
+    """Load ids (m,) from a .npy file."""
     what = "ids, whole numbers (m,)"
     ids = load_numbers(path, what, "iu")
     if ids.ndim != 1:
@@ -171,15 +242,14 @@ def load_ids(path: Path) -> np.ndarray:
 
 
 def sparse_rows(path: Path) -> Any:
-    """Sparse rows: saved codes, or a scipy .npz.
+    """Load sparse rows: saved codes, or a scipy .npz.
 
     Raises:
         InputError: the file is neither.
     """
     from scipy import sparse
 
-    from compressae.retrieval.codes import SparseCodes
-    from compressae.retrieval.packed import load_codes
+    from compressae.retrieval.codes import SparseCodes, load_codes
 
     if path.is_dir():
         return load_codes(path)
@@ -198,10 +268,14 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The settings of a training run, gathered by ``make_config``."""
     options = (
         click.option("--latents", default=4096, show_default=True, help="h, the latents."),
-        click.option("--nnz", default=32, show_default=True, help="k, the nonzeros of a code."),
-        click.option("--steps", type=int, help="Steps; the recipe's where not given."),
-        click.option("--batch", type=int, help="Rows a step; the recipe's where not given."),
-        click.option("--learning-rate", type=float, help="Adam's; the recipe's where not given."),
+        click.option(
+            "--nonzeros", default=32, show_default=True, help="k, the nonzeros of a code."
+        ),
+        click.option("--steps", type=int, help="Training steps.  [default: the recipe's]"),
+        click.option("--batch", type=int, help="Rows a step.  [default: the recipe's]"),
+        click.option(
+            "--learning-rate", type=float, help="Adam's learning rate.  [default: the recipe's]"
+        ),
         click.option(
             "--recipe",
             type=click.Choice(["pursuit", "autoencoder", "paper"]),
@@ -209,7 +283,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Dictionary learning; a trained encoder; the encoder of arXiv 2505.11388.",
         ),
-        click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+        click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
         click.option(
             "--device",
             default="auto",
@@ -223,17 +297,17 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
-    """The TrainConfig of the training options.
+    """Make the TrainConfig of the training options.
 
     Raises:
         click.UsageError: a setting is out of its range.
     """
-    from compressae.config import TrainConfig
+    from compressae.training.config import TrainConfig
 
     try:
         return TrainConfig(
             latents=settings["latents"],
-            nonzeros=settings["nnz"],
+            nonzeros=settings["nonzeros"],
             recipe=settings["recipe"],
             steps=settings["steps"],
             batch=settings["batch"],

@@ -6,39 +6,42 @@ from typing import Any
 import click
 
 from compressae.cli import common
-from compressae.model import CompresSAE
-from compressae.progress import progress
-from compressae.retrieval.codes import KIND
-from compressae.retrieval.embeddings import open_embeddings
-from compressae.retrieval.storage import check_destination
+from compressae.cli.progress import progress
+from compressae.retrieval.codes.base import KIND
+from compressae.retrieval.io.embeddings import open_embeddings
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "encode items.npy -m model -o codes --residual-bytes 32",
+        "encode items.npy -m model -o codes --budget '48 B/row' --importance popularity.npy",
+        "encode items.npy -m model -o codes --values int8",
+    ),
+)
 @common.EMBEDDINGS
 @common.model_option(True, "Folder of a trained model.")
 @common.output_option("Folder of the codes.")
 @common.code_options
-@click.option("--no-refit", is_flag=True, help="Keep the encoder's values, as the paper does.")
 @common.device_option
 @common.json_option
 def encode(
     embeddings: Path,
     model: Path,
     output: Path,
-    no_refit: bool,
+    overwrite: bool,
     device: str,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Compress every row of EMBEDDINGS to a sparse code."""
-    settings = common.make_codes(options)
-    check_destination(output, KIND)
+    common.check_output(output, KIND, overwrite)
     items = open_embeddings(embeddings)
-    encoder = CompresSAE.from_pretrained(model)
+    from compressae.model import CompresSAE
+
+    encoder = CompresSAE.load(model)
     with progress("encoding") as show:
-        codes = encoder.compress(
-            items, refit=False if no_refit else None, progress=show, device=device, **settings
-        )
+        codes = common.encode_rows(encoder, items, options, device, show)
     codes.save(output)
     common.say(
         {

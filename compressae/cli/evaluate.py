@@ -1,6 +1,7 @@
 """compressae evaluate"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 import numpy as np
 
 from compressae.cli import common
+from compressae.cli.progress import progress
 from compressae.cli.settings import settings_option
 from compressae.cli.train import run
 from compressae.evaluation import report
@@ -16,11 +18,11 @@ from compressae.evaluation.methods import METHODS, Method, parse
 from compressae.evaluation.protocol import evaluate as measure
 from compressae.evaluation.summary import summarise
 from compressae.model import CompresSAE
-from compressae.progress import progress
-from compressae.retrieval.embeddings import Embeddings, open_embeddings
+from compressae.retrieval.baselines.sample import sample_rows
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.exact import check_queries
-from compressae.training import held_out_rows
+from compressae.retrieval.index.exact import check_queries
+from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+from compressae.training.config import held_out_rows
 
 
 class _Methods(click.ParamType):
@@ -28,7 +30,9 @@ class _Methods(click.ParamType):
 
     def convert(self, value: Any, parameter: Any, context: Any) -> list[Method]:
         if not isinstance(value, str | list):
-            self.fail(f"{value!r}: expected names, comma apart, or a list", parameter, context)
+            self.fail(
+                f"{value!r}: expected names, separated by commas, or a list", parameter, context
+            )
         try:
             return parse(value)
         except InputError as error:
@@ -63,27 +67,52 @@ class _Queries(click.ParamType):
         return int(text)
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "evaluate items.npy -m model -o report --bytes 32,64",
+        "evaluate items.npy -o report --nonzeros 16 --train-rows 50000",
+        "evaluate items.npy -o report --methods 'dense,pq,hnsw:ef=50/100,asymmetric-all'",
+    ),
+)
 @common.EMBEDDINGS
 @common.model_option(False, "Folder of a model; without it one is trained on the other rows.")
 @common.output_option("Folder of the report: report.html, .md, .json, .png and hits.npz.")
 @click.option(
-    "--methods", default="all", show_default=True, type=_Methods(),
-    help="Names, comma apart, with settings as in 'pq:code_bytes=32/64'. Known: "
-    + ", ".join(METHODS) + ".",
-)  # fmt: skip
+    "--methods",
+    default="all",
+    show_default=True,
+    type=_Methods(),
+    help="Names, separated by commas, with settings as in 'pq:code_bytes=32/64'. Known: "
+    + ", ".join(METHODS)
+    + ".",
+)
 @click.option(
-    "--bytes", "code_bytes", default="64", show_default=True, type=_Sizes(),
-    help="Code bytes a row of every method that can be of any size; several comma apart.",
-)  # fmt: skip
+    "--bytes",
+    "code_bytes",
+    default="64",
+    show_default=True,
+    type=_Sizes(),
+    help="Code bytes a row of every method that can be of any size; several separated by commas.",
+)
 @click.option(
-    "--queries", default="1000", show_default=True, type=_Queries(),
-    help="How many rows are held out as queries and not searched for, or a table of queries.",
-)  # fmt: skip
+    "--queries",
+    default="1000",
+    show_default=True,
+    type=_Queries(),
+    help="Number of rows held out as queries and not searched for, or a table of queries.",
+)
 @click.option(
-    "--qrels", type=click.Path(path_type=Path),
+    "--train-rows",
+    type=click.IntRange(min=1),
+    help="Train the model and every codebook on this many of the rows that are searched, the same "
+    "ones; the others are encoded unseen.  [default: all rows, or as many as a method takes]",
+)
+@click.option(
+    "--qrels",
+    type=click.Path(path_type=Path),
     help="Relevance labels, lines 'query item grade' by row number, for nDCG and MRR.",
-)  # fmt: skip
+)
 @settings_option
 @common.training_options
 @common.json_option
@@ -91,9 +120,11 @@ def evaluate(
     embeddings: Path,
     model: Path | None,
     output: Path,
+    overwrite: bool,
     methods: list[Method],
     code_bytes: tuple[int, ...],
     queries: int | Path,
+    train_rows: int | None,
     qrels: Path | None,
     as_json: bool,
     **settings: Any,
@@ -106,30 +137,58 @@ def evaluate(
     """
     held_out = queries if isinstance(queries, int) else 0
     config = common.make_config(held_out, settings)
-    report.check_report_destination(output)
+    if train_rows is not None and model is not None:
+        raise click.UsageError(
+            "--train-rows trains a model on the rows that every method learns from: leave out -m"
+        )
+    report.check_report_destination(output, overwrite)
+
+    # Queries, the rows that are searched, and labels.
     items = open_embeddings(embeddings)
-    asked, rows, names = _split(items, queries)
+    query_rows, rows, names = _split(items, queries)
+    corpus = items.subset(rows) if held_out else items
+    if train_rows is not None and train_rows > len(corpus):
+        raise InputError(
+            f"{train_rows} rows to train on: expected at most {len(corpus)}, the rows that are "
+            "searched; lower --train-rows"
+        )
     labels: list[dict[int, float]] | None = None
     about: dict[str, Any] = {}
     if qrels is not None:
-        labels, gone = labels_of(read_labels(qrels), names, rows, qrels)
-        about["labelled_queries"] = sum(any(g > 0 for g in one.values()) for one in labels)
-        if gone:
-            about["labels_left_out"] = f"{gone} of items that cannot be found"
+        labels, missing = labels_of(read_labels(qrels), names, rows, qrels)
+        about["labelled_queries"] = sum(any(g > 0 for g in grades.values()) for grades in labels)
+        if missing:
+            about["labels_left_out"] = f"{missing} of items that cannot be found"
+
+    # The model.
     encoder = None
     if any(method.needs_model for method in methods):
-        if model is None:
+        if train_rows is not None:
+            sample = corpus.subset(sample_rows(len(corpus), train_rows))
+            encoder = run(sample, replace(config, hold_out=0), settings["device"])
+        elif model is None:
             encoder = run(items, config, settings["device"])
         else:
-            encoder = CompresSAE.from_pretrained(model)
+            encoder = CompresSAE.load(model)
             warning = _may_have_seen(encoder, held_out, len(items))
             if warning:
                 about["warning"] = warning
                 click.echo(f"warning: {warning}", err=True)
+
+    # Every method, and the report.
     with progress("measuring", seconds=0) as show:
-        corpus = items.subset(rows) if held_out else items
         result = measure(
-            corpus, asked, methods, encoder, code_bytes, rows, names, labels, about, show
+            corpus,
+            query_rows,
+            methods,
+            encoder,
+            code_bytes,
+            rows,
+            names,
+            labels,
+            about,
+            show,
+            train_rows,
         )
     summary = summarise(result)
     if not as_json:  # First, so that a full disk does not lose it.
@@ -138,7 +197,8 @@ def evaluate(
         raise click.ClickException(f"every method failed: {result.records[0].error}")
     drawn = report.write(result, output, summary)
     if as_json:
-        click.echo(json.dumps({"report": str(output), "methods": summary["methods"]}))
+        printed = {name: summary[name] for name in ("verdict", "methods")}
+        click.echo(json.dumps({"report": str(output), **printed}))
     else:
         click.echo(f"{output / 'report.html'}", err=True)
     if not drawn:
@@ -146,7 +206,7 @@ def evaluate(
 
 
 def _split(items: Embeddings, queries: int | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Queries (q, d), the rows that are searched for, and what the queries are called."""
+    """Queries (q, d), the rows that are searched for, and the names of the queries."""
     if isinstance(queries, Path):
         table = open_embeddings(queries)
         check_queries(table.shape[1], items.shape[1], table.name, 1)
@@ -156,17 +216,17 @@ def _split(items: Embeddings, queries: int | Path) -> tuple[np.ndarray, np.ndarr
             f"{items.name}: {len(items)} rows cannot give {queries} queries and a corpus; "
             "lower --queries"
         )
-    held, kept = held_out_rows(len(items), queries)
-    return items.take(held), np.sort(kept), held
+    held, others = held_out_rows(len(items), queries)
+    return items.take(held), np.sort(others), held
 
 
 def _may_have_seen(model: CompresSAE, held_out: int, n: int) -> str | None:
     """A warning where held-out queries may have been trained on."""
-    seen = model.settings
-    if not held_out or (seen.get("rows") == n and (seen.get("hold_out") or 0) >= held_out):
+    trained = model.settings
+    if not held_out or (trained.get("rows") == n and (trained.get("hold_out") or 0) >= held_out):
         return None  # The first of the same permutation.
     return (
-        f"the model was trained with {seen.get('hold_out')} of {seen.get('rows')} rows held out, "
-        f"so that it may have seen the {held_out} queries; train with --hold-out {held_out} for "
-        "an honest figure"
+        f"the model was trained with {trained.get('hold_out')} of {trained.get('rows')} rows held "
+        f"out, so that it may have seen the {held_out} queries; train with --hold-out {held_out} "
+        "for an honest figure"
     )

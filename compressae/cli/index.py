@@ -6,19 +6,24 @@ from typing import Any
 import click
 
 from compressae.cli import common
-from compressae.model import CompresSAE
-from compressae.progress import progress
-from compressae.retrieval.codes import SparseCodes
-from compressae.retrieval.embeddings import open_embeddings
-from compressae.retrieval.inverted import KIND as INVERTED
-from compressae.retrieval.inverted import InvertedIndex
-from compressae.retrieval.packed import PackedCodes, load_codes
-from compressae.retrieval.storage import check_destination
-from compressae.search import KIND as COMPRESSED
-from compressae.search import CompressedIndex
+from compressae.cli.progress import progress
+from compressae.retrieval.codes import Codes, load_codes
+from compressae.retrieval.index.compressed import KIND as COMPRESSED
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.inverted import KIND as INVERTED
+from compressae.retrieval.index.inverted import InvertedIndex
+from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.io.embeddings import open_embeddings
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "index items.npy -m model -o index --residual-bytes 32",
+        "index codes -m model -o index",
+        "index documents.npz -o index",
+    ),
+)
 @click.argument("source", metavar="CODES_OR_EMBEDDINGS", type=click.Path(path_type=Path))
 @common.model_option(False, "Folder of the model; without it the index takes sparse queries.")
 @common.output_option("Folder of the index.")
@@ -29,6 +34,7 @@ def index(
     source: Path,
     model: Path | None,
     output: Path,
+    overwrite: bool,
     device: str,
     as_json: bool,
     **options: Any,
@@ -46,25 +52,28 @@ def index(
         raise click.UsageError("embeddings need a model: give -m MODEL")
     if coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
-    check_destination(output, INVERTED if model is None else COMPRESSED)
-    encoder = None if model is None else CompresSAE.from_pretrained(model)
-    codes: SparseCodes | PackedCodes
+    common.check_output(output, INVERTED if model is None else COMPRESSED, overwrite)
+    codes: Codes
+    built: CompressedIndex | InvertedIndex
     if not coded:
-        assert encoder is not None
-        settings = common.make_codes(options)
+        assert model is not None
+        items = open_embeddings(source)
+        from compressae.model import CompresSAE
+
+        encoder = CompresSAE.load(model)
         with progress("encoding") as show:
-            codes = encoder.compress(source, progress=show, device=device, **settings)
+            codes = common.encode_rows(encoder, items, options, device, show)
+        built = CompressedIndex(encoder.projection, codes)
     else:
         codes = common.sparse_rows(source) if matrix else load_codes(source)
-    built: CompressedIndex | InvertedIndex
-    if encoder is not None:
-        built = CompressedIndex(encoder, codes)
-    else:
-        if isinstance(codes, PackedCodes) and codes.quantizer.residual_bytes:
-            click.echo(
-                "warning: residual codes are left out; give -m to search with them", err=True
-            )
-        built = InvertedIndex(codes)
+        if model is not None:
+            built = CompressedIndex(Projection.load(model), codes)
+        else:
+            if codes.residual_bytes:
+                click.echo(
+                    "warning: residual codes are left out; give -m to search with them", err=True
+                )
+            built = InvertedIndex(codes)
     built.save(output)
     common.say(
         {

@@ -4,21 +4,34 @@ from pathlib import Path
 
 import click
 
-from compressae.atlas import atlas, read_labels, write_atlas
 from compressae.cli import common
-from compressae.model import CompresSAE
+from compressae.evaluation.atlas import atlas, write_atlas
 from compressae.retrieval.codes import KIND as CODES
-from compressae.retrieval.files import check_file_destination
-from compressae.retrieval.inverted import KIND as INVERTED
-from compressae.retrieval.inverted import InvertedIndex
-from compressae.retrieval.packed import load_codes
-from compressae.retrieval.storage import read_config
-from compressae.search import CompressedIndex
+from compressae.retrieval.codes import load_codes
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.inverted import KIND as INVERTED
+from compressae.retrieval.index.inverted import InvertedIndex
+from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.io.artifacts import read_config
+from compressae.retrieval.io.atomic import check_file_destination
+from compressae.retrieval.io.labels import read_labels
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "inspect index -o atlas.html --labels texts.txt",
+        "inspect codes -m model -o atlas.html --latents 500",
+    ),
+)
 @click.argument("index", type=click.Path(path_type=Path))
-@common.output_option("The page, an HTML file.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The page, an HTML file; an older one is replaced.",
+)
 @common.model_option(False, "Folder of the model, where INDEX is codes.")
 @click.option(
     "--labels",
@@ -63,7 +76,7 @@ def inspect(
     opened: CompressedIndex | InvertedIndex
     if model is not None:
         codes = load_codes(index)
-        opened = CompressedIndex(CompresSAE.from_pretrained(model), codes, lists=False)
+        opened = CompressedIndex(Projection.load(model), codes, lists=False)
     elif kind == INVERTED:
         opened = InvertedIndex.load(index)
     else:
@@ -80,7 +93,7 @@ def inspect(
             "dead": found.latents - found.live,
             "listed": len(found.numbers),
             "nonzeros": found.nonzeros,
-            "skew": found.skew,
+            "list_imbalance": found.list_imbalance,
         },
         as_json,
     )

@@ -9,20 +9,26 @@ from pathlib import Path
 import click
 
 from compressae.cli import common
-from compressae.planning import TRAINED_NONZEROS, Plan, fitting
-from compressae.planning import plan as measured_plans
-from compressae.progress import progress
-from compressae.retrieval.embeddings import open_embeddings
+from compressae.cli.progress import progress
+from compressae.coding.plan import TRAINED_NONZEROS, Plan, fitting
+from compressae.coding.plan import plan as measured_plans
+from compressae.retrieval.io.embeddings import open_embeddings
 
 _SHOWN = ("h", "k", "values", "residual B", "code B", "held B", "total GB", "recall@100",
           "expected")  # fmt: skip
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "plan sample.npy --items 100e6 --memory 8GB",
+        "plan --items 1e6 --memory 80B/row --dim 768",
+    ),
+)
 @click.argument("embeddings", required=False, type=click.Path(path_type=Path))
 @click.option("--items", required=True, type=float, help="Rows of the whole table, such as 100e6.")
 @click.option("--memory", required=True, help="What search may hold, such as '8GB' or '80B/row'.")
-@click.option("--dim", type=click.IntRange(min=1), help="d; that of EMBEDDINGS if not given.")
+@click.option("--dim", type=click.IntRange(min=1), help="d.  [default: that of EMBEDDINGS]")
 @click.option(
     "--latents", default="4096,16384", show_default=True, help="Numbers to try, comma apart."
 )
@@ -79,9 +85,9 @@ def plan(
     table, trained = shlex.quote(str(embeddings)), min(TRAINED_NONZEROS, top.latents)
     residual = f" --residual-bytes {top.residual_bytes}" if top.residual_bytes else ""
     click.echo(
-        f"compressae train {table} -o model --latents {top.latents} --nnz {trained}\n"
-        f"compressae index {table} -m model -o index --values {top.values} --nnz {top.nonzeros}"
-        f"{residual}"
+        f"compressae train {table} -o model --latents {top.latents} --nonzeros {trained}\n"
+        f"compressae index {table} -m model -o index --values {top.value_type} "
+        f"--nonzeros {top.nonzeros}{residual}"
     )
 
 
@@ -93,7 +99,7 @@ def _print(plans: list[Plan]) -> None:
     for one in plans:
         recalls = ("" if r is None else f"{r:.3f}" for r in (one.recall, one.expected))
         table.add_row(
-            str(one.latents), str(one.nonzeros), one.values, str(one.residual_bytes),
+            str(one.latents), str(one.nonzeros), one.value_type, str(one.residual_bytes),
             str(one.code_bytes), f"{one.held_bytes:.0f}", f"{one.total_bytes / 1e9:.3g}", *recalls,
         )  # fmt: skip
     Console(width=None if Console().is_terminal else 120).print(table)

@@ -1,22 +1,33 @@
 """compressae search"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from compressae.cli import common
-from compressae.devices import pick_device
-from compressae.retrieval.embeddings import open_embeddings
-from compressae.retrieval.files import check_file_destination
-from compressae.retrieval.inverted import KIND as INVERTED
-from compressae.retrieval.inverted import InvertedIndex
-from compressae.retrieval.searcher import Hits
-from compressae.retrieval.storage import read_config
-from compressae.search import SCORINGS, CompressedIndex
+from compressae.retrieval.devices import names_gpu
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.index.inverted import KIND as INVERTED
+from compressae.retrieval.index.inverted import InvertedIndex
+from compressae.retrieval.index.request import SCORINGS
+from compressae.retrieval.io.artifacts import read_config
+from compressae.retrieval.io.atomic import check_file_destination
+from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.io.labels import read_labels
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "search index queries.npy -k 10 --labels texts.txt",
+        "search index queries.npy --rerank items.npy -o hits.npz",
+        "search lists documents.npz -k 100",
+    ),
+)
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("queries", type=click.Path(path_type=Path))
 @click.option(
@@ -34,11 +45,15 @@ from compressae.search import SCORINGS, CompressedIndex
     show_default=True,
     help="How dense queries are compared with codes.",
 )
-@click.option("--candidates", help="Items rescored a query, or 'all'.")
+@click.option(
+    "--candidates",
+    help="Items rescored a query, or 'all'.  [default: as tuned, or 3,000 or 10 times -k]",
+)
 @click.option(
     "--query-nonzeros",
     type=click.IntRange(min=1),
-    help="Entries of the query that search the lists; more find more and take longer.",
+    help="Entries of the query that search the lists; more find more and take longer.  "
+    "[default: as tuned, or 64]",
 )
 @click.option(
     "--allowed",
@@ -46,14 +61,19 @@ from compressae.search import SCORINGS, CompressedIndex
     help="A .npy of the only ids that may be found, or of one flag an id.",
 )
 @click.option(
-    "--dense",
+    "--rerank",
     type=click.Path(path_type=Path),
-    help="The items' embeddings: the best items are read from them and ranked exactly.",
+    help="The items' embeddings: the best items are read from them and reranked exactly.",
 )
 @click.option(
-    "--dense-candidates",
+    "--rerank-candidates",
     type=click.IntRange(min=1),
-    help="How many items are read from --dense a query; 4 times -k if not given.",
+    help="Items read from --rerank a query.  [default: 4 times -k]",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="A UTF-8 text (or .gz) of a line for each row of the indexed table, printed with results.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
@@ -73,8 +93,9 @@ def search(
     candidates: str | None,
     query_nonzeros: int | None,
     allowed: Path | None,
-    dense: Path | None,
-    dense_candidates: int | None,
+    rerank: Path | None,
+    rerank_candidates: int | None,
+    labels: Path | None,
     output: Path | None,
     device: str,
     as_json: bool,
@@ -82,53 +103,68 @@ def search(
     """Find the nearest items of QUERIES.
 
     Dense queries are a table like the embeddings. An index without a model takes sparse queries:
-    codes, or a scipy .npz. Prints "query: id score, …" unless -o is given.
+    codes, or a scipy .npz. Prints "query: id score, …" unless -o is given; with --labels a line a
+    result.
     """
     if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
     if output is not None:
         check_file_destination(output)
-    kept = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
-    gpu = pick_device(device).type == "cuda"
+    filtered = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
+    texts = None if labels is None else read_labels(labels)
     if read_config(index)["kind"] == INVERTED:
-        if gpu and device != "auto":
+        if device != "auto" and names_gpu(device):
             raise click.UsageError(
                 f"--device {device} is for an index made with -m MODEL; lists alone are searched "
                 "on the cpu"
             )
-        for option in (candidates, query_nonzeros, dense, dense_candidates):
+        for option in (candidates, query_nonzeros, rerank, rerank_candidates):
             if option is not None:
                 raise click.UsageError(
-                    "candidates, query nonzeros and dense rows are for an index made with -m MODEL"
+                    "candidates, query nonzeros and reranking are for an index made with -m MODEL"
                 )
-        hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, kept)
+        hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, filtered)
     else:
-        rescored = candidates if candidates in (None, "all") else int(candidates)
-        loaded = CompressedIndex.load(index)
-        searcher = loaded.to(device) if gpu else loaded
+        gpu = names_gpu(device)
+        searcher = loaded = CompressedIndex.load(index)
+        if gpu:
+            from compressae.retrieval.index.gpu import GpuIndex
+
+            searcher = GpuIndex(loaded, device)  # type: ignore[assignment]
         hits = searcher.search(
             open_embeddings(queries),
             count,
             scoring,  # type: ignore[arg-type]
-            rescored,  # type: ignore[arg-type]
+            candidates if candidates in (None, "all") else int(candidates),  # type: ignore[arg-type]
             query_nonzeros,
-            kept,
-            dense,
-            dense_candidates,
+            filtered,
+            rerank,
+            rerank_candidates,
         )
     if output is not None:
         hits.save(output)
         common.say({"hits": str(output), "queries": len(hits.ids), "results": count}, as_json)
         return
-    _print(hits, as_json)
+    _print(hits, texts, as_json)
 
 
-def _print(hits: Hits, as_json: bool) -> None:
-    for number, (ids, scores) in enumerate(zip(hits.ids, hits.scores, strict=True)):
-        found = ids >= 0
+def _print(hits: Hits, texts: Sequence[str] | None, as_json: bool) -> None:
+    if texts is not None and hits.ids.max(initial=-1) >= len(texts):
+        raise InputError(
+            f"{len(texts)} labels, but id {hits.ids.max()} was found; give one for each row of the "
+            "table that was indexed"
+        )
+    for number, (padded, scores) in enumerate(zip(hits.ids, hits.scores, strict=True)):
+        ids = padded[padded >= 0]
+        top = scores[: len(ids)]
         if as_json:
-            line = {"query": number, "ids": ids[found].tolist(), "scores": scores[found].tolist()}
+            line = {"query": number, "ids": ids.tolist(), "scores": top.tolist()}
+            if texts is not None:
+                line["labels"] = [texts[i] for i in ids]
             click.echo(json.dumps(line))
-        else:
-            pairs = zip(ids[found], scores[found], strict=True)
+        elif texts is None:
+            pairs = zip(ids, top, strict=True)
             click.echo(f"{number}: " + ", ".join(f"{i} {s:.4f}" for i, s in pairs))
+        else:
+            for i, score in zip(ids, top, strict=True):
+                click.echo(f"{number}: {i} {score:.4f} {texts[i]}")

@@ -11,7 +11,7 @@ _LISTS = ("methods", "code_bytes")
 
 
 def settings_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--settings, a file of the command's options by name; those on the command line win."""
+    """--settings, a YAML file of the command's options by name; the command line wins."""
     return click.option(
         "--settings",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -31,10 +31,10 @@ def _read(command: click.Command, path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise click.UsageError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(held, dict):
+    if not isinstance(options, dict):
         raise click.UsageError(f"{path}: expected options by name, such as 'queries: 500'")
     names = {
         option.lstrip("-"): parameter.name
@@ -42,15 +42,15 @@ def _read(command: click.Command, path: Path) -> dict[str, Any]:
         for option in (*parameter.opts, *parameter.secondary_opts)
         if parameter.name not in ("settings", "help")
     }
-    for name in held:
+    for name in options:
         if str(name) not in names:
-            known = ", ".join(sorted(one for one in names if len(one) > 1))
+            known = ", ".join(sorted(option for option in names if len(option) > 1))
             raise click.UsageError(f"{path}: no option {name!r}; expected some of {known}")
-    found: dict[str, Any] = {}
-    for name, value in held.items():
+    defaults: dict[str, Any] = {}
+    for name, value in options.items():
         parameter = str(names[str(name)])
         if isinstance(value, list | dict) and parameter not in _LISTS:
             raise click.UsageError(f"{path}: {name}: {value!r}; expected one value")
-        if value is not None:  # As if it were written on the command line.
-            found[parameter] = value if parameter in _LISTS else str(value)
-    return found
+        if value is not None:  # As if written on the command line.
+            defaults[parameter] = value if parameter in _LISTS else str(value)
+    return defaults

@@ -10,16 +10,24 @@ from typing import Any
 import click
 
 from compressae.cli import common
-from compressae.model import KIND, CompresSAE
-from compressae.progress import progress, training_details
-from compressae.replicas import Replicas, launched
-from compressae.retrieval.embeddings import Embeddings, open_embeddings
-from compressae.retrieval.storage import check_destination
-from compressae.training import TrainProgress
-from compressae.training import train as train_model
+from compressae.cli.progress import progress
+from compressae.evaluation.drift import LEAST_ROWS, measure_reference
+from compressae.model import CompresSAE
+from compressae.retrieval.index.projection import KIND
+from compressae.retrieval.io.artifacts import check_destination
+from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+from compressae.training.distributed import Replicas, launched
+from compressae.training.loop import TrainProgress
+from compressae.training.loop import train as train_model
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=(
+        "train items.npy -o model --hold-out 1000",
+        "train shards/ -o model --latents 16384 --nonzeros 16 --recipe pursuit",
+    ),
+)
 @common.EMBEDDINGS
 @common.output_option("Folder of the model.")
 @common.training_options
@@ -32,7 +40,13 @@ from compressae.training import train as train_model
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint MODEL.checkpoint.")
 @common.json_option
 def train(
-    embeddings: Path, output: Path, hold_out: int, resume: bool, as_json: bool, **settings: Any
+    embeddings: Path,
+    output: Path,
+    overwrite: bool,
+    hold_out: int,
+    resume: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Train a sparse autoencoder on EMBEDDINGS (.npy, .safetensors or a folder of shards).
 
@@ -41,19 +55,22 @@ def train(
     On several GPUs: torchrun --nproc-per-node 4 -m compressae train … --recipe autoencoder.
     """
     with launched(settings["device"]) as device:
-        _train(embeddings, output, hold_out, resume, as_json, {**settings, "device": device})
+        _train(
+            embeddings, output, overwrite, hold_out, resume, as_json, {**settings, "device": device}
+        )
 
 
 def _train(
     embeddings: Path,
     output: Path,
+    overwrite: bool,
     hold_out: int,
     resume: bool,
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
     config = common.make_config(hold_out, settings)
-    check_destination(output, KIND)
+    common.check_output(output, KIND, overwrite)
     checkpoint = output.with_name(output.name + ".checkpoint")
     check_destination(checkpoint, "checkpoint")
     items = open_embeddings(embeddings)
@@ -66,7 +83,7 @@ def _train(
         raise click.ClickException(f"stopped; {cure}") from None
     if Replicas.here().rank > 0:  # The first process writes what all of them have.
         return
-    model.save_pretrained(output)
+    model.save(output)
     shutil.rmtree(checkpoint, ignore_errors=True)
     shape = {"dim": model.dim, "latents": model.latents, "nonzeros": model.nonzeros}
     common.say({"model": str(output), "model_id": model.model_id, **shape}, as_json)
@@ -79,7 +96,8 @@ def run(
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> CompresSAE:
-    """Train with progress on stderr; Ctrl-C stops at the end of a step."""
+    """Train with progress on stderr, and measure what ``check`` compares with; Ctrl-C stops at the
+    end of a step."""
     replicas = Replicas.here()
     shown = progress("training") if replicas.rank == 0 else nullcontext()
     with shown as show, stop_at_a_step() as stopped:
@@ -90,7 +108,18 @@ def run(
             if stopped():
                 raise KeyboardInterrupt
 
-        return train_model(items, config, device, report, checkpoint, resume, replicas)
+        model = train_model(items, config, device, report, checkpoint, resume, replicas)
+    if len(items) - config.hold_out >= LEAST_ROWS:
+        model.settings["reference"] = measure_reference(model, items).to_settings()
+    return model
+
+
+def training_details(step: TrainProgress) -> str:
+    """Loss, cosine, dead latents and speed of a training step, in one line."""
+    return (
+        f"loss {step.loss:.4f} cosine {step.cosine:.4f} dead {step.dead_latents}/{step.latents} "
+        f"{step.rows_per_second:,.0f} rows/s"
+    )
 
 
 @contextmanager

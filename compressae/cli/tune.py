@@ -2,22 +2,32 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from compressae.cli import common
-from compressae.progress import progress
-from compressae.retrieval.embeddings import open_embeddings
-from compressae.search import CompressedIndex
+from compressae.cli.progress import progress
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.tuning import Setting
+from compressae.retrieval.index.tuning import tune as tune_index
+from compressae.retrieval.io.embeddings import open_embeddings
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=("tune index queries.npy -k 10 --recall 0.99 --exact items.npy",),
+)
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("queries", type=click.Path(path_type=Path))
 @click.option(
-    "-k", "count", default=100, show_default=True, type=click.IntRange(min=1),
+    "-k",
+    "count",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
     help="Results a query.",
-)  # fmt: skip
+)
 @click.option(
     "--recall",
     default=0.99,
@@ -25,19 +35,34 @@ from compressae.search import CompressedIndex
     type=click.FloatRange(0, 1, min_open=True),
     help="Share of what a scan of all codes finds that the search has to find.",
 )
+@click.option(
+    "--exact",
+    type=click.Path(path_type=Path),
+    help="The items' embeddings: recall against exact cosine is measured too.",
+)
 @common.json_option
-def tune(index: Path, queries: Path, count: int, recall: float, as_json: bool) -> None:
+def tune(
+    index: Path, queries: Path, count: int, recall: float, exact: Path | None, as_json: bool
+) -> None:
     """Set how many entries of a query search the lists and how many items are rescored.
 
     Of the settings that reach the recall on QUERIES, some hundred like those to come, the fastest
-    is written into INDEX.
+    is written into INDEX. The recall is that of the candidates: the share of what a scan of all
+    codes finds. What the codes themselves lose comes on top; --exact measures both together.
     """
     searcher = CompressedIndex.load(index)
     with progress("tuning") as show:
-        found = searcher.tune(open_embeddings(queries), count, recall, show)
+        settings = tune_index(searcher, open_embeddings(queries), count, recall, exact, show)
     searcher.save(index)
-    best = asdict(found[0])
+    best = _entry(settings[0])
     if as_json:
-        common.say({**best, "tried": [asdict(one) for one in found]}, True)
-        return
-    common.say(best, False)
+        best["tried"] = [_entry(setting) for setting in settings]
+    common.say(best, as_json)
+
+
+def _entry(setting: Setting) -> dict[str, Any]:
+    """A setting by the names that say what its recalls are relative to."""
+    entry = asdict(setting)
+    entry["recall_of_scan"] = entry.pop("recall")
+    exact = entry.pop("exact_recall")
+    return entry if exact is None else {**entry, "recall_of_exact_cosine": exact}

@@ -5,14 +5,18 @@ from pathlib import Path
 import click
 
 from compressae.cli import common
-from compressae.retrieval.embeddings import open_embeddings
-from compressae.retrieval.inverted import KIND as INVERTED
-from compressae.retrieval.inverted import InvertedIndex
-from compressae.retrieval.storage import read_config
-from compressae.search import CompressedIndex
+from compressae.cli.progress import progress
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.inverted import KIND as INVERTED
+from compressae.retrieval.index.inverted import InvertedIndex
+from compressae.retrieval.io.artifacts import read_config
+from compressae.retrieval.io.embeddings import open_embeddings
 
 
-@click.command(cls=common.Command)
+@click.command(
+    cls=common.Command,
+    examples=("update index --add new.npy --ids new_ids.npy --remove gone.npy",),
+)
 @click.argument("index", type=click.Path(path_type=Path))
 @click.option("--remove", type=click.Path(path_type=Path), help="A .npy of ids to remove.")
 @click.option(
@@ -23,8 +27,8 @@ from compressae.search import CompressedIndex
 @click.option(
     "--ids",
     type=click.Path(path_type=Path),
-    help="A .npy of the added rows' ids, the next ones if not given. An id that is there already "
-    "gets the new row.",
+    help="A .npy of the added rows' ids; the row of an id that is there is replaced.  "
+    "[default: the next ids]",
 )
 @common.json_option
 def update(
@@ -45,7 +49,7 @@ def update(
         rows = None if add is None else common.sparse_rows(add)
     else:
         searcher = CompressedIndex.load(index)
-        rows = None if add is None else open_embeddings(add)
+        rows = None if add is None else _encode(searcher, add)
     removed = added = replaced = 0
     if remove is not None:
         gone = common.load_ids(remove)
@@ -54,7 +58,7 @@ def update(
     if add is not None:
         new = None if ids is None else common.load_ids(ids)
         if new is not None:
-            known = new[searcher.catalogue.known(new)]
+            known = new[searcher.segments.known(new)]
             searcher.remove(known)
             replaced = len(known)
         added = len(searcher.add(rows, new)) - replaced
@@ -69,3 +73,14 @@ def update(
         },
         as_json,
     )
+
+
+def _encode(index: CompressedIndex, table: Path) -> object:
+    """Codes of a table's rows like those of the index."""
+    rows = open_embeddings(table)
+    from compressae.coding.compress import encode_like
+    from compressae.model import CompresSAE
+
+    model = CompresSAE.from_projection(index.projection)
+    with progress("encoding") as show:
+        return encode_like(model, rows, index.codes, show)

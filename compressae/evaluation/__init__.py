@@ -1,1 +1,1 @@
-"""Judging compressed search against the dense baseline."""
+"""Evaluation: compressed search beside baselines, drift, and an atlas of latents."""

@@ -1,4 +1,4 @@
-"""Relevance labels (qrels): which items are right for a query, as people or clicks said."""
+"""Relevance labels (qrels): graded items of each query."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ from compressae.retrieval.errors import InputError
 
 
 def read_labels(path: str | Path) -> dict[int, dict[int, float]]:
-    """Grades by query and item, both row numbers.
+    """Read grades by query and item, both row numbers.
 
-    A line is "query item grade", or TREC's "query 0 item grade", apart by spaces or tabs. A first
-    line of words (BEIR's header) is passed over. Grades above 0 are relevant.
+    A line is "query item grade", or TREC's "query 0 item grade", separated by spaces or tabs. A
+    first line of words (BEIR's header) is skipped. Grades above 0 are relevant.
 
     Raises:
         InputError: a line of another form; it is named.
         OSError: the file cannot be read.
     """
     path = Path(path)
-    found: dict[int, dict[int, float]] = {}
+    labels: dict[int, dict[int, float]] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -38,35 +38,38 @@ def read_labels(path: str | Path) -> dict[int, dict[int, float]]:
                 f"{path}, line {number}: {line.strip()!r}; expected 'query item grade' or "
                 "'query 0 item grade', query and item by row number"
             ) from None
-        found.setdefault(query, {})[item] = grade
-    if not found:
+        labels.setdefault(query, {})[item] = grade
+    if not labels:
         raise InputError(f"{path}: no labels in it; expected lines 'query item grade'")
-    return found
+    return labels
 
 
 def labels_of(
     read: dict[int, dict[int, float]], queries: np.ndarray, rows: np.ndarray, path: str | Path
 ) -> tuple[list[dict[int, float]], int]:
-    """The grades of each query, and how many labels name an item that cannot be found.
+    """Grades of each query, and the number of labels whose items cannot be found.
 
     Args:
-        read: of ``read_labels``.
-        queries: (q,) what queries are called.
-        rows: (n,) what the items that can be found are called.
-        path: for the message.
+        read: from ``read_labels``.
+        queries: (q,) names of the queries.
+        rows: (n,) names of the items that can be found.
+        path: for the error message.
 
     Raises:
         InputError: no query has a label of an item that can be found.
+
+    >>> labels_of({7: {3: 1.0, 8: 1.0}}, np.array([7]), np.array([3, 4]), "qrels")
+    ([{3: 1.0}], 1)
     """
-    there = set(rows.tolist())
-    kept, gone = [], 0
+    present = set(rows.tolist())
+    labels, missing = [], 0
     for query in queries.tolist():
         grades = read.get(query, {})
-        kept.append({item: grade for item, grade in grades.items() if item in there})
-        gone += len(grades) - len(kept[-1])
-    if not any(grade > 0 for grades in kept for grade in grades.values()):
+        labels.append({item: grade for item, grade in grades.items() if item in present})
+        missing += len(grades) - len(labels[-1])
+    if not any(grade > 0 for grades in labels for grade in grades.values()):
         raise InputError(
             f"{path}: names none of the {len(queries)} queries (such as {queries[0]}) with an item "
             "that can be found; expected row numbers of both"
         )
-    return kept, gone
+    return labels, missing

@@ -1,4 +1,4 @@
-"""What can be evaluated: baselines and the scorings of compressed search, with their settings."""
+"""The methods of an evaluation: baselines and the scorings of compressed search, with settings."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,48 +6,91 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-import numpy as np
-
-from compressae.compress import PACKED_TYPES
-from compressae.kernels.packed import Layout
+from compressae.coding.compress import compress, encode, encode_like
 from compressae.model import CompresSAE
-from compressae.retrieval.baselines import BASELINES, Baseline
+from compressae.retrieval.baselines import BASELINES, Baseline, check_settings
 from compressae.retrieval.baselines import build as build_baseline
+from compressae.retrieval.baselines.sample import sample_rows
+from compressae.retrieval.codes import Codes
+from compressae.retrieval.codes.size import PACKED_TYPES, fit_row, value_bits
+from compressae.retrieval.codes.sparse import VALUE_TYPES
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.quantizer import id_bits
-from compressae.retrieval.searcher import Hits
-from compressae.search import CompressedIndex
-
-#: Scorings of compressed search: what each is, and its part of the settings of a search.
-OURS: dict[str, tuple[str, dict[str, Any]]] = {
-    "asymmetric": ("x·ŷ, candidates from the posting lists", {"scoring": "asymmetric"}),
-    "asymmetric-all": ("x·ŷ of every item, by a scan of the codes",
-                       {"scoring": "asymmetric", "candidates": "all"}),
-    "reconstructed": ("x̂·ŷ, candidates from the posting lists", {"scoring": "reconstructed"}),
-    "sparse": ("cos(s_x, s_y) by posting lists, the query coded as the items are",
-               {"scoring": "sparse"}),
-    "sparse-wide": ("the same with 8k nonzeros in the query, which is not stored",
-                    {"scoring": "sparse", "wide": True}),
-}  # fmt: skip
-_CODE_SETTINGS = {"code_bytes": 64, "nonzeros": None, "residual_bytes": None, "values": None}
-_SEARCH_SETTINGS = {"candidates": None, "query_nonzeros": None}
-#: Candidates that an evaluation tries of "asymmetric" unless told.
-_CANDIDATES = (1000, 3000)
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.index.paper import scoring_constant_nbytes, scoring_nbytes
+from compressae.retrieval.io.embeddings import Embeddings, as_embeddings
 
 FAMILY = "compressae"
-METHODS = {name: entry.what for name, entry in BASELINES.items()} | {
-    name: what for name, (what, _) in OURS.items()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A way to score compressed search.
+
+    Attributes:
+        name: what a reader of the report calls it.
+        what: description for a legend.
+        search: arguments of ``Compressed`` that make it this scoring.
+        search_settings: settings of a search that may be chosen, and the values tried by default.
+    """
+
+    name: str
+    what: str
+    search: dict[str, Any]
+    search_settings: dict[str, tuple[int, ...] | None]
+
+
+#: Scorings of compressed search.
+OURS = {
+    "asymmetric": Scoring(
+        "lists",
+        "x·ŷ, candidates from the posting lists",
+        {"scoring": "asymmetric"},
+        {"candidates": (1000, 3000), "query_nonzeros": None},
+    ),
+    "asymmetric-all": Scoring(
+        "scan",
+        "x·ŷ of every item, by a scan of the codes",
+        {"scoring": "asymmetric", "candidates": "all"},
+        {"query_nonzeros": None},
+    ),
+    "reconstructed": Scoring(
+        "reconstructed queries",
+        "x̂·ŷ, candidates from the posting lists",
+        {"scoring": "reconstructed"},
+        {"candidates": None, "query_nonzeros": None},
+    ),
+    "sparse": Scoring(
+        "sparse queries",
+        "cos(s_x, s_y) by posting lists, the query coded as the items are",
+        {"scoring": "sparse"},
+        {"query_nonzeros": None},
+    ),
+    "sparse-wide": Scoring(
+        "wide sparse queries",
+        "the same with 8k nonzeros in the query, which is not stored",
+        {"scoring": "sparse", "wide": True},
+        {"query_nonzeros": None},
+    ),
 }
-#: Fewer bytes than this that are left over go to nonzeros, not to a residual code.
-_LEAST_RESIDUAL = 8
-#: Settings without a default that are words, and the largest number that a library takes.
+METHODS = {name: entry.what for name, entry in BASELINES.items()} | {
+    name: scoring.what for name, scoring in OURS.items()
+}
+
+_CODE_SETTINGS = {"code_bytes": 64, "nonzeros": None, "residual_bytes": None, "values": None}
+#: Settings without a default whose values are words.
 _WORDS = ("values",)
+#: The largest number that a library takes.
 _LARGEST = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
 class Method:
-    """A name and settings; a setting that is a tuple stands for each of its values."""
+    """A method and its settings; a tuple stands for each of its values.
+
+    >>> Method("pq", {"code_bytes": (32, 64)}) == parse("pq:code_bytes=32/64")[0]
+    True
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -61,32 +104,37 @@ class Method:
             return False
 
 
-def parse(asked: str | Sequence[Any]) -> list[Method]:
-    """Methods from text, "pq, hnsw:links=32:ef=50/100", or from a list as YAML has it: names, such
-    texts, or {name: {setting: value or list of values}}, and ``Method``s are taken as they are.
-    "all" stands for every method.
+def parse(methods: str | Sequence[Any]) -> list[Method]:
+    """Parse methods of an evaluation; "all" stands for every method.
+
+    Args:
+        methods: text, "pq, hnsw:links=32:ef=50/100", or a list as YAML has it: names, such texts,
+            {name: {setting: value or list of values}}, and ``Method``s.
 
     Raises:
         InputError: text of another form. Unknown names are kept: they fail when they are built.
+
+    >>> parse("dense, hnsw:links=32:ef=50/100")[1]
+    Method(name='hnsw', settings={'links': 32, 'ef': (50, 100)})
     """
     parts: list[Any] = []
-    for part in [asked] if isinstance(asked, str) else asked:
+    for part in [methods] if isinstance(methods, str) else methods:
         parts += part.split(",") if isinstance(part, str) else [part]
-    found: list[Method] = []
+    parsed: list[Method] = []
     for part in parts:
         if isinstance(part, Method):
-            found.append(part)
+            parsed.append(part)
         elif isinstance(part, Mapping):
-            found += [_from_mapping(str(name), settings) for name, settings in part.items()]
+            parsed += [_from_mapping(str(name), settings) for name, settings in part.items()]
         elif not isinstance(part, str):
             raise InputError(f"method {part!r}: expected a name, or a name and its settings")
         elif part.strip() == "all":
-            found += [Method(name) for name in METHODS]
+            parsed += [Method(name) for name in METHODS]
         elif part.strip():
-            found.append(_from_text(part.strip()))
-    if not found:
-        raise InputError(f"methods {asked!r}: expected some of {', '.join(METHODS)}")
-    return found
+            parsed.append(_from_text(part.strip()))
+    if not parsed:
+        raise InputError(f"methods {methods!r}: expected some of {', '.join(METHODS)}")
+    return parsed
 
 
 def _from_text(text: str) -> Method:
@@ -115,17 +163,17 @@ def _from_mapping(name: str, settings: Any) -> Method:
         values = tuple(value) if isinstance(value, list) else value
         if isinstance(value, str):
             values = _values(value)
-        for one in values if isinstance(values, tuple) else (values,):
-            if not (one is None or isinstance(one, str | int | float)):
-                raise InputError(f"method {name}, {key}: {one!r}; expected a number or a word")
+        for choice in values if isinstance(values, tuple) else (values,):
+            if not (choice is None or isinstance(choice, str | int | float)):
+                raise InputError(f"method {name}, {key}: {choice!r}; expected a number or a word")
         read[str(key)] = values
     return Method(name, read)
 
 
 def _values(text: str) -> Any:
-    """The value of a text, or a tuple of those with "/" between."""
-    several = tuple(_value(one.strip()) for one in text.split("/"))
-    return several if len(several) > 1 else several[0]
+    """Parse a value, or a tuple of values with "/" between."""
+    values = tuple(_value(part.strip()) for part in text.split("/"))
+    return values if len(values) > 1 else values[0]
 
 
 def _value(text: str) -> int | float | str:
@@ -140,84 +188,119 @@ def _value(text: str) -> int | float | str:
 def variants(
     method: Method, code_bytes: Sequence[int]
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """(settings to build with, settings to search with, one after another) of a method.
+    """Yield what a method builds, and what it then searches with: (settings, [settings, …]).
 
     Args:
-        method: what is asked.
-        code_bytes: sizes of a method that takes one and was not told.
+        method: the method.
+        code_bytes: sizes of a method that takes one and does not name any.
 
     Raises:
         InputError: an unknown name, or a setting that it does not have.
     """
     name = method.name
+    defaults: dict[str, Any]
     if name in OURS:
-        known, later = {**_CODE_SETTINGS, **_SEARCH_SETTINGS}, dict(_SEARCH_SETTINGS)
-        fixed = OURS[name][1]
-        for setting in ("candidates", "query_nonzeros"):
-            if setting in fixed or (fixed["scoring"] == "sparse" and setting == "candidates"):
-                del known[setting], later[setting]
-        tried: dict[str, Any] = {"candidates": _CANDIDATES} if name == "asymmetric" else {}
+        search_settings: Mapping[str, Any] = OURS[name].search_settings
+        known = _CODE_SETTINGS | dict.fromkeys(search_settings)
+        defaults = {key: values for key, values in search_settings.items() if values}
     elif name in BASELINES:
+        search_settings = BASELINES[name].search_settings
         known = BASELINES[name].settings()
-        later = dict.fromkeys(BASELINES[name].while_searching)
-        tried = dict(BASELINES[name].while_searching)
+        defaults = dict(search_settings)
     else:
         raise InputError(f"unknown method; expected one of {', '.join(METHODS)}")
+    check_settings(name, method.settings, known)
     for setting, value in method.settings.items():
-        if setting not in known:
-            raise InputError(f"no setting {setting!r}; it has {', '.join(known) or 'none'}")
-        for one in value if isinstance(value, tuple) else (value,):
-            _check(setting, one, known[setting])
+        for choice in value if isinstance(value, tuple) else (value,):
+            _check(setting, choice, known[setting])
         if value == ():
             raise InputError(f"{setting}: no value")
-    # Nonzeros or residual bytes that were asked for say the size themselves.
+    # Nonzeros or residual bytes already say the size.
     if "code_bytes" in known and not {"nonzeros", "residual_bytes"} & set(method.settings):
-        tried["code_bytes"] = tuple(code_bytes)
-    settings = {**tried, **method.settings}
-    while_building = {k: v for k, v in settings.items() if k not in later}
-    while_searching = list(_each({k: v for k, v in settings.items() if k in later}))
-    for one in _each(while_building):
-        yield one, while_searching
+        defaults["code_bytes"] = tuple(code_bytes)
+    settings = {**defaults, **method.settings}
+    searches = list(_each({k: v for k, v in settings.items() if k in search_settings}))
+    for choice in _each({k: v for k, v in settings.items() if k not in search_settings}):
+        yield choice, searches
 
 
-@dataclass
 class Builder:
     """Builds methods over items; codes that several share are made once.
 
-    Attributes:
+    Args:
         items: (n, d) embeddings.
         model: of compressed search; None where no method needs it.
+        train_rows: rows that everything is learned from, those of ``sample_rows(n, train_rows)``;
+            each method's own choice when None.
     """
 
-    items: Any
-    model: CompresSAE | None
-    _made: dict[tuple[Any, ...], tuple[CompressedIndex, float]] = field(default_factory=dict)
+    def __init__(self, items: Any, model: CompresSAE | None, train_rows: int | None = None) -> None:
+        self.items: Embeddings = as_embeddings(items)
+        self.model, self.train_rows = model, train_rows
+        self._indexes: dict[tuple[Any, ...], tuple[CompressedIndex, float]] = {}
+
+    def key(self, name: str, settings: dict[str, Any]) -> tuple[Any, ...]:
+        """What settings end in: equal for the same index."""
+        if name in BASELINES:
+            size = BASELINES[name].code_size(self.items.shape[1], settings)
+            return tuple({**settings, "code_bytes": size}.items())
+        if self.model is None:
+            raise InputError("compressed search without a model; give one")
+        residual = OURS[name].search["scoring"] != "sparse"
+        return tuple(form_of(self.model, **settings, residual=residual).items())
 
     def build(self, name: str, settings: dict[str, Any]) -> tuple[Baseline, float]:
-        """A method over the items, ready to search, and the seconds that took.
+        """Build a method over the items, ready to search; returns it and the seconds taken.
 
         Raises:
             InputError: settings or items that do not suit it, or a missing library.
         """
         started = time.perf_counter()
         if name in BASELINES:
-            built = build_baseline(name, self.items, **settings)
-            return built, time.perf_counter() - started
-        if self.model is None:
-            raise InputError("compressed search without a model; give one")
-        scoring = OURS[name][1]["scoring"]
-        form = form_of(self.model, **settings, residual=scoring != "sparse")
-        key = tuple(form.values())
-        if key not in self._made:
-            codes = self.model.compress(self.items, **form)
-            index = CompressedIndex(self.model, codes)
-            self._made[key] = index, time.perf_counter() - started
-        index, seconds = self._made[key]
-        return Compressed(index, **OURS[name][1]), seconds
+            if self.train_rows is not None and "train_rows" in BASELINES[name].settings():
+                most = settings.get("train_rows") or self.train_rows
+                settings = {**settings, "train_rows": min(most, self.train_rows)}
+            baseline = build_baseline(name, self.items, **settings)
+            return baseline, time.perf_counter() - started
+        key = self.key(name, settings)
+        assert self.model is not None
+        if key not in self._indexes:
+            codes = self._codes(self.model, **dict(key))
+            index = CompressedIndex(self.model.projection, codes)
+            self._indexes[key] = index, time.perf_counter() - started
+        index, seconds = self._indexes[key]
+        return Compressed(index, self._trained_rows(self.model), **OURS[name].search), seconds
+
+    def _codes(
+        self, model: CompresSAE, nonzeros: int | None, residual_bytes: int, value_type: Any
+    ) -> Codes:
+        """Codes of a form of ``form_of``: packed, or plain where its values are."""
+        if value_type in VALUE_TYPES and residual_bytes:
+            raise InputError(
+                f"values {value_type!r} with residual bytes, which are for packed values; expected "
+                "int4, int3 or int2"
+            )
+        n = len(self.items)
+        rows = sample_rows(n, n if self.train_rows is None else self.train_rows)
+        sample = self.items if len(rows) == n else self.items.subset(rows)
+        codes: Codes
+        if value_type in VALUE_TYPES:
+            codes = encode(model, sample, value_type, nonzeros)
+        else:
+            codes = compress(model, sample, value_type, nonzeros, residual_bytes)
+        # The quantiser is that of the sample: it has not seen the other rows.
+        return codes if sample is self.items else encode_like(model, self.items, codes)
+
+    def _trained_rows(self, model: CompresSAE) -> int:
+        """Rows that the model was trained on, as it keeps them, or else its quantiser's."""
+        rows = model.settings.get("rows")
+        if rows is not None:
+            return int(rows) - int(model.settings.get("hold_out") or 0)
+        return min(len(self.items), self.train_rows or len(self.items))
 
 
 def _check(setting: str, value: Any, default: Any) -> None:
-    """Refuse a value that is not of its default's kind, before a library says so in its own way.
+    """Refuse a value of another kind than the default, before a library says so in its own way.
 
     Raises:
         InputError: neither that, nor None or "all" where the default is None.
@@ -236,8 +319,8 @@ def _check(setting: str, value: Any, default: Any) -> None:
 
 def _each(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every combination of the values of settings that have several."""
-    several = [v if isinstance(v, tuple) else (v,) for v in settings.values()]
-    for values in product(*several):
+    choices = [v if isinstance(v, tuple) else (v,) for v in settings.values()]
+    for values in product(*choices):
         yield dict(zip(settings, values, strict=True))
 
 
@@ -249,57 +332,68 @@ def form_of(
     values: str | None = None,
     residual: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of ``compress`` for codes of at most so many bytes a row.
+    """Arguments of ``compress`` for codes of at most ``code_bytes`` bytes a row.
 
-    The model's nonzeros, or those given, and a residual code in the rest; where that would be less
-    than 8 bytes, or a scoring has no use for it (``residual=False``), as many nonzeros as fit.
-    Without ``code_bytes`` all is as given.
+    The nonzeros are the model's, or those given, and a residual code takes the rest; where that
+    would be less than 8 bytes, or with ``residual=False``, as many nonzeros as fit. Without
+    ``code_bytes`` the arguments are as given.
 
     Raises:
         InputError: not one nonzero fits, or not those given; values that are not packed.
+
+    >>> form_of(CompresSAE(dim=48, latents=4096, nonzeros=16), code_bytes=64)
+    {'nonzeros': 16, 'residual_bytes': 35, 'value_type': 'int2'}
     """
     if code_bytes is None:
-        return {"nonzeros": nonzeros, "residual_bytes": residual_bytes or 0, "values": values}
+        return {"nonzeros": nonzeros, "residual_bytes": residual_bytes or 0, "value_type": values}
     values = values or "int2"
     if values not in PACKED_TYPES or residual_bytes is not None:
         raise InputError(
             f"code_bytes with values {values} and residual_bytes {residual_bytes}; expected one of "
             f"{', '.join(PACKED_TYPES)}, and the residual to be the rest; or no code_bytes"
         )
-    most = min(255, model.latents)
-    bits = np.full(most, int(values[3:]))
-    sizes = Layout(id_bits(model.latents), bits, 1).lengths[1:]  # Of 1, 2, … nonzeros.
-    fit = int(np.searchsorted(sizes, code_bytes, "right"))
-    if fit < (nonzeros or 1):
-        least = nonzeros or 1
-        raise InputError(
-            f"{code_bytes} bytes a row: {least} nonzeros take {sizes[min(least, most) - 1]}; "
-            "give more"
-        )
-    k = nonzeros or min(fit, model.nonzeros)
-    rest = code_bytes - int(sizes[k - 1])
-    if rest < _LEAST_RESIDUAL or not residual:
-        return {"nonzeros": nonzeros or fit, "residual_bytes": 0, "values": values}
-    return {"nonzeros": k, "residual_bytes": min(rest, model.dim), "values": values}
+    k, m = fit_row(
+        code_bytes,
+        model.latents,
+        value_bits(values),
+        model.dim,
+        model.nonzeros,
+        nonzeros,
+        residual,
+    )
+    return {"nonzeros": k, "residual_bytes": m, "value_type": values}
 
 
 class Compressed:
-    """Compressed search in one scoring, as a baseline is: what it reads counts, no more."""
+    """Compressed search in one scoring as a ``Baseline``: only what the scoring reads counts.
+
+    Args:
+        index: the index.
+        trained_rows: rows that model and quantiser were learned from.
+        scoring, candidates: as of ``CompressedIndex.search``; ``candidates`` and
+            ``query_nonzeros`` may be changed later.
+        wide: search with 8k nonzeros in the query.
+    """
 
     def __init__(
         self,
         index: CompressedIndex,
+        trained_rows: int,
         scoring: Any,
         candidates: Any = None,
         wide: bool = False,
     ) -> None:
         self.index, self.scoring, self.candidates = index, scoring, candidates
-        model, codes = index.model, index.codes
-        self.query_nonzeros = min(8 * model.nonzeros, model.latents) if wide else None
+        self.trained_rows = trained_rows
+        projection, codes = index.projection, index.codes
+        self.query_nonzeros = min(8 * projection.nonzeros, projection.latents) if wide else None
         self.code_nbytes = codes.nbytes
-        self._with_lists = index.nbytes_for(scoring)
-        self.constant_nbytes = index.constant_nbytes_for(scoring)
-        self.form = {"latents": model.latents, **_shape_of(codes)}
+        self._with_lists = scoring_nbytes(index, scoring)
+        self.constant_nbytes = scoring_constant_nbytes(index, scoring)
+        self.form: dict[str, Any] = {"latents": projection.latents}
+        for name in ("nonzeros", "residual_bytes", "values"):
+            if name in codes.settings:
+                self.form[name] = codes.settings[name]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -310,16 +404,8 @@ class Compressed:
         return self.code_nbytes if self.candidates == "all" else self._with_lists
 
     def search(self, queries: Any, K: int) -> Hits:
-        """The K best items of each dense query (q, d)."""
-        C = self.candidates
-        if isinstance(C, int) and len(self) <= C:
-            C = "all"  # More than there are.
-        return self.index.search(queries, K, self.scoring, C, self.query_nonzeros)
-
-
-def _shape_of(codes: Any) -> dict[str, Any]:
-    return {
-        name: codes.settings[name]
-        for name in ("nonzeros", "residual_bytes", "values")
-        if name in codes.settings
-    }
+        """Find the K best items of each dense query (q, d)."""
+        candidates = self.candidates
+        if isinstance(candidates, int) and len(self) <= candidates:
+            candidates = "all"
+        return self.index.search(queries, K, self.scoring, candidates, self.query_nonzeros)

@@ -1,4 +1,4 @@
-"""The report's picture."""
+"""The picture of a report."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,11 @@ _SHOWN = "recall@10"
 
 
 def draw(entries: list[dict[str, Any]], path: Path) -> bool:
-    """Recall@10 against held bytes an item and against queries a second, the frontier of each
-    marked, as a PNG; False where matplotlib is missing."""
+    """Draw recall@10 against held bytes an item and against queries/s as a PNG, with the frontiers.
+
+    Returns:
+        False where matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -26,16 +29,17 @@ def draw(entries: list[dict[str, Any]], path: Path) -> bool:
     for axes, (field, title), low in sides:
         points = [(entry[field], entry["metrics"][_SHOWN]["mean"], entry) for entry in measured]
         for number, family in enumerate(families):
-            mine = [(x, y) for x, y, entry in points if entry["family"] == family]
-            axes.scatter(*zip(*mine, strict=True), label=family, marker="osdv^P"[number % 6])
+            of_family = [(x, y) for x, y, entry in points if entry["family"] == family]
+            marker = "osdv^P"[number % 6]
+            axes.scatter(*zip(*of_family, strict=True), label=family, marker=marker)
         edge = frontier([(x, y) for x, y, _ in points], low)
         if edge:
             axes.plot(*zip(*edge, strict=True), "--", color="0.4", linewidth=1, zorder=0)
-        named: dict[str, tuple[float, float]] = {}
+        first: dict[str, tuple[float, float]] = {}
         for x, y, entry in points:
             if (x, y) in edge:
-                named.setdefault(entry["method"], (x, y))
-        for name, place in named.items():
+                first.setdefault(entry["method"], (x, y))
+        for name, place in first.items():
             axes.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
         axes.set(xlabel=title, ylabel=_SHOWN, ylim=(0, 1.06))
         if measured:
@@ -49,7 +53,11 @@ def draw(entries: list[dict[str, Any]], path: Path) -> bool:
 
 
 def frontier(points: list[tuple[float, float]], low: bool) -> list[tuple[float, float]]:
-    """The points (x, y) that none beats: as much y, and as little x (as much x unless ``low``)."""
+    """Points (x, y) that no other beats: none has as much y at as small an x (large, unless low).
+
+    >>> frontier([(1, 0.2), (2, 0.5), (3, 0.4)], low=True)
+    [(1, 0.2), (2, 0.5)]
+    """
     sign = 1 if low else -1
     return sorted(
         p

@@ -1,50 +1,52 @@
-"""What is measured of each method: what it finds and how fast, what it holds, how long it took."""
+"""Measurement of methods on one table: results, speed, bytes, build time."""
 
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from compressae.compress import check_width
+from compressae.coding.compress import check_width
 from compressae.evaluation.methods import Builder, Method, parse, variants
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
 from compressae.retrieval.baselines import Baseline
-from compressae.retrieval.embeddings import Embeddings, as_embeddings, unit_rows
-from compressae.retrieval.exact import exact_search
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.exact import exact_search
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.io.artifacts import library_version
+from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, unit_rows
 from compressae.retrieval.metrics import Labels
-from compressae.retrieval.searcher import Hits
-from compressae.retrieval.storage import library_version
 
 #: Results of every search, timed ones too.
 TOP = 100
 _TIMED_QUERIES = 200
-#: Single queries are timed for so long at most, and at least so many of them.
+#: Timing of single queries stops after this time, but not before this many.
 _TIMED_SECONDS = 10.0
 _LEAST_TIMED = 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """One method with one setting, as measured; ``error`` says why there are no figures.
+    """One method at one setting, as measured; ``error`` says why there are no figures.
 
     Attributes:
-        method: its name.
-        settings: those that were set, and the form of the codes of compressed search.
+        method: name of the method.
+        settings: settings that were set, and the form of the codes of compressed search.
         code_bytes: bytes of an item's code (of its row, for dense).
-        bytes_an_item: all that search reads and that grows with n, divided by n: code, ids, links,
+        bytes_an_item: bytes that search reads and that grow with n, divided by n: code, ids, links,
             posting lists.
-        constant_bytes: what search needs whatever n: weights, codebooks, centroids.
+        constant_bytes: bytes that search needs whatever n: weights, codebooks, centroids.
+        trained_rows: rows that weights and codebooks were learned from; 0 where nothing is learned.
         build_seconds: from embeddings to a ready index; training of quantisers is part of it,
             training of the model is not.
-        times_ms: (≤ 200,) of single queries, encoding included.
-        queries_per_second: all queries in one call.
-        hits: what was found, ids as row numbers of the table: (q, 100).
-        exact: (q, 100) float32 cosines of what was found; −inf for padding.
+        times_ms: (≤ 200,) times of single queries, encoding included.
+        queries_per_second: of all queries in one call.
+        hits: (q, 100) results, ids as row numbers of the table.
+        exact: (q, 100) float32 cosines of the results; −inf for padding.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Record:
     code_bytes: float = float("nan")
     bytes_an_item: float = float("nan")
     constant_bytes: int = 0
+    trained_rows: int = 0
     build_seconds: float = float("nan")
     times_ms: np.ndarray = field(default_factory=lambda: np.empty(0))
     queries_per_second: float = float("nan")
@@ -67,8 +70,8 @@ class Evaluation:
     Attributes:
         about: the table, the model, the machine.
         truth: the exact top 100 of each query by float32 cosine, ids as row numbers of the table.
-        queries: (q,) what each query is called: row numbers of the table they come from.
-        labels: relevant row numbers of each query, if there are.
+        queries: (q,) names of the queries: row numbers of the table they come from.
+        labels: relevant row numbers of each query, where there are labels.
     """
 
     about: dict[str, Any]
@@ -80,7 +83,7 @@ class Evaluation:
 
 def evaluate(
     items: Any,
-    queries: np.ndarray,
+    queries: Any,
     methods: str | Sequence[Any] = "all",
     model: CompresSAE | None = None,
     code_bytes: Sequence[int] = (64,),
@@ -89,6 +92,7 @@ def evaluate(
     labels: Labels | None = None,
     about: dict[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    train_rows: int | None = None,
 ) -> Evaluation:
     """Measure methods on one table and one set of queries, one after another.
 
@@ -97,33 +101,45 @@ def evaluate(
         queries: (q, d), not among the items.
         methods: ``Method``s, or what ``methods.parse`` reads. One that fails becomes a record with
             its reason.
-        model: for the scorings of compressed search, trained on rows that are not queries.
-        code_bytes: sizes of the methods that take one and were not told.
-        rows: (n,) what the items are called in the results; 0 to n − 1 when None.
-        query_names: (q,) the same of queries.
-        labels: of each query, grades of relevant items by what they are called.
+        model: for compressed search, trained on rows that are not queries.
+        code_bytes: sizes of the methods that take one and do not name any.
+        rows: (n,) names of the items in the results; 0 to n − 1 when None.
+        query_names: (q,) names of the queries.
+        labels: grades of relevant items by name, for each query.
         about: more facts to keep in the report.
         progress: called before each method with (methods done, methods, its name).
+        train_rows: learn every codebook from this many items, ``sample_rows(n, train_rows)``, and
+            encode the others unseen; the model is then to be trained on the same rows. When None,
+            each method trains on as many as it likes.
 
     Raises:
         InputError: the table's width is not the model's or the queries'; a row is NaN, infinite or
-            zero; methods that cannot be read.
+            zero; methods that cannot be read; train_rows outside 1…n.
+
+    >>> items = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    >>> result = evaluate(items[20:], items[:20], "dense, pq", code_bytes=(8,))
+    >>> [(record.method, record.code_bytes) for record in result.records]
+    [('dense', 64.0), ('pq', 8.0)]
     """
     items = as_embeddings(items)
     if model is not None:
         check_width(model, items)
-    asked = parse(methods)
+    if train_rows is not None and not 1 <= train_rows <= len(items):
+        raise InputError(
+            f"{train_rows} rows to train on: expected 1 to {len(items)}, the rows that are searched"
+        )
+    parsed = parse(methods)
     truth = exact_search(items, queries, TOP)
     queries = as_embeddings(queries, "queries").to_array()
     judge = _Judge(items, unit_rows(queries), np.arange(len(items)) if rows is None else rows)
-    builder = Builder(items, model)
+    builder = Builder(items, model, train_rows)
     records: list[Record] = []
-    for done, method in enumerate(asked):
+    for done, method in enumerate(parsed):
         if progress is not None:
-            progress(done, len(asked), method.name)
+            progress(done, len(parsed), method.name)
         records += _measure(builder, method, code_bytes, judge)
     if progress is not None:
-        progress(len(asked), len(asked), "")
+        progress(len(parsed), len(parsed), "")
     facts = {
         "table": items.name,
         "items": len(items),
@@ -131,17 +147,18 @@ def evaluate(
         "queries": len(queries),
         "results": TOP,
         "code_bytes": list(code_bytes),
+        "train_rows": train_rows,
         "machine": machine(),
         **(about or {}),
     }
     if model is not None:
-        facts["model"] = {"model_id": model.model_id, **model.artifact_settings()}
+        facts["model"] = {"model_id": model.model_id, **model.projection.artifact_settings()}
     names = np.arange(len(queries)) if query_names is None else query_names
     return Evaluation(facts, judge.named(truth), names, records, labels)
 
 
 def machine() -> dict[str, Any]:
-    """Processor, how many of them this process may use, and versions."""
+    """Processor, number of processors that this process may use, and versions."""
     import numba
     import torch
 
@@ -150,7 +167,7 @@ def machine() -> dict[str, Any]:
         with open("/proc/cpuinfo") as file:
             name = next(line.split(":", 1)[1].strip() for line in file if "model name" in line)
     except (OSError, StopIteration):
-        pass  # Not Linux: the short name will do.
+        pass  # Not Linux.
     return {
         "processor": name,
         "processors": available_threads(),
@@ -167,7 +184,7 @@ def machine() -> dict[str, Any]:
 
 
 def _version(name: str) -> str:
-    """Of a library that not every machine has."""
+    """Version of a library that not every machine has."""
     for package in (name, f"{name}-cpu"):
         try:
             return version(package)
@@ -184,24 +201,35 @@ def _measure(
     Whatever a library raises is a reason: the other methods are measured all the same.
     """
     try:
-        found = list(variants(method, code_bytes))
+        choices = list(variants(method, code_bytes))
     except Exception as error:
         return [_failed(method.name, dict(method.settings), error)]
-    records = []
-    for settings, searches in found:
+    records: list[Record] = []
+    measured: dict[Any, list[Record]] = {}
+    for settings, searches in choices:
         try:
+            key = builder.key(method.name, settings)
+            if key in measured:  # Another size that ends in the same index.
+                records += [
+                    replace(record, settings={**record.settings, **settings})
+                    for record in measured[key]
+                ]
+                continue
             searcher, seconds = builder.build(method.name, settings)
         except Exception as error:
             records.append(_failed(method.name, settings, error))
             continue
-        for chosen in searches:
-            shown = {**settings, **getattr(searcher, "form", {}), **chosen}
+        measured[key] = []
+        for search in searches:
+            shown = {**settings, **getattr(searcher, "form", {}), **search}
             try:
-                for name, value in chosen.items():
+                for name, value in search.items():
                     setattr(searcher, name, value)
-                records.append(_measured(method.name, shown, searcher, seconds, judge))
+                record = _measured(method.name, shown, searcher, seconds, judge)
             except Exception as error:
-                records.append(_failed(method.name, shown, error))
+                record = _failed(method.name, shown, error)
+            measured[key].append(record)
+        records += measured[key]
         del searcher  # Before the next is built.
     return records
 
@@ -216,6 +244,7 @@ def _measured(
         code_bytes=searcher.code_nbytes / n,
         bytes_an_item=searcher.nbytes / n,
         constant_bytes=int(searcher.constant_nbytes),
+        trained_rows=int(searcher.trained_rows),
         build_seconds=seconds,
         **judge(searcher.search),
     )
@@ -227,12 +256,12 @@ def _failed(name: str, settings: dict[str, Any], error: Exception) -> Record:
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """Asks a searcher all queries.
+    """Runs all queries on a searcher.
 
     Attributes:
         items: (n, d).
         queries: (q, d) unit rows.
-        rows: (n,) what items are called.
+        rows: (n,) names of the items.
     """
 
     items: Embeddings
@@ -240,7 +269,7 @@ class _Judge:
     rows: np.ndarray
 
     def __call__(self, search: Callable[[np.ndarray, int], Hits]) -> dict[str, Any]:
-        """Times and finds, as fields of a Record."""
+        """Times and results, as fields of a Record."""
         for query in self.queries[:3]:  # Compile and warm up.
             search(query[None], TOP)
         times: list[float] = []
@@ -261,14 +290,14 @@ class _Judge:
         }
 
     def named(self, hits: Hits) -> Hits:
-        """The same with items as they are called."""
+        """The same hits with items by name."""
         return Hits(np.where(hits.ids < 0, -1, self.rows[hits.ids]), hits.scores)
 
     def _cosines(self, ids: np.ndarray) -> np.ndarray:
-        """Exact cosines (q, K) float32 of what was found; −inf for padding."""
+        """Exact cosines (q, K) float32 of results; −inf for padding."""
         exact = np.full(ids.shape, -np.inf, np.float32)
-        for i, (query, found) in enumerate(zip(self.queries, ids, strict=True)):
-            kept = found >= 0
-            if kept.any():
-                exact[i, kept] = unit_rows(self.items.take(found[kept])) @ query
+        for i, (query, row) in enumerate(zip(self.queries, ids, strict=True)):
+            present = row >= 0
+            if present.any():
+                exact[i, present] = unit_rows(self.items.take(row[present])) @ query
         return exact

@@ -1,24 +1,24 @@
-"""An evaluation as a table, JSON, Markdown, a web page and a picture, with the raw answers."""
+"""An evaluation as a table, JSON, Markdown, a web page and a picture, with the raw results."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compressae.evaluation.pages import render
 from compressae.evaluation.plots import draw
 from compressae.evaluation.protocol import Evaluation
-from compressae.evaluation.summary import summarise
-from compressae.pages import render
+from compressae.evaluation.summary import summarise, training
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.storage import check_destination, swap_in
+from compressae.retrieval.io.artifacts import check_destination
+from compressae.retrieval.io.atomic import replacing
 
+_KEYS = {"about", "metrics", "methods"}
 _FILES = {"report.html", "report.json", "report.md", "report.png", "hits.npz"}
 _SIZES = ("code B/item", "held B/item", "constant MB")
 _TIMES = ("build s", "p50 ms", "p99 ms", "queries/s")
-#: Columns that a terminal goes without, the first first, where there is no room for all.
+#: Columns that a narrow terminal drops, in this order.
 _DISPENSABLE = (
     "score r",
     "p99 ms",
@@ -29,25 +29,25 @@ _DISPENSABLE = (
     "recall@100",
 )
 NOTES = (
-    "Held bytes are all that search reads and that grows with the number of items: codes, ids, "
+    "Held bytes are those that search reads and that grow with the number of items: codes, ids, "
     "links, posting lists; constant bytes are weights, codebooks and centroids.",
     "± is half of the 95 % interval of the mean over queries (percentile bootstrap, 1,000 "
     "resamples). Score r is the mean over queries of Pearson's correlation between the scores of "
-    "what was found and exact cosines.",
-    "truncate, pca, binary and the shared rows are decoded by numpy while they are scanned, and "
-    "annoy answers on one thread: their speed is that of baselines made for their recall.",
+    "the results and exact cosines.",
+    "truncate, pca, binary and the shared rows are decoded by numpy during the scan, and annoy "
+    "uses one thread: these baselines are made for their recall, not for speed.",
     "Searches return 100 results, timed ones too; p50 and p99 are of one query at a time, encoding "
     "included. Build is from rows to a ready index, codebooks included, the model's training not.",
 )
 
 
 def header(summary: dict[str, Any]) -> list[str]:
-    """Names of the table's columns."""
+    """Names of the columns of the table."""
     return ["method", *_SIZES, *summary["metrics"], *_TIMES]
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
-    """The table's cells, one list a record, under ``header``."""
+    """Cells of the table, one list a record, under ``header``."""
     return [_cells(entry, summary["metrics"]) for entry in summary["methods"]]
 
 
@@ -76,15 +76,33 @@ def _figure(interval: dict[str, float | None]) -> str:
     return f"{mean:.3f} ±{half}"
 
 
+def introduction(summary: dict[str, Any]) -> list[str]:
+    """Sentences about table, queries and training rows."""
+    about = summary["about"]
+    sentences = [
+        f"{about['items']:,} items of {about['dim']} dimensions from {about['table']}, "
+        f"{about['queries']:,} queries; recall is against exact float32 cosine."
+    ]
+    if about.get("train_rows") is not None:
+        sentences.append(
+            f"Everything is learned from the same {about['train_rows']:,} of these rows, drawn by "
+            "seed 0; the others are encoded unseen."
+        )
+    if about.get("labelled_queries"):
+        sentences.append(f"{about['labelled_queries']:,} queries have labels.")
+    return sentences
+
+
 def markdown(summary: dict[str, Any]) -> str:
-    """What was measured on what, the table, a legend."""
+    """The verdict, what was measured, the table, a legend."""
     about, names = summary["about"], header(summary)
     legend = {entry["method"]: entry["what"] for entry in summary["methods"]}
     lines = [
         "# Evaluation",
         "",
-        f"{about['items']:,} items of {about['dim']} dimensions from {about['table']}, "
-        f"{about['queries']:,} queries; recall is against exact float32 cosine.",
+        f"**{' '.join(summary['verdict'])}**",
+        "",
+        " ".join(introduction(summary)),
         "",
         "| " + " | ".join(names) + " |",
         "|" + "---|" * len(names),
@@ -95,6 +113,7 @@ def markdown(summary: dict[str, Any]) -> str:
         "",
         *(f"- {name}: {what}" for name, what in legend.items()),
         "",
+        *(line for sentence in training(summary) for line in (sentence, "")),
         *(line for note in NOTES for line in (note, "")),
         *(f"- {name}: {json.dumps(value)}" for name, value in about.items()),
     ]
@@ -102,14 +121,17 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 def page(summary: dict[str, Any]) -> str:
-    """The web page: pictures that answer to the pointer, and a table that can be sorted."""
+    """The web page: the verdict, interactive charts, and a table that can be sorted."""
     title = f"Evaluation of {Path(summary['about']['table']).name}"
-    return render("report", title, {**summary, "notes": NOTES})
+    data = {**summary, "introduction": introduction(summary), "notes": NOTES}
+    return render("report", title, data)
 
 
 def print_table(summary: dict[str, Any]) -> None:
-    """The table on stdout, with as many columns as the terminal has room for; the reasons of those
-    that failed below it."""
+    """Print the table on stdout, with as many columns as the terminal has room for.
+
+    Reasons of methods that failed, the rows trained on and the verdict follow.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -126,20 +148,22 @@ def print_table(summary: dict[str, Any]) -> None:
         if wide <= console.width or not without or not console.is_terminal:
             Console(width=max(wide, console.width)).print(table)
             break
-        kept = [i for i, name in enumerate(names) if name != without[0]]
-        without.pop(0)
-        names, cells = [names[i] for i in kept], [[row[i] for i in kept] for row in cells]
-    for entry in summary["methods"]:
-        if entry["error"] is not None:
-            console.print(
-                f"{entry['label']} failed: {entry['error']}", markup=False, soft_wrap=True
-            )
+        dropped = names.index(without.pop(0))
+        names = names[:dropped] + names[dropped + 1 :]
+        cells = [row[:dropped] + row[dropped + 1 :] for row in cells]
+    failures = [
+        f"{entry['label']} failed: {entry['error']}"
+        for entry in summary["methods"]
+        if entry["error"] is not None
+    ]
+    for line in [*failures, *training(summary), *summary["verdict"]]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def write(
     evaluation: Evaluation, folder: str | Path, summary: dict[str, Any] | None = None
 ) -> bool:
-    """Write the report into a folder, all or nothing; ``summary`` is made when None.
+    """Write the report as a folder, whole or not at all; ``summary`` is made when None.
 
     report.json (figures), report.md, report.html, report.png, and hits.npz: ``queries`` (q,),
     ``truth_ids`` and ``truth_scores`` (q, 100), and for the i-th entry of report.json's methods
@@ -149,27 +173,18 @@ def write(
         Whether the picture was drawn, which needs matplotlib (``pip install compressae[plots]``).
 
     Raises:
-        InputError: the folder cannot be written, or is something else than a report.
+        InputError: the folder cannot be written, or holds something else than a report.
     """
     folder = Path(folder)
     check_report_destination(folder)
     summary = summary or summarise(evaluation)
-    temporary = folder.absolute().parent / f".{folder.name}.tmp-{os.getpid()}"
-    try:
-        temporary.mkdir()
+    with replacing(folder, folder=True) as temporary:
         figures = json.dumps(summary, allow_nan=False, indent=1) + "\n"
         texts = {"json": figures, "md": markdown(summary), "html": page(summary)}
         for kind, text in texts.items():  # The name of a table may be no text.
             (temporary / f"report.{kind}").write_bytes(text.encode("utf-8", "backslashreplace"))
         np.savez_compressed(temporary / "hits.npz", **_raw(evaluation))
         drawn = draw(summary["methods"], temporary / "report.png")
-        swap_in(temporary, folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: could not be written ({error.strerror}); choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return drawn
 
 
@@ -188,18 +203,26 @@ def _raw(evaluation: Evaluation) -> dict[str, Any]:
     return held
 
 
-def check_report_destination(folder: str | Path) -> None:
-    """Refuse a place where ``write`` would not write: anything but a report or a new folder."""
+def check_report_destination(folder: str | Path, overwrite: bool = True) -> None:
+    """Refuse a folder that ``write`` would refuse, or an older report without ``overwrite``.
+
+    Raises:
+        InputError: see above.
+    """
     if not _is_report(Path(folder)):
         check_destination(folder, "report")
+    elif not overwrite:
+        raise InputError(
+            f"{folder}: an older report is there; give --overwrite to replace it, or another name"
+        )
 
 
 def _is_report(folder: Path) -> bool:
-    """Whether a folder holds what ``write`` made and nothing else, which would be lost."""
+    """Whether a folder holds a report and nothing else, which would be lost."""
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= _FILES:
         return False
     try:
         raw = json.loads((folder / "report.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(raw, dict) and raw.keys() == {"about", "metrics", "methods"}
+    return isinstance(raw, dict) and _KEYS <= raw.keys() <= _KEYS | {"verdict"}

@@ -1,4 +1,4 @@
-"""Bags of ids: rows are combined first and pooled then."""
+"""Bags of ids, pooled after their rows are reconstructed."""
 
 from typing import Literal
 
@@ -12,15 +12,20 @@ Mode = Literal["sum", "mean", "max"]
 
 
 class TableBag(nn.Module):
-    """The form of ``torch.nn.EmbeddingBag`` over any table.
+    """``torch.nn.EmbeddingBag`` over any table.
 
-    Each id's row is made whole before rows are pooled: to pool a compositional table's parts first
-    gives another result for the product, and for concat and add the same.
+    Rows are reconstructed before they are pooled. (Pooling the parts of a compositional table first
+    is equal for concat and add, but not for product.)
 
     Args:
-        table: any table. Its ``padding_idx`` takes no part: it is not counted in a mean.
+        table: any table. Its ``padding_idx`` is ignored: it does not count in a mean.
         mode: "sum", "mean" or "max"; a bag without ids is zeros in each.
-        include_last_offset: ``offsets`` has one more number at its end, the number of ids.
+        include_last_offset: ``offsets`` ends with one more number, the number of ids.
+
+    >>> from compressae.tables import FullTable
+    >>> bag = TableBag(FullTable.from_dense(torch.tensor([[1.0, 2], [3, 4]])), mode="mean")
+    >>> bag(torch.tensor([0, 1, 1]), offsets=torch.tensor([0, 2])).tolist()
+    [[2.0, 3.0], [3.0, 4.0]]
     """
 
     def __init__(
@@ -37,16 +42,15 @@ class TableBag(nn.Module):
         offsets: Tensor | None = None,
         per_sample_weights: Tensor | None = None,
     ) -> Tensor:
-        """Pooled rows (B, d).
+        """Pool rows (B, d).
 
         Args:
             ids: (B, L), or (T,) with ``offsets``; int32 or int64.
-            offsets: (B,) where each bag starts in ids (T,), from 0 on, never falling; the last bag
-                ends at T.
-            per_sample_weights: of the shape of ids, by which rows are multiplied; for "sum".
+            offsets: (B,) start of each bag in ids (T,): ascending from 0; the last bag ends at T.
+            per_sample_weights: weights of the shape of ids, for "sum".
 
         Raises:
-            InputError: shapes or offsets that do not fit, weights with another mode than sum.
+            InputError: shapes or offsets that do not match, weights with another mode than sum.
         """
         bags, count = self._bags(ids, offsets)
         if per_sample_weights is not None:
@@ -78,24 +82,24 @@ class TableBag(nn.Module):
         return pooled
 
     def _bags(self, ids: Tensor, offsets: Tensor | None) -> tuple[Tensor, int]:
-        """The bag of each id (T,) int64, and the number of bags."""
+        """Return the bag of each id (T,) int64 and the number of bags."""
         if ids.ndim == 2 and offsets is None:
             bags = torch.arange(len(ids), device=ids.device)
             return bags.repeat_interleave(ids.shape[1]), len(ids)
         if ids.ndim != 1 or offsets is None or offsets.ndim != 1:
-            given = "none" if offsets is None else str(tuple(offsets.shape))
+            shape = "none" if offsets is None else str(tuple(offsets.shape))
             raise InputError(
-                f"ids {tuple(ids.shape)}, offsets {given}: expected ids (B, L) alone, or ids (T,) "
-                "with offsets (B,)"
+                f"ids {tuple(ids.shape)}, offsets {shape}: expected ids (B, L) without offsets, or "
+                "ids (T,) with offsets (B,)"
             )
         ends = offsets.long()
         if not self.include_last_offset:
             ends = torch.cat((ends, ends.new_tensor([len(ids)])))
         lengths = ends.diff()
-        whole = len(ends) and int(ends[0]) == 0 and int(ends[-1]) == len(ids)
-        if not whole or bool((lengths < 0).any()):
+        covering = len(ends) and int(ends[0]) == 0 and int(ends[-1]) == len(ids)
+        if not covering or bool((lengths < 0).any()):
             raise InputError(
-                f"offsets {offsets.tolist() if len(offsets) < 10 else '…'}: expected numbers from "
-                f"0 to {len(ids)}, the first of them 0, that never fall"
+                f"offsets {offsets.tolist() if len(offsets) < 10 else '…'}: expected ascending "
+                f"numbers from 0 to {len(ids)}, the first 0"
             )
         return torch.repeat_interleave(lengths), len(lengths)

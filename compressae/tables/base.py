@@ -1,7 +1,7 @@
-"""What all tables share: checks of ids, padding, counts of numbers and bytes."""
+"""Base class of all tables: settings they share, id checks, padding, counts of numbers and bytes."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -10,23 +10,44 @@ from torch import Tensor, nn
 from compressae.retrieval.errors import InputError
 
 
-class Table(nn.Module, ABC):
-    """n rows of d numbers, called as ``torch.nn.Embedding`` is: ids of any shape in, rows out.
+class TableSettings(TypedDict, total=False):
+    """Keyword arguments of trainable tables, which ``Table`` documents."""
 
-    A kind of table gives ``_lookup``, and ``_all_rows`` where there is a shorter way to all rows.
+    padding_idx: int | None
+    sparse: bool
+    std: float
+    device: Any
+    dtype: torch.dtype | None
+
+
+class Table(nn.Module, ABC):
+    """n rows of d numbers, called like ``torch.nn.Embedding``: ids of any shape in, rows out.
+
+    A subclass implements ``_lookup``, and ``_all_rows`` if it has a faster way to all rows.
 
     Args:
         num_embeddings: n ≥ 1.
         embedding_dim: d ≥ 1.
-        padding_idx: an id whose row is always zeros and takes no gradient; −n to n − 1, negative
-            ones counted from the end. ``from_dense`` takes that of its source where none is given.
+        padding_idx: an id whose row is zeros and gets no gradient, −n to n − 1; negative ids count
+            from the end. ``from_dense`` defaults to the padding id of its source.
+        sparse: return gradients as sparse tensors, of the looked-up rows only.
+        std: standard deviation of a row's entries at initialisation.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Raises:
         InputError: a size or the padding id is out of range.
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        sparse: bool = False,
+        std: float = 1.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if num_embeddings < 1 or embedding_dim < 1:
@@ -44,13 +65,15 @@ class Table(nn.Module, ABC):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
+        self.sparse, self.std = sparse, std
+        self._factory: dict[str, Any] = {"device": device, "dtype": dtype}
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows (*, d) of ids (*) int32 or int64; differentiable in the parameters.
+        """Look up rows (*, d) of ids (*) int32 or int64: ``rows()[ids]``, differentiable.
 
         Raises:
-            InputError: ids of another dtype, or (on the CPU, where looking at them is free) ids
-                below 0 or above n − 1.
+            InputError: ids of another dtype or, on the CPU only, ids below 0 or above n − 1. A GPU
+                would have to synchronise to check them.
         """
         flat = self._checked(ids).reshape(-1).long()
         rows = self._lookup(flat)
@@ -59,7 +82,7 @@ class Table(nn.Module, ABC):
         return rows.view(*ids.shape, self.embedding_dim)
 
     def rows(self, ids: Tensor | None = None) -> Tensor:
-        """The dense rows (n, d), or those of ids; differentiable, as ``nn.Embedding.weight`` is."""
+        """Reconstruct all rows (n, d), or those of ids; differentiable like an embedding weight."""
         if ids is not None:
             return self(ids)
         rows = self._all_rows()
@@ -70,30 +93,31 @@ class Table(nn.Module, ABC):
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that are trained."""
+        """Count the trainable numbers."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is stored: numbers and, where rows differ, what says where they are."""
-        held = [*self.parameters(), *self.buffers()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        """Count the bytes of parameters and of buffers, such as row lengths or codes."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @abstractmethod
     def _lookup(self, ids: Tensor) -> Tensor:
-        """Rows (m, d) of ids (m,) int64 that are in range."""
+        """Look up rows (m, d) of ids (m,) int64 that are in range."""
 
     def _all_rows(self) -> Tensor:
-        """Rows (n, d)."""
-        return self._lookup(torch.arange(self.num_embeddings, device=self._device()))
+        device = next(iter([*self.parameters(), *self.buffers()])).device
+        return self._lookup(torch.arange(self.num_embeddings, device=device))
 
-    def _device(self) -> torch.device:
-        return next(iter([*self.parameters(), *self.buffers()])).device
+    def _empty(self, *shape: int) -> nn.Parameter:
+        """Allocate a parameter with the device and dtype of the settings."""
+        return nn.Parameter(torch.empty(*shape, **self._factory))
 
     def _checked(self, ids: Tensor) -> Tensor:
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-            found = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise InputError(f"ids of {found}: expected a tensor of int32 or int64")
+            kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(f"ids of {kind}: expected a tensor of int32 or int64")
         if ids.device.type == "cpu" and ids.numel():
             least, most = int(ids.min()), int(ids.max())
             if least < 0 or most >= self.num_embeddings:
@@ -115,18 +139,18 @@ class Table(nn.Module, ABC):
 
 
 def padding_of(source: Any, padding_idx: int | None) -> int | None:
-    """The padding id that was given; without one that of ``source``, where it is a table."""
+    """Return ``padding_idx``, or if it is None that of ``source``, if it has one."""
     return getattr(source, "padding_idx", None) if padding_idx is None else padding_idx
 
 
 def dense_rows(source: Any) -> Tensor:
-    """A trained table's dense rows (n, d), without gradient, as a tensor of its own.
+    """Copy the dense rows (n, d) of a trained table, without gradient.
 
     Args:
         source: a table, an ``nn.Embedding``, or a tensor or array (n, d) of floats.
 
     Raises:
-        InputError: it is none of these, or holds NaN or infinity.
+        InputError: it is none of these, or contains NaN or infinity.
     """
     with torch.no_grad():
         if isinstance(source, Table):
@@ -145,7 +169,5 @@ def dense_rows(source: Any) -> Tensor:
             f"rows {tuple(rows.shape)} of {rows.dtype}: expected floating-point numbers (n, d)"
         )
     if not rows.isfinite().all():
-        raise InputError(
-            "rows hold NaN or infinity: expected finite numbers; train the table again"
-        )
+        raise InputError("rows contain NaN or infinity: expected finite numbers; retrain the table")
     return rows

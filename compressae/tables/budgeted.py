@@ -1,4 +1,4 @@
-"""Tables under a budget of entries: each row keeps as many as it was given."""
+"""Tables under a budget of entries: each row has its own width."""
 
 from typing import Any
 
@@ -11,57 +11,56 @@ from compressae.tables.ragged import RaggedTable, check_widths
 
 
 class BudgetedTable(RaggedTable):
-    """Row i has its first ``widths[i]`` of d entries, the others are zero.
+    """Row i stores the first ``widths[i]`` of its d entries; the others are zero.
 
-    The prefix masks of BET (arXiv 2310.14884), but only what the masks leave is stored:
-    Σ widths numbers, and nine eighths of a byte a row (more above d = 255: see ``RaggedTable``).
+    The prefix masks of BET (arXiv 2310.14884), but only unmasked entries are stored: Σ widths
+    numbers, and nine eighths of a byte a row (more above d = 255: see ``RaggedTable``).
 
     Args:
-        widths: (n,) whole numbers, 0 to d each; see ``compressae.tables.budgets``.
+        widths: (n,) integers, 0 to d; see ``compressae.tables.budgets``.
         embedding_dim: d, BET's d_max.
-        padding_idx, sparse, std, device, dtype: see ``RaggedTable``.
+        **settings: padding_idx, sparse, std, device and dtype: see ``Table``.
 
     Raises:
         InputError: widths out of range.
-    """
 
-    def __init__(
-        self,
-        widths: Any,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        sparse: bool = False,
-        std: float = 1.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        lengths = check_widths(widths, embedding_dim)
-        super().__init__(lengths, embedding_dim, padding_idx, sparse, std, device, dtype)
+    >>> table = BudgetedTable.from_dense(torch.ones(3, 4), widths=[4, 0, 2])
+    >>> table.rows().int().tolist()
+    [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
+    >>> table.num_parameters
+    6
+    """
 
     @classmethod
     def from_dense(
-        cls, source: Any, widths: Any, padding_idx: int | None = None, sparse: bool = False
+        cls, source: Any, widths: Any, padding_idx: int | None = None
     ) -> "BudgetedTable":
-        """What widths (n,) leave of trained rows; ``source`` as in ``dense_rows``.
+        """Copy the first ``widths[i]`` entries of each trained row.
+
+        Args:
+            source: as in ``dense_rows``.
+            widths: (n,) integers, 0 to d.
+            padding_idx: see ``Table``.
 
         Raises:
             InputError: widths out of range, or not one a row.
         """
         rows = dense_rows(source)
-        kept = check_widths(widths, rows.shape[1])
-        if len(kept) != len(rows):
-            raise InputError(f"{len(kept)} widths for {len(rows)} rows: expected one a row")
-        padding_idx = padding_of(source, padding_idx)
         d, device = rows.shape[1], rows.device
-        table = cls(kept, d, padding_idx, sparse, device=device, dtype=rows.dtype)
-        inside = torch.arange(rows.shape[1], device=rows.device) < kept[:, None].to(rows.device)
+        widths = check_widths(widths, d)
+        if len(widths) != len(rows):
+            raise InputError(f"{len(widths)} widths for {len(rows)} rows: expected one a row")
+        padding_idx = padding_of(source, padding_idx)
+        table = cls(widths, d, padding_idx=padding_idx, device=device, dtype=rows.dtype)
         with torch.no_grad():
-            table.values.copy_(rows[inside])
+            table.values.copy_(
+                rows[torch.arange(d, device=device) < widths.to(device)[:, None]]
+            )
         return table
 
     @property
     def widths(self) -> Tensor:
-        """(n,) int64."""
+        """(n,) int64 entries of each row."""
         return self.lengths.long()
 
     def _columns(self, entries: Tensor, first: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Widths of rows under a budget of entries: never one over, and all of it used where rows can.
+"""Widths of rows under a budget of entries, which they use up and never exceed.
 
-Every function gives widths (n,) int64 that sum to min(entries, n · d_max) exactly.
+Every function returns widths (n,) int64 that sum to min(entries, n · d_max) exactly.
 """
 
 from numbers import Integral
@@ -10,115 +10,135 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 
-#: Shares below this part of the largest count as this: they get something when all else is full.
+#: Shares below this part of the largest count as this part: a budget above all others reaches them.
 _LEAST_SHARE = 1e-12
 
 
 def uniform_widths(n: int, d_max: int, entries: int, frequencies: Any = None) -> np.ndarray:
-    """Even widths (n,) int64; what does not divide goes to the most frequent, or first, rows.
+    """Divide entries evenly: widths (n,) int64; the remainder goes to the most frequent rows.
 
     Args:
         n: rows.
-        d_max: entries that a row has at most.
+        d_max: most entries of a row.
         entries: the budget of all rows.
-        frequencies: (n,) of rows, None for equal ones.
+        frequencies: (n,) of rows; None for equal ones, whose first rows get the remainder.
 
     Raises:
-        InputError: a negative budget or one that is no whole number, no row, or d_max below 1.
+        InputError: a negative budget or one that is not an integer, no row, or d_max below 1.
+
+    >>> uniform_widths(4, d_max=8, entries=10, frequencies=[1, 5, 2, 5])
+    array([2, 3, 2, 3])
     """
     check_budget(n, d_max, entries, 0)
     widths = np.full(n, min(entries // n, d_max), np.int64)
-    left = min(entries, n * d_max) - int(widths.sum())
+    remainder = min(entries, n * d_max) - int(widths.sum())
     ranked = np.zeros(n) if frequencies is None else check_shares(frequencies, "frequencies", n)
-    widths[np.argsort(-ranked, kind="stable")[:left]] += 1
+    widths[np.argsort(-ranked, kind="stable")[:remainder]] += 1
     return widths
 
 
 def power_widths(
     frequencies: Any, d_max: int, entries: int, power: float = 0.5, least: int = 1
 ) -> np.ndarray:
-    """Widths (n,) int64 in proportion to frequency^power, between ``least`` and d_max.
+    """Divide entries in proportion to frequency^power: widths (n,) int64, ``least`` to d_max.
 
     Args:
         frequencies: (n,) of rows, ≥ 0.
-        d_max: entries that a row has at most.
+        d_max: most entries of a row.
         entries: the budget of all rows.
         power: ≥ 0; 0 is uniform.
-        least: entries that a row has at least.
+        least: fewest entries of a row.
 
     Raises:
-        InputError: frequencies or power that are negative or not finite, or a budget below
-            ``least`` in every row or no whole number.
+        InputError: frequencies or power that are negative or not finite, or a budget that is not
+            an integer or below ``least`` in every row.
+
+    >>> power_widths([1, 4, 16], d_max=100, entries=70, power=0.5)
+    array([10, 20, 40])
     """
-    found = check_shares(frequencies, "frequencies")
+    frequencies = check_shares(frequencies, "frequencies")
     if not (np.isfinite(power) and power >= 0):
         raise InputError(f"power {power}: expected a finite number of 0 or more")
-    peak = found.max(initial=0)
-    return widths_of_shares((found / peak if peak > 0 else found) ** power, d_max, entries, least)
+    peak = frequencies.max(initial=0)
+    shares = (frequencies / peak if peak > 0 else frequencies) ** power
+    return widths_of_shares(shares, d_max, entries, least)
 
 
 def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> np.ndarray:
-    """Widths (n,) int64 in proportion to shares, between ``least`` and d_max, that meet the budget.
+    """Divide entries in proportion to shares: widths (n,) int64, ``least`` to d_max.
 
     Water-filling: w_i = clip(level · share_i, least, d_max) with the level at which they sum to the
-    budget, rounded down, what is left given one by one to the largest remainders. A larger share
-    never gets less. This is the repair that makes a draw of BET (arXiv 2310.14884, which floors and
-    then raises to 1) strict.
+    budget, rounded down; the largest remainders then get one entry each until the budget is used. A
+    larger share never gets less. (BET, arXiv 2310.14884, floors its draws and raises them to 1,
+    which is not strict.)
 
     Args:
-        shares: (n,) ≥ 0; all zeros are equal ones.
-        d_max: entries that a row has at most.
+        shares: (n,) ≥ 0; all zeros are equal shares.
+        d_max: most entries of a row.
         entries: the budget of all rows.
-        least: entries that a row has at least.
+        least: fewest entries of a row.
 
     Raises:
-        InputError: shares that are negative or not finite, or a budget below ``least`` in all rows
-            or no whole number.
+        InputError: shares that are negative or not finite, or a budget that is not an integer or
+            below ``least`` in all rows.
+
+    >>> widths_of_shares([1, 2, 30], d_max=10, entries=19)
+    array([ 3,  6, 10])
     """
-    given = check_shares(shares, "shares")
-    n = len(given)
+    shares = check_shares(shares, "shares")
+    n = len(shares)
     check_budget(n, d_max, entries, least)
     budget = min(entries, n * d_max)
-    peak = given.max()
-    found = np.maximum(given / peak, _LEAST_SHARE) if peak > 0 else np.ones(n)
+    peak = shares.max()
+    scaled = np.maximum(shares / peak, _LEAST_SHARE) if peak > 0 else np.ones(n)
     low, high = 0.0, d_max / _LEAST_SHARE  # At ``high`` every row is full.
     for _ in range(100):
         level = (low + high) / 2
-        missing = budget - np.clip(level * found, least, d_max).sum()
+        missing = budget - np.clip(level * scaled, least, d_max).sum()
         if missing >= 0:
             low = level
         else:
             high = level
-        if 0 <= missing < 0.5:  # Less than rounding leaves over.
+        if 0 <= missing < 0.5:  # Less than rounding leaves.
             break
-    exact = np.clip(low * found, least, d_max)
+    exact = np.clip(low * scaled, least, d_max)
     widths = exact.astype(np.int64)
-    # The largest remainder first, and of equal ones the largest share.
-    order = np.lexsort((-given, widths - exact))
+    # The largest remainder first; of equal remainders the largest share.
+    order = np.lexsort((-shares, widths - exact))
     while (left := budget - int(widths.sum())) > 0:
         open_rows = order[widths[order] < d_max]
         widths[open_rows[:left]] += 1
     return widths
 
 
-def check_shares(given: Any, name: str, n: int | None = None) -> np.ndarray:
+def check_shares(shares: Any, name: str, n: int | None = None) -> np.ndarray:
+    """Convert shares (n,) to float64; ``name`` begins the messages.
+
+    Raises:
+        InputError: they are not n finite numbers of 0 or more.
+    """
     try:
-        found = np.asarray(given, np.float64)
+        shares = np.asarray(shares, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: expected numbers (n,), one a row ({error})") from error
-    if found.ndim != 1 or (n is not None and len(found) != n):
+    if shares.ndim != 1 or (n is not None and len(shares) != n):
         raise InputError(
-            f"{name} {found.shape}: expected {'n' if n is None else n} numbers, one a row"
+            f"{name} {shares.shape}: expected {'n' if n is None else n} numbers, one a row"
         )
-    if not np.isfinite(found).all() or (found < 0).any():
+    if not np.isfinite(shares).all() or (shares < 0).any():
         raise InputError(f"{name}: expected finite numbers of 0 or more")
-    return found
+    return shares
 
 
 def check_budget(n: int, d_max: int, entries: int, least: int) -> None:
-    for name, given in (("rows", n), ("d_max", d_max), ("entries", entries), ("least", least)):
-        if not isinstance(given, Integral):
-            raise InputError(f"{name} {given!r}: expected a whole number; round it down by int()")
+    """Refuse a budget that is not an integer, or too small for ``least`` entries in n rows.
+
+    Raises:
+        InputError: see above.
+    """
+    for name, count in (("rows", n), ("d_max", d_max), ("entries", entries), ("least", least)):
+        if not isinstance(count, Integral):
+            raise InputError(f"{name} {count!r}: expected a whole number; round it down by int()")
     if n < 1 or d_max < 1 or not 0 <= least <= d_max:
         raise InputError(
             f"{n} rows of {least} to {d_max} entries: expected 1 row or more and "
@@ -127,5 +147,5 @@ def check_budget(n: int, d_max: int, entries: int, least: int) -> None:
     if entries < n * least:
         raise InputError(
             f"{entries} entries for {n} rows of {least} at least: expected {n * least} or more; "
-            "give more, or a lower least"
+            "allow more, or a lower least"
         )

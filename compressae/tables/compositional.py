@@ -1,24 +1,23 @@
-"""Compositional tables: a row is combined from one row of each of several small tables."""
+"""Compositional tables: a row combines one row of each of several small tables."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import Table
-from compressae.tables.partitioner import Partitioner, Partitions, partition
+from compressae.tables.base import Table, TableSettings
+from compressae.tables.partitioner import Complementary, Partitioner, Partitions, partition
 
 Combine = Literal["concat", "add", "product"]
-_COMBINE = ("concat", "add", "product")
 
 
 class CompositionalTable(Table):
     """Row i = W_1[p_1(i)] ∘ … ∘ W_k[p_k(i)], the partitions p complementary (arXiv 1909.02107).
 
-    The start is normal about zero, of a spread at which the combined row's entries have standard
+    Parameters start normal about zero, with a spread that gives the combined row's entries standard
     deviation ``std``: std itself for concat, std / √k for add, std^(1/k) for product. (Public code
     draws from U(√(1/n), 1), all positive, which makes rows nearly parallel.)
 
@@ -26,17 +25,26 @@ class CompositionalTable(Table):
         num_embeddings: n.
         embedding_dim: d.
         partitions: from ``partition``, or ``Partitions`` of chosen sizes, or one integer tensor
-            (n,) of classes for each partition; the leanest quotient and remainder for None.
+            (n,) of classes for each partition; None for quotient and remainder with the fewest
+            rows.
         combine: "concat" (each table has a share of the dimensions), "add" or "product".
-        padding_idx: see ``Table``; ids that share rows with it keep theirs.
-        sparse: gradients as sparse tensors, of the looked-up rows alone.
-        std: of the combined row's entries at the start.
-        device, dtype: of the tables.
+        **settings: padding_idx, sparse, std, device and dtype: see ``Table``. Ids that share rows
+            with the padding id keep theirs.
 
     Raises:
         InputError: partitions that are not complementary, more of them than dimensions to
             concatenate, or another combination.
+
+    >>> table = CompositionalTable(12, embedding_dim=2, combine="add")
+    >>> remainder, quotient = table.tables
+    >>> torch.equal(table(torch.tensor([7])), remainder[7 % 4 :][:1] + quotient[7 // 4 :][:1])
+    True
+    >>> table
+    CompositionalTable(12, 2, parameters=14, nbytes=56, quotient-remainder 4+3, add)
     """
+
+    #: Whether any two ids have to differ in one partition.
+    complementary = True
 
     def __init__(
         self,
@@ -44,81 +52,86 @@ class CompositionalTable(Table):
         embedding_dim: int,
         partitions: Partitions | Sequence[Any] | None = None,
         combine: Combine = "product",
-        padding_idx: int | None = None,
-        sparse: bool = False,
-        std: float = 1.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **settings: Unpack[TableSettings],
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx)
-        given = partition(num_embeddings) if partitions is None else partitions
-        self.partitioner = Partitioner(num_embeddings, given)
+        super().__init__(num_embeddings, embedding_dim, **settings)
+        if partitions is None:
+            partitions = partition(num_embeddings)
+        self.partitioner = Partitioner(num_embeddings, partitions, self.complementary)
         sizes, k = self.partitioner.sizes, len(self.partitioner.sizes)
-        if combine not in _COMBINE:
+        if combine not in ("concat", "add", "product"):
             raise InputError(f"combine {combine!r}: expected concat, add or product")
         if combine == "concat" and k > embedding_dim:
             raise InputError(
                 f"{k} tables to concatenate in {embedding_dim} dimensions: expected "
                 f"{embedding_dim} at most"
             )
-        widths = [embedding_dim] * k
-        if combine == "concat":
-            widths = _shares(embedding_dim, k)
-        self.combine, self.sparse, self.std = combine, sparse, std
-        self.tables = nn.ParameterList(
-            torch.empty(size, width, device=device, dtype=dtype)
-            for size, width in zip(sizes, widths, strict=True)
-        )
-        self.partitioner.to(device)
+        self.combine = combine
+        widths = _widths(embedding_dim, k, combine)
+        self.tables = nn.ParameterList(map(self._empty, sizes, widths))
+        self.partitioner.to(self._factory["device"])
         self.reset_parameters()
 
-    @classmethod
+    @staticmethod
     def within(
-        cls,
         num_embeddings: int,
         embedding_dim: int,
         entries: int,
-        kind: Literal[
-            "quotient-remainder", "mixed-radix", "chinese-remainder"
-        ] = "quotient-remainder",
+        kind: Complementary = "quotient-remainder",
         parts: int = 2,
         combine: Combine = "product",
-        **settings: Any,
+        **settings: Unpack[TableSettings],
     ) -> "CompositionalTable":
-        """Such tables of at most ``entries`` numbers, the first as large as can be; ``settings`` as
-        above.
+        """Make tables of at most ``entries`` numbers in all, the first table the largest.
+
+        Args:
+            num_embeddings: n.
+            embedding_dim: d.
+            entries: the budget.
+            kind: see ``partition``.
+            parts: tables; 2 for "quotient-remainder".
+            combine: see the class.
+            **settings: see the class.
 
         Raises:
-            InputError: too few for tables that tell all ids apart.
+            InputError: too few entries for tables that distinguish all ids.
         """
-        width = max(_shares(embedding_dim, parts)) if combine == "concat" else embedding_dim
-        found = partition(num_embeddings, kind, parts, rows=entries // width)
-        return cls(num_embeddings, embedding_dim, found, combine, **settings)
+        width = max(_widths(embedding_dim, parts, combine), default=1)
+        partitions = partition(num_embeddings, kind, parts, rows=entries // width)
+        return CompositionalTable(
+            num_embeddings, embedding_dim, partitions, combine, **settings
+        )
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the normal start."""
+        """Draw all tables from a normal distribution."""
         k = len(self.tables)
         spread = {"concat": self.std, "add": self.std / k**0.5, "product": self.std ** (1 / k)}
         for table in self.tables:
             table.normal_(0, spread[self.combine])
 
+    def _classes(self, ids: Tensor) -> list[Tensor]:
+        """Compute the row (m,) int64 in each table of ids (m,)."""
+        return self.partitioner(ids)
+
     def _lookup(self, ids: Tensor) -> Tensor:
-        rows = [
+        parts = [
             functional.embedding(classes, table, sparse=self.sparse)
-            for classes, table in zip(self.partitioner(ids), self.tables, strict=True)
+            for classes, table in zip(self._classes(ids), self.tables, strict=True)
         ]
         if self.combine == "concat":
-            return torch.cat(rows, dim=1)
-        combined = rows[0]
-        for one in rows[1:]:
-            combined = combined + one if self.combine == "add" else combined * one
-        return combined
+            return torch.cat(parts, dim=1)
+        rows = parts[0]
+        for part in parts[1:]:
+            rows = rows + part if self.combine == "add" else rows * part
+        return rows
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.partitioner.extra_repr()}, {self.combine}"
 
 
-def _shares(d: int, parts: int) -> list[int]:
-    """d dimensions in even parts, the first ones larger by one where they do not divide."""
+def _widths(d: int, parts: int, combine: Combine) -> list[int]:
+    """Dimensions of each table: all, or for concat even shares, the first ones larger by one."""
+    if combine != "concat":
+        return [d] * parts
     return [d // parts + (j < d % parts) for j in range(parts)]

@@ -1,59 +1,48 @@
-"""The full table: one row of its own for each id, the measure of all others."""
+"""The full table: one row for each id, the reference of all other tables."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressae.tables.base import Table, dense_rows, padding_of
+from compressae.tables.base import Table, TableSettings, dense_rows, padding_of
 
 
 class FullTable(Table):
-    """``weight`` (n, d); the same numbers, gradients and state dict as ``torch.nn.Embedding``.
+    """``weight`` (n, d); same numbers, gradients and state dict as ``torch.nn.Embedding``.
 
-    Unlike there the padding row's output is zeros whatever ``weight`` holds in it.
+    Unlike ``nn.Embedding`` it outputs zeros for the padding id, whatever ``weight`` contains there.
 
     Args:
         num_embeddings: n.
         embedding_dim: d.
-        padding_idx: see ``Table``.
-        sparse: gradients as sparse tensors, of the looked-up rows alone.
-        std: of the normal start; 1 as in ``nn.Embedding``.
-        device, dtype: of ``weight``.
+        **settings: padding_idx, sparse, std, device and dtype: see ``Table``.
+
+    >>> table = FullTable.from_dense(torch.tensor([[1.0, 2], [3, 4]]), padding_idx=1)
+    >>> table(torch.tensor([[0, 1]])).tolist()
+    [[[1.0, 2.0], [0.0, 0.0]]]
     """
 
     def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        sparse: bool = False,
-        std: float = 1.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        self, num_embeddings: int, embedding_dim: int, **settings: Unpack[TableSettings]
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx)
-        self.sparse, self.std = sparse, std
-        self.weight = nn.Parameter(
-            torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
-        )
+        super().__init__(num_embeddings, embedding_dim, **settings)
+        self.weight = self._empty(num_embeddings, embedding_dim)
         self.reset_parameters()
 
     @classmethod
-    def from_dense(
-        cls, source: Any, padding_idx: int | None = None, sparse: bool = False
-    ) -> "FullTable":
-        """A table that starts from trained rows; ``source`` as in ``dense_rows``."""
+    def from_dense(cls, source: Any, *, padding_idx: int | None = None) -> "FullTable":
+        """Copy trained rows (n, d); ``source`` as in ``dense_rows``."""
         rows = dense_rows(source)
         n, d = rows.shape
-        table = cls(n, d, padding_of(source, padding_idx), sparse, device="meta")
+        table = cls(n, d, padding_idx=padding_of(source, padding_idx), device="meta")
         table.weight = nn.Parameter(rows)
         return table
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the normal start, zeros in the padding row."""
+        """Draw ``weight`` from a normal distribution, with zeros in the padding row."""
         self.weight.normal_(0, self.std)
         if self.padding_idx is not None:
             self.weight[self.padding_idx] = 0

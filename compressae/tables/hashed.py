@@ -1,79 +1,83 @@
-"""The hashing trick: ids share rows by a hash, and those that collide are one."""
+"""The hashing trick: ids share rows by a hash; ids that collide have the same row."""
 
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import Table
+from compressae.tables.base import Table, TableSettings
+from compressae.tables.compositional import CompositionalTable
+from compressae.tables.partitioner import Partitions
 
 #: A prime: hashes are (a·i + b) mod it, and a·i stays below 2^62.
 _PRIME = 2**31 - 1
 
 
-class HashedTable(Table):
-    """Row ``hash(i)`` of ``weight`` (rows, d): Weinberger et al., "Feature hashing", ICML'09.
+class HashedTable(CompositionalTable):
+    """Row ``hash(i)`` of ``weight`` (m, d): Weinberger et al., "Feature hashing", ICML'09.
+
+    A compositional table of one partition, which is not complementary.
 
     Args:
         num_embeddings: n.
         embedding_dim: d.
-        rows: m ≥ 1 rows that are held.
-        padding_idx: see ``Table``; its neighbours in the hash keep their row.
-        seed: None for i mod m, which arXiv 1909.02107 compares with; a number for one of the
-            universal hashes ((a·i + b) mod (2^31 − 1)) mod m, which scatters ids that follow one
-            another.
-        sparse: gradients as sparse tensors, of the looked-up rows alone.
-        std: of the normal start.
-        device, dtype: of ``weight``.
+        rows: m ≥ 1, the rows that are stored.
+        seed: None for i mod m, the baseline of arXiv 1909.02107; a number for one of the universal
+            hashes ((a·i + b) mod (2^31 − 1)) mod m, which scatters consecutive ids.
+        **settings: padding_idx, sparse, std, device and dtype: see ``Table``. Ids that collide with
+            the padding id keep their row.
 
     Raises:
-        InputError: rows below 1, or more ids than the seeded hash tells apart.
+        InputError: rows below 1, or more ids than the seeded hash distinguishes.
+
+    >>> table = HashedTable(10, embedding_dim=2, rows=4)
+    >>> torch.equal(table.rows(), table.weight[torch.arange(10) % 4])
+    True
     """
+
+    complementary = False
 
     def __init__(
         self,
         num_embeddings: int,
         embedding_dim: int,
         rows: int,
-        padding_idx: int | None = None,
         seed: int | None = None,
-        sparse: bool = False,
-        std: float = 1.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **settings: Unpack[TableSettings],
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx)
         if rows < 1:
             raise InputError(f"a hashed table of {rows} rows: expected 1 or more")
         if seed is not None and num_embeddings > _PRIME:
             raise InputError(
-                f"{num_embeddings} ids with a seeded hash: expected {_PRIME} at most; give "
+                f"{num_embeddings} ids with a seeded hash: expected {_PRIME} at most; pass "
                 "seed=None"
             )
-        self.seed, self.sparse, self.std = seed, sparse, std
+        remainders = Partitions("hashing", (rows,))
+        super().__init__(num_embeddings, embedding_dim, remainders, "add", **settings)
+        self.seed = seed
         self._factors: tuple[int, int] | None = None
         if seed is not None:
             random = np.random.default_rng(seed)
             self._factors = (int(random.integers(1, _PRIME)), int(random.integers(_PRIME)))
-        self.weight = nn.Parameter(torch.empty(rows, embedding_dim, device=device, dtype=dtype))
-        self.reset_parameters()
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the normal start."""
-        self.weight.normal_(0, self.std)
+    @property
+    def weight(self) -> Tensor:
+        """Parameter (m, d), the stored rows."""
+        return self.tables[0]
 
     def hashes(self, ids: Tensor) -> Tensor:
-        """The row of ``weight`` of each id, both int64."""
+        """Compute the row of ``weight`` of each id (m,), both int64."""
+        return self._classes(ids)[0]
+
+    def _classes(self, ids: Tensor) -> list[Tensor]:
         if self._factors is not None:
             ids = (self._factors[0] * ids + self._factors[1]) % _PRIME
-        return ids % len(self.weight)
+        return super()._classes(ids)
 
     def get_extra_state(self) -> Tensor:
-        """The hash's factors: other ones would give each id another's row."""
+        """Return the hash's factors: other factors would assign other rows to ids."""
         return torch.tensor(self._factors or (1, 0))
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -83,8 +87,5 @@ class HashedTable(Table):
                 "the table with the seed it had"
             )
 
-    def _lookup(self, ids: Tensor) -> Tensor:
-        return functional.embedding(self.hashes(ids), self.weight, sparse=self.sparse)
-
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, rows={len(self.weight)}, seed={self.seed}"
+        return f"{Table.extra_repr(self)}, rows={len(self.weight)}, seed={self.seed}"

@@ -1,38 +1,40 @@
-"""Tables that are trained for few bits, and the integers they become."""
+"""Tables trained for few bits, and the integers that they export."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import Table, dense_rows, padding_of
+from compressae.tables.base import Table, TableSettings, dense_rows, padding_of
+from compressae.tables.full import FullTable
 
 _SCALES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class QuantizedTable(Table):
-    """Quantisation-aware training: rows are rounded on the way out, gradients go straight through.
+class QuantizedTable(FullTable):
+    """Quantisation-aware training: a full table whose rows are rounded at look-up.
 
     Row w becomes c·s with s = max|w| / L, c = round(w / s), L = 127 (int8) or 7 (int4): symmetric,
-    one scale a row. The gradient with respect to w is taken to be that with respect to c·s
-    (straight-through estimator: Bengio et al., arXiv 1308.3432). While training, ``weight`` (n, d)
-    is in full precision; ``nbytes`` counts what is stored afterwards, which ``export`` gives.
-    Scales saturate at the largest number of their type, entries below half the smallest are zeros.
+    one scale a row. The gradient with respect to c·s is passed to w unchanged (straight-through
+    estimator: Bengio et al., arXiv 1308.3432). ``weight`` (n, d) stays in full precision during
+    training; ``nbytes`` counts what ``export`` returns. Scales saturate at the largest number of
+    their type; entries below half the smallest become zeros.
 
     Args:
         num_embeddings: n.
         embedding_dim: d.
         bits: 8 or 4.
-        padding_idx: see ``Table``.
-        scale_dtype: of the stored scales: float32, float16 or bfloat16.
-        sparse: gradients as sparse tensors, of the looked-up rows alone.
-        std: of the normal start.
-        device, dtype: of ``weight``.
+        scale_dtype: of the exported scales: float32, float16 or bfloat16.
+        **settings: padding_idx, sparse, std, device and dtype: see ``Table``.
 
     Raises:
         InputError: other bits or another type of scales.
+
+    >>> table = QuantizedTable.from_dense(torch.tensor([[7.0, -3.3, 0.4]]), bits=4)
+    >>> table.rows().tolist(), table.nbytes
+    ([[7.0, -3.0, 0.0]], 6)
     """
 
     def __init__(
@@ -40,47 +42,41 @@ class QuantizedTable(Table):
         num_embeddings: int,
         embedding_dim: int,
         bits: int = 8,
-        padding_idx: int | None = None,
         scale_dtype: torch.dtype = torch.float32,
-        sparse: bool = False,
-        std: float = 1.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **settings: Unpack[TableSettings],
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx)
         if scale_dtype not in _SCALES:
             raise InputError(f"scale_dtype {scale_dtype}: expected one of {_SCALES}")
-        self.bits, self.scale_dtype, self.sparse = _check_bits(bits), scale_dtype, sparse
-        self.std = std
-        self.weight = nn.Parameter(
-            torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
-        )
-        self.reset_parameters()
+        super().__init__(num_embeddings, embedding_dim, **settings)
+        self.bits, self.scale_dtype = _check_bits(bits), scale_dtype
 
     @classmethod
     def from_dense(
         cls,
         source: Any,
         bits: int = 8,
-        padding_idx: int | None = None,
         scale_dtype: torch.dtype = torch.float32,
+        *,
+        padding_idx: int | None = None,
     ) -> "QuantizedTable":
-        """A table that starts from trained rows; ``source`` as in ``dense_rows``."""
+        """Start from trained rows (n, d).
+
+        Args:
+            source: as in ``dense_rows``.
+            bits: 8 or 4.
+            scale_dtype: see the class.
+            padding_idx: see ``Table``.
+        """
         rows = dense_rows(source)
         n, d = rows.shape
         padding_idx = padding_of(source, padding_idx)
-        table = cls(n, d, bits, padding_idx, scale_dtype, device="meta")
+        table = cls(n, d, bits, scale_dtype, padding_idx=padding_idx, device="meta")
         table.weight = nn.Parameter(rows)
         return table
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the normal start."""
-        self.weight.normal_(0, self.std)
-
-    @torch.no_grad()
     def export(self) -> "IntegerTable":
-        """The integers and scales alone, whose rows are this table's, bit by bit.
+        """Round to integers and scales, whose rows equal this table's bit by bit.
 
         Raises:
             InputError: rows with NaN or infinity, or too large for the type of the scales.
@@ -90,29 +86,22 @@ class QuantizedTable(Table):
         if not largest <= reach:
             raise InputError(
                 f"entries up to {largest:g}: expected {reach:g} at most in int{self.bits} with "
-                f"scales of {self.scale_dtype}; train with a decay, or give a wider scale_dtype"
+                f"scales of {self.scale_dtype}; train with a decay, or use a wider scale_dtype"
             )
-        table = IntegerTable(
-            self.num_embeddings,
-            self.embedding_dim,
-            self.bits,
-            self.padding_idx,
-            self.scale_dtype,
-            self.weight.dtype,
-        )
+        n, d, dtype = self.num_embeddings, self.embedding_dim, self.weight.dtype
+        table = IntegerTable(n, d, self.bits, self.padding_idx, self.scale_dtype, dtype)
         table.codes = _pack(codes) if self.bits == 4 else codes
         table.scales = scales
         return table
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the integers and scales that ``export`` gives."""
+        """Count the bytes of the integers and scales that ``export`` returns."""
         scale = self.scale_dtype.itemsize
         return self.num_embeddings * ((self.embedding_dim * self.bits + 7) // 8 + scale)
 
     def _lookup(self, ids: Tensor) -> Tensor:
-        rows = functional.embedding(ids, self.weight, sparse=self.sparse)
-        return _StraightThrough.apply(rows, self.bits, self.scale_dtype)
+        return _StraightThrough.apply(super()._lookup(ids), self.bits, self.scale_dtype)
 
     def _all_rows(self) -> Tensor:
         return _StraightThrough.apply(self.weight, self.bits, self.scale_dtype)
@@ -122,19 +111,23 @@ class QuantizedTable(Table):
 
 
 class IntegerTable(Table):
-    """Integers and a scale a row; nothing to train. ``QuantizedTable.export`` makes them.
+    """Integers with one scale a row and no parameters, made by ``QuantizedTable.export``.
 
     Args:
         num_embeddings: n.
         embedding_dim: d.
-        bits: 8, ``codes`` (n, d) int8; or 4, ``codes`` (n, ⌈d/2⌉) uint8 of two entries plus 8 each,
-            the first in the low bits.
+        bits: 8, ``codes`` (n, d) int8; or 4, ``codes`` (n, ⌈d/2⌉) uint8, two entries plus 8 each a
+            byte, the first in the low bits.
         padding_idx: see ``Table``.
         scale_dtype: of ``scales`` (n,).
         dtype: of rows; float32 when None.
 
     Raises:
         InputError: other bits.
+
+    >>> stored = QuantizedTable.from_dense(torch.tensor([[7.0, -3.3, 0.4]]), bits=4).export()
+    >>> stored.codes.tolist(), stored.scales.tolist(), stored(torch.tensor(0)).tolist()
+    ([[95, 8]], [1.0], [7.0, -3.0, 0.0])
     """
 
     codes: Tensor
@@ -166,7 +159,7 @@ class IntegerTable(Table):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Rows (m, d) as they are after rounding; the gradient as if they were not rounded."""
+    """Round rows (m, d); the gradient passes unchanged."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, bits: int, scale_dtype: torch.dtype) -> Tensor:
@@ -185,29 +178,29 @@ def _check_bits(bits: int) -> int:
 
 
 def _largest(bits: int, scale_dtype: torch.dtype) -> float:
-    """The largest entry that codes of such scales reach."""
+    """Largest entry that codes with such scales represent."""
     return (2 ** (bits - 1) - 1) * float(torch.finfo(scale_dtype).max)
 
 
 def _quantize(rows: Tensor, bits: int, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes (m, d) int8 and scales (m,) of rows (m, d)."""
+    """Quantise rows (m, d) to codes (m, d) int8 and scales (m,)."""
     most = 2 ** (bits - 1) - 1
     rows = rows.float()
     reach = torch.finfo(scale_dtype).max
     scales = (rows.abs().amax(1) / most).clamp(max=reach).to(scale_dtype)
-    scales = scales.masked_fill(scales == 0, 1)  # Of rows of zeros, or too small for the type.
-    # The codes are those of the scale that is stored, so that its rounding costs nothing.
+    scales = scales.masked_fill(scales == 0, 1)  # Rows of zeros, or too small for the type.
+    # Codes for the scale as it is stored, so that its rounding costs nothing.
     codes = (rows / scales.float()[:, None]).round().clamp(-most, most)
     return codes.to(torch.int8), scales
 
 
 def _pack(codes: Tensor) -> Tensor:
-    """Two of codes (m, d), −8 to 7, in a byte: (m, ⌈d/2⌉) uint8."""
+    """Pack codes (m, d), −8 to 7, two a byte: (m, ⌈d/2⌉) uint8."""
     raised = functional.pad(codes + 8, (0, codes.shape[1] % 2)).to(torch.uint8)
     return raised[:, ::2] | raised[:, 1::2] << 4
 
 
 def _unpack(packed: Tensor, dim: int) -> Tensor:
-    """Codes (m, dim) int8 of ``_pack``'s bytes."""
+    """Unpack the bytes of ``_pack`` to codes (m, dim) int8."""
     both = torch.stack((packed & 15, packed >> 4), dim=2).flatten(1)
     return both[:, :dim].to(torch.int8) - 8

@@ -1,139 +1,129 @@
 """Rows of different lengths in one flat parameter."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compressae.kernels.packed import BLOCK
+from compressae.kernels.packed import ROW_BLOCK
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import Table
+from compressae.tables.base import Table, TableSettings
 
-#: Ids whose places are found at once: some 10 MB.
-_AT_ONCE = 1 << 14
+#: Most ids located at once: about 10 MB.
+_CHUNK = 1 << 14
 
 
 class RaggedTable(Table):
-    """Row i is ``lengths[i]`` of ``values``, after those of the rows before it, at columns that the
-    kind of table gives.
+    """Row i is ``widths[i]`` consecutive numbers of ``values``, at columns that a subclass defines.
 
-    What is not stored is zero and has no gradient. ``values`` is the only parameter. Beside it
-    are ``lengths`` (n,), one byte a row (two above d = 255, four above 32,767), and ``blocks``
-    int64, where every 64th row begins. A look-up works in about 100 bytes for each entry that it
-    finds.
+    Entries that are not stored are zero and have no gradient. ``values`` is the only parameter;
+    buffers are ``lengths`` (n,), one byte a row (two above d = 255, four above 32,767), and
+    ``blocks`` int64, the start of every 64th row. A look-up takes about 100 bytes of memory an
+    entry.
 
     Args:
-        lengths: (n,) int64 on the CPU, each 0 to d.
+        widths: (n,) integers, 0 to d, the stored entries of each row.
         embedding_dim: d.
-        padding_idx: see ``Table``.
-        sparse: gradients as sparse tensors, of the looked-up rows' entries alone.
-        std: of the normal start of what is stored.
-        device, dtype: of ``values``.
+        **settings: padding_idx, sparse, std, device and dtype: see ``Table``.
+
+    Raises:
+        InputError: widths out of range.
     """
 
     lengths: Tensor
     blocks: Tensor
 
     def __init__(
-        self,
-        lengths: Tensor,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        sparse: bool = False,
-        std: float = 1.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        self, widths: Any, embedding_dim: int, **settings: Unpack[TableSettings]
     ) -> None:
-        super().__init__(len(lengths), embedding_dim, padding_idx)
-        ends = lengths.cumsum(0)
-        self.sparse, self.std = sparse, std
-        self.register_buffer("lengths", lengths.to(device, smallest_dtype(embedding_dim)))
-        self.register_buffer("blocks", (ends - lengths)[::BLOCK].to(device, copy=True))
-        self.values = nn.Parameter(torch.empty(int(ends[-1]), device=device, dtype=dtype))
+        widths = check_widths(widths, embedding_dim)
+        super().__init__(len(widths), embedding_dim, **settings)
+        ends, device = widths.cumsum(0), self._factory["device"]
+        self.register_buffer("lengths", widths.to(device, smallest_dtype(embedding_dim)))
+        self.register_buffer("blocks", (ends - widths)[::ROW_BLOCK].to(device, copy=True))
+        self.values = self._empty(int(ends[-1]))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the normal start."""
+        """Draw ``values`` from a normal distribution."""
         self.values.normal_(0, self.std)
 
     @abstractmethod
     def _columns(self, entries: Tensor, first: Tensor) -> Tensor:
-        """Columns (T,) int64 of entries (T,) of ``values``, in rows that begin at first (T,)."""
+        """Columns (T,) int64 of entries (T,) of ``values``, in rows that start at first (T,)."""
 
     def _lookup(self, ids: Tensor) -> Tensor:
         first, lengths = row_starts(ids, self.blocks, self.lengths), self.lengths[ids].long()
-        # Entry t of the output belongs to row owner[t] and stands at entries[t] in values.
+        # Entry t of the output belongs to row owner[t] and is entries[t] of values.
         owner = torch.repeat_interleave(lengths)
         before = lengths.cumsum(0) - lengths
         entries = torch.arange(len(owner), device=ids.device) + (first - before)[owner]
         values = self.values.gather(0, entries, sparse_grad=self.sparse)
-        return self._spread(values, entries, owner, first)
+        return self._scatter(values, entries, owner, first)
 
     def _all_rows(self) -> Tensor:
         lengths = self.lengths.long()
-        first = lengths.cumsum(0) - lengths
         owner = torch.repeat_interleave(lengths)
-        return self._spread(
-            self.values, torch.arange(len(owner), device=owner.device), owner, first
-        )
+        entries = torch.arange(len(owner), device=owner.device)
+        return self._scatter(self.values, entries, owner, lengths.cumsum(0) - lengths)
 
-    def _spread(self, values: Tensor, entries: Tensor, owner: Tensor, first: Tensor) -> Tensor:
+    def _scatter(self, values: Tensor, entries: Tensor, owner: Tensor, first: Tensor) -> Tensor:
+        """Scatter values (T,) to their columns of zeros (m, d)."""
         places = owner * self.embedding_dim + self._columns(entries, first[owner])
         flat = values.new_zeros(len(first) * self.embedding_dim)
         return flat.scatter(0, places, values).view(len(first), self.embedding_dim)
 
 
 def smallest_dtype(most: int) -> torch.dtype:
-    """The smallest of uint8, int16 and int32 that holds 0 to ``most``."""
+    """Pick the smallest of uint8, int16 and int32 that represents 0 to ``most``."""
     return torch.uint8 if most < 2**8 else torch.int16 if most < 2**15 else torch.int32
 
 
 def row_starts(ids: Tensor, blocks: Tensor, counts: Tensor, sizes: Tensor | None = None) -> Tensor:
-    """Where rows ids (m,) begin, (m,) int64: where their block does, and after those before them.
+    """Locate rows ids (m,): the start of their block plus the rows before them in it, (m,) int64.
 
-    For a few ids ``BLOCK`` counts of each are read, of so many at a time that they stay small; for
-    many ids all counts are summed once.
+    Reads up to ``ROW_BLOCK`` counts an id, in chunks of ids; for many ids it sums all counts once.
 
     Args:
         ids: (m,) int64.
-        blocks: (⌈n / BLOCK⌉,) int64, the start of every ``BLOCK``-th row.
-        counts: (n,) integers: lengths of rows, or what ``sizes`` has the length of.
+        blocks: (⌈n / ROW_BLOCK⌉,) int64, the start of every ``ROW_BLOCK``-th row.
+        counts: (n,) integers: lengths of rows, or indices of ``sizes``.
         sizes: (K + 1,) int64 lengths of rows by count.
     """
     if len(ids) > len(counts) // 8:
         lengths = counts.long() if sizes is None else sizes[counts.long()]
         return (lengths.cumsum(0) - lengths)[ids]
-    if len(ids) > _AT_ONCE:
-        return torch.cat([row_starts(x, blocks, counts, sizes) for x in ids.split(_AT_ONCE)])
-    # Window w is counts[w : w + width], none beyond the end; a view, nothing is copied.
-    width = min(BLOCK, len(counts))
-    first = ids // BLOCK * BLOCK
+    if len(ids) > _CHUNK:
+        return torch.cat([row_starts(x, blocks, counts, sizes) for x in ids.split(_CHUNK)])
+    # Window w is counts[w : w + width], within bounds; a view, nothing is copied.
+    width = min(ROW_BLOCK, len(counts))
+    first = ids // ROW_BLOCK * ROW_BLOCK
     window = first.clamp(max=len(counts) - width)
-    near = counts.unfold(0, width, 1)[window]
+    lengths = counts.unfold(0, width, 1)[window]
     if sizes is not None:
-        near = sizes[near.long()]
-    before = torch.arange(width, device=ids.device) + window[:, None]
-    inside = (before >= first[:, None]) & (before < ids[:, None])
-    return blocks[ids // BLOCK] + near.masked_fill(~inside, 0).sum(1)
+        lengths = sizes[lengths.long()]
+    row = torch.arange(width, device=ids.device) + window[:, None]
+    inside = (row >= first[:, None]) & (row < ids[:, None])
+    return blocks[ids // ROW_BLOCK] + lengths.masked_fill(~inside, 0).sum(1)
 
 
 def check_widths(widths: Any, embedding_dim: int) -> Tensor:
-    """Widths (n,) as int64 on the CPU.
+    """Convert widths (n,) to int64 on the CPU.
 
     Raises:
-        InputError: they are not whole numbers from 0 to ``embedding_dim``, one a row.
+        InputError: they are not integers from 0 to ``embedding_dim``, one a row.
     """
-    found = torch.as_tensor(widths).detach().cpu()
-    if found.ndim != 1 or found.is_floating_point() or found.dtype == torch.bool:
+    widths = torch.as_tensor(widths).detach().cpu()
+    if widths.ndim != 1 or widths.is_floating_point() or widths.dtype == torch.bool:
         raise InputError(
-            f"widths {tuple(found.shape)} of {found.dtype}: expected whole numbers (n,), one a row"
+            f"widths {tuple(widths.shape)} of {widths.dtype}: expected whole numbers (n,), one a row"
         )
-    found = found.long()
-    if len(found) and (int(found.min()) < 0 or int(found.max()) > embedding_dim):
+    widths = widths.long()
+    if len(widths) and (int(widths.min()) < 0 or int(widths.max()) > embedding_dim):
         raise InputError(
-            f"widths from {int(found.min())} to {int(found.max())}: expected 0 to "
+            f"widths from {int(widths.min())} to {int(widths.max())}: expected 0 to "
             f"{embedding_dim}, the table's dimensions"
         )
-    return found
+    return widths

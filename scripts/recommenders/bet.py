@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.storage import check_destination
+from compressae.retrieval.io.artifacts import check_destination
 from compressae.tables import ActionSampler, BudgetedTable, Trial, WidthSearch
 from compressae.tables.bet.searching import KIND
 from recommenders.interactions import Split, fingerprint

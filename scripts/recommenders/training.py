@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressae.checkpoint import adam_arrays, check_same, load_adam
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.storage import load_artifact, save_artifact
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+from compressae.training.checkpoint import adam_arrays, check_same, load_adam
 from recommenders.interactions import Split, fingerprint
 from recommenders.losses import bpr, sampled_softmax
 from recommenders.models import MF

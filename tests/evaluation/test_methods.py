@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from compressae import CompresSAE, InputError
+from compressae import CompresSAE, InputError, compress
 from compressae.evaluation.methods import METHODS, Method, form_of, parse, variants
 
 
@@ -13,17 +13,23 @@ def test_text_and_lists_say_the_same():
     listed = parse(
         ["dense", {"pq": {"code_bytes": [32, 64], "train_rows": 500}}, Method("hnsw", {"ef": 100})]
     )
-    assert text == listed == [
-        Method("dense"),
-        Method("pq", {"code_bytes": (32, 64), "train_rows": 500}),
-        Method("hnsw", {"ef": 100}),
-    ]  # fmt: skip
+    assert (
+        text
+        == listed
+        == [
+            Method("dense"),
+            Method("pq", {"code_bytes": (32, 64), "train_rows": 500}),
+            Method("hnsw", {"ef": 100}),
+        ]
+    )
     assert parse([{"pq": None, "rq": {"beam": 5}}]) == [
-        Method("pq"), Method("rq", {"beam": 5}),
-    ]  # fmt: skip
+        Method("pq"),
+        Method("rq", {"beam": 5}),
+    ]
     assert parse("mixed-radix:combine=product:code_bytes=1.5")[0].settings == {
-        "combine": "product", "code_bytes": 1.5,
-    }  # fmt: skip
+        "combine": "product",
+        "code_bytes": 1.5,
+    }
     assert [method.name for method in parse("all")] == list(METHODS)
     assert [method.name for method in parse(["pq, all"])] == ["pq", *METHODS]
     assert parse([{"pq": {"code_bytes": "32/64"}}]) == parse("pq:code_bytes=32/64")
@@ -32,9 +38,22 @@ def test_text_and_lists_say_the_same():
 
 @pytest.mark.parametrize(
     "bad",
-    ["", " , ", "pq:", "pq:code_bytes", "pq:=3", "pq:a=", "pq:a=1:a=2", [], [3], [{"pq": 3}],
-     [None], [{"pq": {"a": [[1]]}}], [{"pq": {"a": date(2026, 1, 1)}}]],
-)  # fmt: skip
+    [
+        "",
+        " , ",
+        "pq:",
+        "pq:code_bytes",
+        "pq:=3",
+        "pq:a=",
+        "pq:a=1:a=2",
+        [],
+        [3],
+        [{"pq": 3}],
+        [None],
+        [{"pq": {"a": [[1]]}}],
+        [{"pq": {"a": date(2026, 1, 1)}}],
+    ],
+)
 def test_what_cannot_be_read_is_refused(bad):
     with pytest.raises(InputError, match="expected"):
         parse(bad)
@@ -65,14 +84,16 @@ def test_sizes_are_built_and_searches_share_a_build():
 
 def test_code_bytes_become_nonzeros_and_a_residual():
     model = CompresSAE(48, 4096, 16, seed=0)  # A nonzero takes 14 bits, a gain 8.
-    assert form_of(model, 64) == {"nonzeros": 16, "residual_bytes": 35, "values": "int2"}
-    assert form_of(model, 32) == {"nonzeros": 17, "residual_bytes": 0, "values": "int2"}
-    assert form_of(model, 10) == {"nonzeros": 5, "residual_bytes": 0, "values": "int2"}
+    assert form_of(model, 64) == {"nonzeros": 16, "residual_bytes": 35, "value_type": "int2"}
+    assert form_of(model, 32) == {"nonzeros": 17, "residual_bytes": 0, "value_type": "int2"}
+    assert form_of(model, 10) == {"nonzeros": 5, "residual_bytes": 0, "value_type": "int2"}
     assert form_of(model, 200)["residual_bytes"] == 48  # No more than a byte a dimension.
     assert form_of(model, nonzeros=3, values="int8")["residual_bytes"] == 0
     assert form_of(model, 64, nonzeros=8) == {
-        "nonzeros": 8, "residual_bytes": 48, "values": "int2",
-    }  # fmt: skip
+        "nonzeros": 8,
+        "residual_bytes": 48,
+        "value_type": "int2",
+    }
     assert form_of(model, 17, nonzeros=8, values="int4")["residual_bytes"] == 0
     with pytest.raises(InputError, match="9 nonzeros take 17; give more"):
         form_of(model, 16, nonzeros=9)
@@ -90,5 +111,5 @@ def test_code_bytes_are_never_exceeded():
     rows = np.random.default_rng(0).standard_normal((400, 48)).astype(np.float32)
     model = CompresSAE(48, 4096, 16, seed=0)
     for size in (7, 29, 36, 37, 45, 64):
-        codes = model.compress(rows, **form_of(model, size))
+        codes = compress(model, rows, **form_of(model, size))
         assert size - 3 <= codes.nbytes // len(codes) <= size

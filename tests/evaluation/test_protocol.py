@@ -5,13 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-from compressae import CompressedIndex, InputError, TrainConfig, train
+from compressae import InputError, TrainConfig, compress, train
 from compressae.evaluation.methods import METHODS
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.summary import per_query, summarise
+from compressae.retrieval import CompressedIndex
 from compressae.retrieval.baselines import BASELINES
-from compressae.retrieval.embeddings import unit_rows
-from compressae.training import held_out_rows
+from compressae.retrieval.io.embeddings import unit_rows
+from compressae.training.config import held_out_rows
 
 D, H, K = 16, 64, 4
 ROW = 4 * (6 + 2) // 8 + 1  # 4 nonzeros of 6 + 2 bits and a gain.
@@ -51,7 +52,7 @@ def test_every_method_is_measured_in_the_order_given(parts, result):
         if record.method in too_small:  # 48 rows are needed, 5.3 bytes a row.
             assert "tell 580 rows apart" in record.error
             continue
-        if record.method == "annoy" and record.error and "not installed" in record.error:
+        if record.method == "annoy" and record.error and "needs annoy" in record.error:
             continue
         assert record.error is None, record
         assert len(record.times_ms) == 20 and (record.times_ms > 0).all()
@@ -90,7 +91,7 @@ def test_recall_is_the_share_of_the_true_neighbours_by_cosine(parts, result):
 
 def test_found_ids_are_those_of_the_index(parts, result):
     model, corpus, queries, rows, _ = parts
-    index = CompressedIndex(model, model.compress(corpus))
+    index = CompressedIndex(model.projection, compress(model, corpus))
     queries = unit_rows(queries)
     found = {record.method: record.hits.ids for record in result.records}
     expected = {
@@ -149,7 +150,7 @@ def test_a_failing_method_does_not_stop_the_others(parts, monkeypatch, how):
     asked, said = {
         "unknown": ("magic", "unknown method; expected one of dense, float16"),
         "setting": ("pq:parts=3", "no setting 'parts'; it has code_bytes, train_rows"),
-        "missing": ("annoy", "not installed"),
+        "missing": ("annoy", "baseline 'annoy' needs annoy; pip install"),
         "no faiss": ("rabitq", "faiss"),
         "fails": ("hnsw", "no memory today"),
         "no model": ("sparse", "without a model"),
@@ -199,7 +200,7 @@ def test_the_registry_and_the_methods_agree():
     assert set(BASELINES) < set(METHODS)
     for name, entry in BASELINES.items():
         known = entry.settings()
-        assert set(entry.while_searching) <= set(known), name
+        assert set(entry.search_settings) <= set(known), name
         assert not set(entry.fixed) & set(known)
 
 

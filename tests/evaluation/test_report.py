@@ -36,16 +36,20 @@ def record(method, settings, shift, **figures):
 
 
 def asymmetric(C, shift, speed):
-    settings = {"code_bytes": 64, "latents": 4096, "nonzeros": 16, "residual_bytes": 35,
-                "values": "int2", "candidates": C}  # fmt: skip
+    settings = {
+        "code_bytes": 64,
+        "latents": 4096,
+        "nonzeros": 16,
+        "residual_bytes": 35,
+        "values": "int2",
+        "candidates": C,
+    }
     sizes = dict(code_bytes=64.0, bytes_an_item=1262.4, constant_bytes=6_300_000)
     return record("asymmetric", settings, shift, queries_per_second=speed, **sizes)
 
 
 GOOD = asymmetric(1000, 5, 2377.4)
-DENSE = record(
-    "dense", {}, 0, code_bytes=1536.0, bytes_an_item=1536.0, queries_per_second=900.0
-)  # fmt: skip
+DENSE = record("dense", {}, 0, code_bytes=1536.0, bytes_an_item=1536.0, queries_per_second=900.0)
 FAILED = Record("sparse", {}, error="no room for <b>it</b> | at all")
 
 
@@ -64,11 +68,19 @@ def names(folder):
 def test_cells(evaluation):
     good, _, _, failed = report.rows(summarise(evaluation))
     assert dict(zip(report.header(summarise(evaluation)), good, strict=True)) == {
-        "method": "asymmetric k=16 residual=35 C=1000", "code B/item": "64",
-        "held B/item": "1,262", "constant MB": "6.3", "recall@1": "0.000 ±.000",
-        "recall@10": "0.500 ±.000", "recall@100": "0.950 ±.000", "score r": "1.000 ±.000",
-        "build s": "0.7", "p50 ms": "1.00", "p99 ms": "1.49", "queries/s": "2,377",
-    }  # fmt: skip
+        "method": "asymmetric k=16 residual=35 C=1000",
+        "code B/item": "64",
+        "held B/item": "1,262",
+        "constant MB": "6.3",
+        "recall@1": "0.000 ±.000",
+        "recall@10": "0.500 ±.000",
+        "recall@100": "0.950 ±.000",
+        "score r": "1.000 ±.000",
+        "build s": "0.7",
+        "p50 ms": "1.00",
+        "p99 ms": "1.49",
+        "queries/s": "2,377",
+    }
     assert failed[:2] == ["sparse", "failed: no room for <b>it</b> | at all"]
     assert len(failed) == len(good)
 
@@ -119,8 +131,12 @@ def test_write_gives_five_files(evaluation, tmp_path):
     assert report.write(evaluation, tmp_path / "report") is True
     assert names(tmp_path) == ["report"]
     assert names(tmp_path / "report") == [
-        "hits.npz", "report.html", "report.json", "report.md", "report.png",
-    ]  # fmt: skip
+        "hits.npz",
+        "report.html",
+        "report.json",
+        "report.md",
+        "report.png",
+    ]
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "report.md").read_text() == report.markdown(summarise(evaluation))
     raw = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -10,7 +10,7 @@ from compressae.kernels.pursuit import pursue
 from compressae.kernels.pursuit import reference as pursuit
 from compressae.kernels.quantize import quantize_on_support, quantize_rows
 from compressae.kernels.quantize import reference as quantizing
-from compressae.kernels.refit import explained, refit
+from compressae.kernels.refit import error_reduction, refit
 from compressae.kernels.refit import reference as fitting
 
 gpu = pytest.importorskip("compressae.kernels.quantize.gpu", reason="needs triton (Linux)")
@@ -41,8 +41,8 @@ def test_refit_is_the_reference(device, n, d, h, k):
     assert values.dtype == torch.float32
     expected = fitting.refit(*arrays, 1e-3)
     np.testing.assert_allclose(values.cpu().numpy(), expected, rtol=2e-3, atol=2e-3)
-    gains = explained(*on(device, *arrays), ridge=1e-3).cpu().numpy()
-    np.testing.assert_allclose(gains, explained(*arrays, ridge=1e-3), atol=1e-4)
+    gains = error_reduction(*on(device, *arrays), ridge=1e-3).cpu().numpy()
+    np.testing.assert_allclose(gains, error_reduction(*arrays, ridge=1e-3), atol=1e-4)
 
 
 def test_refit_in_parts_and_of_parallel_latents(device, monkeypatch):
@@ -149,7 +149,7 @@ def test_packed_bytes_are_the_reference(device, id_bits, bits, fixed):
 def test_no_rows(device):
     x, ids, weights = on(device, *problem(0, 5, 8, 3))
     values = refit(x, ids, weights)
-    assert values.shape == explained(x, ids, weights).shape == (0, 3)
+    assert values.shape == error_reduction(x, ids, weights).shape == (0, 3)
     assert pursue(x, weights, [1, 1])[0].shape == (0, 2)
     codes = quantize_on_support(x, ids, values, weights, levels_of(3), np.full(3, 8))
     head = torch.zeros(0, 1, dtype=torch.uint8, device=device)

@@ -31,8 +31,8 @@ def test_products_equal_the_reference(device, n, k, h, d):
     (ids, values, weights, rows), given = case(n, k, h, d, device)
     i, v, w, x = given
     close(sparse.decode(i, v, w), reference.decode(ids, values, weights))
-    close(sparse.project(i, x, w), reference.project(ids, rows, weights))
-    close(sparse.outer_sum(i, v, x, h), reference.outer_sum(ids, values, rows, h))
+    close(sparse.sampled_matmul(i, x, w), reference.sampled_matmul(ids, rows, weights))
+    close(sparse.sparse_t_matmul(i, v, x, h), reference.sparse_t_matmul(ids, values, rows, h))
 
 
 def test_a_part_of_wider_codes(device):
@@ -43,10 +43,10 @@ def test_a_part_of_wider_codes(device):
             sparse.decode(i[:, part], v[:, part], w),
             reference.decode(ids[:, part], values[:, part], weights),
         )
-        close(sparse.project(i[:, part], x, w), reference.project(ids[:, part], rows, weights))
+        close(sparse.sampled_matmul(i[:, part], x, w), reference.sampled_matmul(ids[:, part], rows, weights))
         close(
-            sparse.outer_sum(i[:, part], v[:, part], x, 30),
-            reference.outer_sum(ids[:, part], values[:, part], rows, 30),
+            sparse.sparse_t_matmul(i[:, part], v[:, part], x, 30),
+            reference.sparse_t_matmul(ids[:, part], values[:, part], rows, 30),
         )
 
 
@@ -57,18 +57,18 @@ def test_lists_of_very_different_lengths_summed_in_parts(device, monkeypatch):
     ids[ids == 4] = 5  # Latent 4 has no rows.
     values, rows = (rng.standard_normal(s, dtype=np.float32) for s in [(90, 3), (90, 20)])
     given = [torch.from_numpy(a).to(device) for a in (ids, values, rows)]
-    found = sparse.outer_sum(*given, 6)
-    close(found, reference.outer_sum(ids, values, rows, 6))
+    found = sparse.sparse_t_matmul(*given, 6)
+    close(found, reference.sparse_t_matmul(ids, values, rows, 6))
     assert not found[4].any()
-    assert torch.equal(found, sparse.outer_sum(*given, 6))
+    assert torch.equal(found, sparse.sparse_t_matmul(*given, 6))
 
 
 def test_float64_is_refused(device):
     _, (i, v, w, x) = case(2, 3, 9, 20, device)
     for work in (
         lambda: sparse.decode(i, v, w.double()),
-        lambda: sparse.project(i, x.double(), w),
-        lambda: sparse.outer_sum(i, v.double(), x, 9),
+        lambda: sparse.sampled_matmul(i, x.double(), w),
+        lambda: sparse.sparse_t_matmul(i, v.double(), x, 9),
     ):
         with pytest.raises(ValueError, match="torch.float64 on a GPU: expected float32"):
             work()
@@ -77,5 +77,5 @@ def test_float64_is_refused(device):
 def test_no_rows(device):
     _, (i, v, w, x) = case(2, 3, 9, 20, device)
     i, v, x = i[:0], v[:0], x[:0]
-    assert sparse.decode(i, v, w).shape == (0, 20) and sparse.project(i, x, w).shape == (0, 3)
-    assert not sparse.outer_sum(i, v, x, 9).any()
+    assert sparse.decode(i, v, w).shape == (0, 20) and sparse.sampled_matmul(i, x, w).shape == (0, 3)
+    assert not sparse.sparse_t_matmul(i, v, x, 9).any()

@@ -2,20 +2,23 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compressae.kernels.packed import (
-    BLOCK,
     MAX_BITS,
+    ROW_BLOCK,
     SPARE,
     Layout,
     Rows,
+    gpu,
     look_up_tables,
     pack,
     reference,
     rescore,
     unpack,
+    unpack_at,
 )
 
 
@@ -25,7 +28,7 @@ def tables(draw):
     id_bits = draw(st.integers(1, 17))
     bits = draw(st.lists(st.integers(1, min(8, MAX_BITS - id_bits)), min_size=1, max_size=9))
     layout = Layout(id_bits, np.array(bits), draw(st.integers(1, 4)))
-    n, ragged = draw(st.integers(1, 2 * BLOCK + 3)), draw(st.booleans())
+    n, ragged = draw(st.integers(1, 2 * ROW_BLOCK + 3)), draw(st.booleans())
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     counts = rng.integers(0, len(bits) + 1, n) if ragged else np.full(n, len(bits))
     heads = rng.integers(0, 256, (n, layout.fixed)).astype(np.uint8)
@@ -40,7 +43,7 @@ def tables(draw):
     ]
     data = np.concatenate([*packed, np.zeros(SPARE, np.uint8)])
     starts = np.concatenate([[0], np.cumsum([len(row) for row in packed])[:-1]])
-    blocks = starts[::BLOCK].astype(np.int64)
+    blocks = starts[::ROW_BLOCK].astype(np.int64)
     rows = Rows(data, layout, counts.astype(np.uint8) if ragged else None, blocks)
     return rows, heads, nonzeros
 
@@ -69,6 +72,38 @@ def test_packing_is_the_reference_and_unpacking_gives_it_back(table):
     np.testing.assert_array_equal(part_indptr, indptr[start : stop + 1] - indptr[start])
     np.testing.assert_array_equal(part_ids, ids[here])
     np.testing.assert_array_equal(part_codes, codes[here])
+
+
+@given(tables(), st.integers(0, 2**32))
+@pytest.mark.parametrize("function", [unpack_at, gpu.unpack_at], ids=["numba", "torch"])
+def test_unpacking_by_start_is_the_reference(function, table, seed):
+    rows, _, nonzeros = table
+    layout, rng = rows.layout, np.random.default_rng(seed)
+    lengths = layout.lengths[[len(ids) for ids, _ in nonzeros]]
+    chosen = rng.integers(0, len(rows), 9)
+    starts = (np.cumsum(lengths) - lengths)[chosen]
+    counts = np.array([rng.integers(0, len(nonzeros[i][0]) + 1) for i in chosen])
+    ids, codes = function(
+        torch.from_numpy(rows.data), torch.from_numpy(starts), torch.from_numpy(counts), layout
+    )
+    expected = [
+        reference.unpack(
+            rows.data[start : start + lengths[i]].tobytes(), k, layout.id_bits, layout.value_bits,
+            layout.fixed,
+        )
+        for i, start, k in zip(chosen, starts, counts, strict=True)
+    ]  # fmt: skip
+    assert (ids.dtype, codes.dtype) == (torch.int32, torch.uint8)
+    assert ids.tolist() == sum((row_ids for row_ids, _ in expected), [])
+    assert codes.tolist() == sum((row_codes for _, row_codes in expected), [])
+
+
+@pytest.mark.parametrize(("start", "count"), [(-1, 1), (1, 2), (2, 1), (2**63 - 1, 1), (0, 3), (0, -1)])
+def test_unpacking_rows_outside_the_data_is_refused(start, count):
+    layout = Layout(4, np.array([4, 4]), 1)
+    data = np.zeros(3 + SPARE, np.uint8)
+    with pytest.raises(ValueError, match="rows outside 3 bytes or of more than 2 nonzeros"):
+        unpack_at(data, np.array([0, start]), np.array([2, count]), layout)
 
 
 @given(tables(), st.integers(0, 2**32))

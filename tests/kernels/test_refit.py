@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from compressae.kernels.refit import explained, reference, refit
+from compressae.kernels.refit import error_reduction, reference, refit
 
 
 def problem(n, d, h, k, seed=0):
@@ -57,4 +57,4 @@ def test_explained_is_the_fall_of_the_error_with_each_latent(n, d, h, k):
         rest = x - np.einsum("nk,nkd->nd", values, weights[indices[:, :count]])
         left.append((rest**2).sum(1))
     falls = -np.diff(np.array(left), axis=0).T
-    np.testing.assert_allclose(explained(x, indices, weights, ridge=1e-7), falls, atol=1e-4)
+    np.testing.assert_allclose(error_reduction(x, indices, weights, ridge=1e-7), falls, atol=1e-4)

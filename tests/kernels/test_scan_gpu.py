@@ -6,7 +6,7 @@ import torch
 
 from compressae.kernels import scan
 from compressae.kernels.packed import SPARE, Layout, Rows, pack
-from compressae.kernels.scan import BLOCK, reference
+from compressae.kernels.scan import SCAN_BLOCK, reference
 
 RNG = np.random.default_rng
 
@@ -120,7 +120,7 @@ def test_both_launches_give_a_row_the_same_bits(device, name, form):
     maxima = gpu.block_maxima(planes, queries, tables, form=form)
     every = torch.arange(planes.blocks, device=device).expand(2, -1)
     scores = gpu.scores(planes, queries, tables, every, whole=True)
-    assert torch.equal(maxima, scores.view(2, -1, BLOCK).amax(2))
+    assert torch.equal(maxima, scores.view(2, -1, SCAN_BLOCK).amax(2))
 
 
 @pytest.mark.parametrize("q", [1, 4])
@@ -144,8 +144,8 @@ def test_one_row(device):
 
 def test_equal_scores_go_to_the_smaller_row(device):
     """Every row three blocks long the same: the best of each block tie."""
-    indptr = np.arange(3 * BLOCK + 1, dtype=np.int64)
-    ids = np.tile(np.arange(BLOCK) % 8, 3).astype(np.uint16)
+    indptr = np.arange(3 * SCAN_BLOCK + 1, dtype=np.int64)
+    ids = np.tile(np.arange(SCAN_BLOCK) % 8, 3).astype(np.uint16)
     planes = scan.plain_planes(indptr, ids, np.ones(len(ids), np.float32), None, 8).to(device)
     query = torch.arange(8.0, device=device)[None]
     for q, K in ((1, 2), (4, 1), (1, 40)):
@@ -155,12 +155,12 @@ def test_equal_scores_go_to_the_smaller_row(device):
 
 
 def test_equal_scores_in_blocks_of_different_maxima(device):
-    values = np.zeros(4 * BLOCK, np.float32)
-    values[[7, 9, BLOCK, BLOCK + 1, 3 * BLOCK]] = 5, 3, 9, 3, 3
+    values = np.zeros(4 * SCAN_BLOCK, np.float32)
+    values[[7, 9, SCAN_BLOCK, SCAN_BLOCK + 1, 3 * SCAN_BLOCK]] = 5, 3, 9, 3, 3
     indptr, ids = np.arange(len(values) + 1, dtype=np.int64), np.zeros(len(values), np.uint16)
     planes = scan.plain_planes(indptr, ids, values, None, 1).to(device)
     rows, scores = scan.scan(planes, torch.ones(1, 1, device=device), None, 3)
-    assert rows.tolist() == [[BLOCK, 7, 9]] and scores.tolist() == [[9, 5, 3]]
+    assert rows.tolist() == [[SCAN_BLOCK, 7, 9]] and scores.tolist() == [[9, 5, 3]]
 
 
 def test_a_query_side_by_side_in_half_precision(device):
@@ -168,7 +168,7 @@ def test_a_query_side_by_side_in_half_precision(device):
 
 
 def test_queries_are_tiled(device, monkeypatch):
-    monkeypatch.setattr(scan, "_SCRATCH", 4 * (6 + 3 * 3 * BLOCK) * 2)
+    monkeypatch.setattr(scan, "_SCRATCH", 4 * (6 + 3 * 3 * SCAN_BLOCK) * 2)
     check(device, PLAIN["float32"](), 3, 3)
 
 
@@ -188,7 +188,7 @@ def test_factors_in_place_of_gains_and_residual_codes(device):
     factors = RNG(3).random(1100).astype(np.float32)
     scaled = planes.scaled(torch.from_numpy(factors))
     check(device, (scaled, dense, factors, np.zeros((1100, 0), np.uint8)), 1, 3)
-    assert scaled.nbytes == planes.slots.nbytes + planes.values.nbytes + 4 * 5 * BLOCK
+    assert scaled.nbytes == planes.slots.nbytes + planes.values.nbytes + 4 * 5 * SCAN_BLOCK
 
 
 @pytest.mark.parametrize("name", [*PACKED, "float16"])
@@ -197,14 +197,14 @@ def test_layout_and_windows_in_parts(device, monkeypatch, name):
     from compressae.kernels.scan import planes, windows
 
     whole = ALL[name]()[0]
-    monkeypatch.setattr(planes, "_PART", 2 * BLOCK)
+    monkeypatch.setattr(planes, "_PART", 2 * SCAN_BLOCK)
     monkeypatch.setattr(windows, "_PART", 1)
     parts = ALL[name]()[0]
     held = {f: t for f, t in vars(whole).items() if isinstance(t, torch.Tensor)}
     assert all(torch.equal(t, getattr(parts, f)) for f, t in held.items())
 
     def build(start, stop):
-        cut = slice(start // BLOCK, -(-stop // BLOCK))
+        cut = slice(start // SCAN_BLOCK, -(-stop // SCAN_BLOCK))
         shared = ("levels", "gain_table")
         own = {f: t if f in shared else t[cut] for f, t in held.items()}
         return scan.Planes(stop - start, whole.latents, **own)
@@ -216,7 +216,7 @@ def test_layout_and_windows_in_parts(device, monkeypatch, name):
         for _ in range(2):
             end = 0
             for first, window in kept:
-                assert first == end and first % BLOCK == 0
+                assert first == end and first % SCAN_BLOCK == 0
                 want, end = build(first, first + len(window)), first + len(window)
                 for f in held:
                     assert torch.equal(getattr(window, f).cpu(), getattr(want, f))
@@ -228,7 +228,7 @@ def test_layout_and_windows_in_parts(device, monkeypatch, name):
 def test_bytes_count_what_fills_the_last_block(device):
     planes = PACKED["ids and levels in 16 bits"]()[0]
     assert planes.slots.dtype == torch.int16 and planes.values is None
-    assert planes.nbytes == 6 * BLOCK * (2 * 5 + 1)
+    assert planes.nbytes == 6 * SCAN_BLOCK * (2 * 5 + 1)
 
 
 def test_what_does_not_fit_is_refused(device):

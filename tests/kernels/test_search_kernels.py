@@ -62,13 +62,13 @@ def test_sparse_products_are_the_dense_ones(n, h, k, dtype):
             **tolerance,
         )
         np.testing.assert_allclose(
-            decode.project(indices, rows, weights, threads),
-            decode_reference.project(indices, rows, weights),
+            decode.sampled_matmul(indices, rows, weights, threads),
+            decode_reference.sampled_matmul(indices, rows, weights),
             **tolerance,
         )
         np.testing.assert_allclose(
-            decode.outer_sum(indices, values, rows, h, threads),
-            decode_reference.outer_sum(indices, values, rows, h),
+            decode.sparse_t_matmul(indices, values, rows, h, threads),
+            decode_reference.sparse_t_matmul(indices, values, rows, h),
             **tolerance,
         )
 

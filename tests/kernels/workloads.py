@@ -14,7 +14,7 @@ from compressae.kernels.decode import gpu as decode
 from compressae.kernels.encode import gpu as encode
 from compressae.kernels.pursuit import gpu as pursuit
 from compressae.kernels.quantize import gpu as quantize
-from compressae.kernels.scan import BLOCK, Planes
+from compressae.kernels.scan import SCAN_BLOCK, Planes
 from compressae.kernels.scan import gpu as scan
 from compressae.kernels.topk import gpu as topk
 
@@ -32,8 +32,8 @@ def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3, first: int = 0) 
 
     def run() -> None:
         decode.decode(ids, values, weights)
-        decode.project(ids, rows, weights)
-        decode.outer_sum(ids, values, rows, h)
+        decode.sampled_matmul(ids, rows, weights)
+        decode.sparse_t_matmul(ids, values, rows, h)
 
     return run
 
@@ -63,15 +63,15 @@ def _training(d: int, k: int, wide: int, h: int = 4096, n: int = 3) -> Workload:
 
 def _planes(h: int, values: torch.dtype | None, levels: int, m: int, ragged: bool) -> Planes:
     """16 blocks of 32 ranks; plain codes where there are no levels."""
-    shape, numbers = (16, 32, BLOCK), (16, BLOCK)
+    shape, numbers = (16, 32, SCAN_BLOCK), (16, SCAN_BLOCK)
     return Planes(
-        16 * BLOCK,
+        16 * SCAN_BLOCK,
         h,
         torch.zeros(shape, dtype=torch.int16 if h <= 1 << 16 else torch.int32),
         None if values is None else torch.zeros(shape, dtype=values),
         torch.zeros(32, levels) if levels else None,
         torch.zeros(numbers, dtype=torch.int32) if ragged else None,
-        torch.zeros(16, m, BLOCK, dtype=torch.uint8) if m else None,
+        torch.zeros(16, m, SCAN_BLOCK, dtype=torch.uint8) if m else None,
         torch.zeros(numbers, dtype=torch.uint8) if levels else None,
         torch.zeros(256) if levels else None,
         None if levels or values != torch.int8 else torch.zeros(numbers),

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from benchmarks.gowalla.command import main
 from click.testing import CliRunner
 from recommender_data import blocks, write
 from recommenders.bet import (
@@ -208,9 +209,7 @@ def test_what_cannot_be_searched_is_refused(split, tmp_path):
 
 
 def script(*arguments):
-    from bet_gowalla import main  # Found through recommender_data, which is imported after it.
-
-    return CliRunner().invoke(main, [*map(str, arguments)])
+    return CliRunner().invoke(main, ["widths", *map(str, arguments)])
 
 
 QUICK = ("--dim", 16, "--keep", 0.2, "--epochs", 4, "--batch", 256, "--iterations", 3,

@@ -4,9 +4,9 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from benchmarks.gowalla.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable, owners
+from benchmarks.gowalla.joined import JoinedTable
 from recommender_data import SCRIPTS  # noqa: F401
-from recommenders.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable, owners
-from recommenders.joined import JoinedTable
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable, HashedTable, QuantizedTable

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from benchmarks.gowalla.cells import sizes
+from benchmarks.gowalla.codebooks import ProductTable, ResidualTable
+from benchmarks.gowalla.joined import JoinedTable
+from benchmarks.gowalla.methods import METHODS
+from benchmarks.gowalla.workbench import DoesNotFit, Setting, Workbench
 from recommender_data import blocks, write
-from recommenders.cells import sizes
-from recommenders.codebooks import ProductTable, ResidualTable
 from recommenders.interactions import read_split, subset
-from recommenders.joined import JoinedTable
-from recommenders.methods import METHODS
 from recommenders.models import MODELS
 from recommenders.training import Recipe
-from recommenders.workbench import DoesNotFit, Setting, Workbench
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import BudgetedTable, FullTable, IntegerTable

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from benchmarks.gowalla.command import main
 from click.testing import CliRunner
 from recommender_data import blocks, write
 from recommenders.interactions import hold_out, read_split
 from recommenders.models import MF, NCF, LightGCN
 from recommenders.ranking import evaluate
 from recommenders.training import Recipe, Run
-from train_gowalla import main
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
@@ -128,7 +128,7 @@ def test_divergence_is_said(split):
 
 
 def script(*arguments):
-    return CliRunner().invoke(main, [*map(str, arguments)])
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
 
 
 def test_the_script_writes_what_it_says(tmp_path):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from compressae import CompresSAE, CompressedIndex, InputError
+from compressae import CompresSAE, InputError, compress, encode
 from compressae.kernels.backend import use
-from compressae.retrieval import ExactIndex
+from compressae.retrieval import CompressedIndex, ExactIndex, GpuIndex
 from compressae.retrieval.baselines import BASELINES, build
 
 pytest.importorskip("faiss", reason="needs faiss, which most baselines are of")
@@ -15,9 +15,9 @@ N, D = 600, 16
 LOOK_AT_SOME = {"hnsw", "annoy", "ivf-pq"}
 
 
-def compressed(items, **form):
+def compressed(items, codes_of=compress, **form):
     model = CompresSAE(D, 64, 6, seed=0)
-    return CompressedIndex(model, model.compress(items, **form))
+    return CompressedIndex(model.projection, codes_of(model, items, **form))
 
 
 def baseline(name):
@@ -27,7 +27,7 @@ def baseline(name):
 
 SEARCHERS = {
     "exact": ExactIndex,
-    "compressed": lambda items: compressed(items, values="float32"),
+    "compressed": lambda items: compressed(items, encode),
     "packed": lambda items: compressed(items, budget="9 B/row"),
     **{name: baseline(name) for name in BASELINES},
 }
@@ -94,7 +94,7 @@ def test_contract_of_a_gpu_index(device, rows):
     queries = rows[1][:2]
     with use("auto"):  # Coded on the CPU.
         index = compressed(rows[0], budget="9 B/row")
-    gpu = index.to(device)
+    gpu = GpuIndex(index, device)
     assert len(gpu) == N and gpu.nbytes > 0
     hits, few = gpu.search(queries, N + 10), gpu.search(queries, 5)
     assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32
@@ -133,5 +133,5 @@ def test_an_unknown_name_or_setting_is_named():
         build("magic", np.ones((3, 4), np.float32))
     with pytest.raises(InputError, match="pq has no setting 'bits'; it has code_bytes, train_rows"):
         build("pq", np.ones((3, 4), np.float32), bits=3)
-    with pytest.raises(InputError, match="int8 has no setting 'kind'; it has none"):
+    with pytest.raises(InputError, match="int8 has no setting 'kind'; it has train_rows"):
         build("int8", np.ones((3, 4), np.float32), kind="int4")

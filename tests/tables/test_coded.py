@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressae import CompresSAE
+from compressae import CompresSAE, compress
 from compressae.retrieval.errors import InputError
 from compressae.tables import CodedTable
 
@@ -23,19 +23,19 @@ def rows_of(n=300, d=16, seed=0):
     return torch.from_numpy(rows.astype(np.float32))
 
 
-def codes_of(rows, latents=40, nonzeros=5, values="int3", **form):
+def codes_of(rows, latents=40, nonzeros=5, value_type="int3", **form):
     model = CompresSAE(rows.shape[1], latents, nonzeros)
-    return model, model.compress(rows.numpy(), values=values, **form)
+    return model, compress(model, rows.numpy(), value_type, **form)
 
 
-@pytest.mark.parametrize("values", ["int2", "int4"])
+@pytest.mark.parametrize("value_type", ["int2", "int4"])
 @pytest.mark.parametrize("form", [{"nonzeros": 5}, {"nonzeros": 1}, {"budget": "5 B/row"}])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
-def test_rows_are_those_of_the_codes(n, form, values):
+def test_rows_are_those_of_the_codes(n, form, value_type):
     rows = rows_of()[3 : 3 + n]
     if "budget" in form and n == 1:
         form = {"budget": 24}
-    model, codes = codes_of(rows, values=values, **form)
+    model, codes = codes_of(rows, value_type=value_type, **form)
     table = CodedTable(codes, model.decoder)
     wanted = torch.from_numpy(codes.reconstruct(model.decoder.detach().numpy()))
     torch.testing.assert_close(table.rows(), wanted, rtol=1e-5, atol=1e-5)
@@ -46,10 +46,10 @@ def test_rows_are_those_of_the_codes(n, form, values):
 
 
 @pytest.mark.parametrize("nbytes", [4501, 4700])
-@pytest.mark.parametrize("values", ["int2", "int4"])
-def test_a_budget_is_kept_to_the_byte_and_used(nbytes, values):
+@pytest.mark.parametrize("value_type", ["int2", "int4"])
+def test_a_budget_is_kept_to_the_byte_and_used(nbytes, value_type):
     rows = rows_of()
-    table = CodedTable.from_dense(rows, nbytes, latents=32, values=values)
+    table = CodedTable.from_dense(rows, nbytes, latents=32, value_type=value_type)
     stored = table.export()
     assert stored.nbytes == sum(t.untyped_storage().nbytes() for t in stored.state_dict().values())
     # One more nonzero of the row that would gain most is all that can be left.
@@ -90,13 +90,13 @@ def test_rows_of_zeros_stay_zeros_when_gains_are_trained():
     assert ((after - before).abs().sum(1) > 0).sum() == len(before) - 1
 
 
-def test_weights_bring_rows_nearer():
+def test_important_rows_come_nearer():
     rows = rows_of()
     weights = np.ones(len(rows))
     weights[:50] = 100
     errors = []
     for chosen in (None, weights):
-        table = CodedTable.from_dense(rows, 4000, latents=32, weights=chosen)
+        table = CodedTable.from_dense(rows, 4000, latents=32, importance=chosen)
         found = torch.nn.functional.cosine_similarity(table.rows(), rows)[3:50]
         errors.append(float((1 - found.detach()).mean()))
     assert errors[1] < 0.6 * errors[0]
@@ -206,11 +206,11 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="expected 2992 or more; give more, or fewer latents"):
         CodedTable.from_dense(rows, 1000, latents=32)
     for wrong, message in (
-        ({"values": "float16"}, "values 'float16': expected one of int4, int3, int2"),
+        ({"value_type": "float16"}, "values 'float16': expected one of int4, int3, int2"),
         ({"latents": 0}, "0 latents, seed 0: expected 1 or more"),
         ({"seed": -1}, "None latents, seed -1"),
     ):
         with pytest.raises(InputError, match=message):
             CodedTable.from_dense(rows, 5000, **wrong)
-    with pytest.raises(InputError, match="weights: expected 300"):
-        CodedTable.from_dense(rows, 5600, latents=32, weights=np.ones(4))
+    with pytest.raises(InputError, match="importance: expected 300"):
+        CodedTable.from_dense(rows, 5600, latents=32, importance=np.ones(4))

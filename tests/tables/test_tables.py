@@ -269,7 +269,7 @@ def test_ids_out_of_range_and_of_other_types_are_refused(kind):
         (lambda: FullTable(4, 0), "4 rows and 0 dimensions"),
         (lambda: FullTable(4, 4, padding_idx=4), "padding_idx 4: expected -4 to 3"),
         (lambda: compressae.tables.HashedTable(4, 4, rows=0), "hashed table of 0 rows"),
-        (lambda: compressae.tables.HashedTable(2**31, 4, 8, seed=1), "give seed=None"),
+        (lambda: compressae.tables.HashedTable(2**31, 4, 8, seed=1), "pass seed=None"),
         (lambda: PathTable(4, 4, hidden=0), "hidden 0"),
         (lambda: CompositionalTable(4, 4, combine="mean"), "combine 'mean'"),
         (lambda: CompositionalTable(4, 1, combine="concat"), "2 tables to concatenate in 1 dim"),

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from compressae.checkpoint import adam_arrays, check_same, load_adam
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.storage import load_artifact, save_artifact
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 from compressae.tables.bet.actions import Action, ActionSampler
 from compressae.tables.bet.predictor import FitnessPredictor, Sets
+from compressae.training.checkpoint import adam_arrays, check_same, load_adam
 
 KIND = "width search"
 #: How iteration t chooses, by t mod 5.

@@ -1,0 +1,1 @@
+"""Coding: rows of a table to codes, budgets shared out over rows, plans for a memory."""

@@ -1,0 +1,182 @@
+"""Candidates of sparse queries, by integer scores from posting lists.
+
+Weights are rounded so that no sum overflows. The rounding error of a score is bounded, so the rows
+within the bound include the exact top K:
+
+    w = rint(s·q), with s so large that ‖w‖·‖row‖ ≤ limit (Cauchy–Schwarz: no partial sum of w·c
+    exceeds it; c are the stored values);
+    |Σ w·c − (s / step)·q·row| ≤ ε = min(‖δ‖·norm, Σ|δ|·127) + s·min(‖q‖·error, Σ|q| / 2),
+    δ = w − s·q;
+
+a row whose sum is more than 2ε below the K-th largest sum is not in the top K.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressae.kernels.backend import uses_triton
+from compressae.kernels.candidates import cpu
+from compressae.kernels.postings import LARGEST, WINDOW, Postings
+
+if TYPE_CHECKING:
+    from compressae.kernels.candidates.gpu import Resident
+
+#: Queries per batch: they share the reads of a window.
+TOGETHER = 32
+#: Bins of the histogram that gives the threshold.
+_BINS = 1 << 12
+#: Longest row (in steps) with 16-bit sums. Longer rows leave too few bits for the query's weights,
+#: so their sums take 32.
+_SHORT = 300
+#: Most candidates in scratch arrays that are reused by the next call.
+_KEEP = 1 << 21
+_NO_MASK = np.empty(0, np.bool_)
+_kept = threading.local()
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Candidates of m queries.
+
+    Attributes:
+        rows: one (c,) int32 array per query, ascending.
+        scores: one (c,) float32 array per query, in units of ``unit``.
+        complete: (m,) bool: the rows include the exact top K and its ties. False if too few sums
+            are clearly positive (the rows are then fewer than K) or too many are nearly equal.
+        unit: (m,) float64 score of a sum of 1.
+        slack: (m,) float64 error bound: a row's exact score is within (sum ± slack)·unit.
+    """
+
+    rows: list[np.ndarray]
+    scores: list[np.ndarray]
+    complete: np.ndarray
+    unit: np.ndarray
+    slack: np.ndarray
+
+
+def find_candidates(
+    postings: Postings,
+    indptr: np.ndarray,
+    latents: np.ndarray,
+    values: np.ndarray,
+    count: int,
+    exact: bool,
+    mask: np.ndarray | None = None,
+) -> Candidates:
+    """Retrieve candidates of m sparse queries: the rows of largest positive score.
+
+    Args:
+        postings: posting lists of n rows.
+        indptr: (m + 1,) int64 CSR offsets of the queries.
+        latents: (nnz,) unsigned, distinct within a query.
+        values: (nnz,) float32, finite.
+        count: K, the number of results the candidates are for.
+        exact: return all rows within 2ε of the K-th largest sum, which include the exact top K.
+            Otherwise return rows down to the K-th largest sum, and those that tie with it to 1/4096
+            of the range.
+        mask: (n,) bool, True for rows that may be returned; all rows when None.
+
+    >>> from compressae.kernels.postings import build_postings
+    >>> indptr, ids = np.array([0, 2, 3, 4]), np.array([0, 1, 1, 0], np.uint32)
+    >>> values = np.array([1, 2, 3, -1], np.float32)
+    >>> postings = build_postings(lambda a, b: (indptr, ids, values, None), np.diff(indptr), 2, 3.0)
+    >>> query = np.array([0, 2]), np.array([0, 1], np.uint32), np.array([1, 1], np.float32)
+    >>> candidates = find_candidates(postings, *query, count=2, exact=True)
+    >>> candidates.rows, (candidates.scores[0] * candidates.unit[0]).round(2)
+    ([array([0, 1], dtype=int32)], array([3., 3.]))
+    """
+    m = len(indptr) - 1
+    whole = postings.values.dtype == np.int8
+    kind: np.dtype = np.dtype(np.float32)
+    if whole:
+        kind = np.dtype(np.int16 if postings.norm <= _SHORT else np.int32)
+    limit = 1 << (24 if kind == np.int32 else 15)
+    weights = np.empty(len(latents), kind)
+    bands, unit = np.empty(m, np.int64), np.empty(m)
+    cpu.weigh(
+        indptr, values, limit - 1, postings.norm, postings.error, LARGEST if whole else 0,
+        postings.step, weights, bands, unit,
+    )  # fmt: skip
+    slack = bands / 2
+    if not exact:
+        bands[:] = 0
+    room = min(8192 + 8 * count, -(-postings.rows // 64) * 64 + 64)
+    width = min(WINDOW, -(-postings.rows // 64) * 64)
+    sums, counts, rows, scores = _scratch(m, room, width, kind)
+    filled, complete = np.zeros(m, np.int64), np.empty(m, np.bool_)
+    shift = limit.bit_length() - _BINS.bit_length()
+    cpu.find(
+        postings.docs, postings.values, postings.bounds, postings.places, postings.rows, indptr,
+        latents, weights, bands, count, shift, _NO_MASK if mask is None else mask, sums, counts,
+        rows, scores, filled, complete,
+    )  # fmt: skip
+    return Candidates(
+        [rows[i, : filled[i]].copy() for i in range(m)],
+        [scores[i, : filled[i]].copy() for i in range(m)],
+        complete,
+        unit,
+        slack,
+    )
+
+
+def resident(postings: Postings, device: Any) -> "Resident":
+    """Copy posting lists of int8 values to a device, for ``top_candidates``.
+
+    Raises:
+        ValueError: the values are not int8.
+    """
+    from compressae.kernels.candidates import gpu
+
+    return gpu.Resident.of(postings, device)
+
+
+def top_candidates(
+    lists: "Resident", latents: Any, values: Any, count: int, mask: Any = None
+) -> tuple[Any, Any]:
+    """Top ``count`` rows of sparse queries on a GPU, by integer score (q, C).
+
+    Sums are exact; weights are rounded to about 2^-20 of the query's length.
+
+    Args:
+        lists: posting lists from ``resident``, n rows over h latents.
+        latents: (q, m) integer tensor below h, distinct within a query.
+        values: (q, m) float32, finite.
+        count: C, at least 1.
+        mask: (n,) bool, True for rows that may be returned; all rows when None.
+
+    Returns:
+        rows (q, C) int64 and sums (q, C) int32, best first, ties by smaller row; positive
+        sums only, padded with −1 and 0.
+
+    Raises:
+        ValueError: rows are so long that sums would overflow 32 bits, or no GPU holds the tensors.
+    """
+    uses_triton(values, "triton")
+    from compressae.kernels.candidates import gpu
+
+    return gpu.top_candidates(lists, latents, values, count, mask)
+
+
+def _scratch(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
+    """Scratch arrays of ``cpu.find``, reused by the thread's next call.
+
+    The page faults of new arrays would take longer than a search of few rows.
+    """
+    key = (m, room, width, kind)
+    if m * room > _KEEP:
+        _kept.key = None
+        return _arrays(m, room, width, kind)
+    if getattr(_kept, "key", None) != key:
+        _kept.key, _kept.arrays = key, _arrays(m, room, width, kind)
+    return _kept.arrays
+
+
+def _arrays(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
+    """Allocate sums (aligned to cache lines, for vector loads), counts, rows and scores."""
+    memory = np.empty(width + 64, kind)
+    sums = memory[-memory.ctypes.data % 64 // kind.itemsize :][:width]
+    rows, scores = np.empty((m, room), np.int32), np.empty((m, room), np.float32)
+    return sums, np.empty((m, _BINS), np.int32), rows, scores

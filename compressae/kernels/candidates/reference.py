@@ -1,0 +1,23 @@
+"""Definition of candidates, in plain numpy."""
+
+import numpy as np
+
+from compressae.kernels.postings import WINDOW, Postings
+
+
+def sums(postings: Postings, latents: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Scores Σ weight · stored value of all rows, (n,) int64, from a query's integer weights."""
+    p = postings
+    out = np.zeros(p.rows, np.int64)
+    for w, place in enumerate(p.places):
+        for latent, weight in zip(latents, weights, strict=True):
+            a, b = place + p.bounds[w, latent], place + p.bounds[w, latent + 1]
+            rows = WINDOW * w + p.docs[a:b].astype(np.int64)
+            out[rows] += int(weight) * p.values[a:b].astype(np.int64)
+    return out
+
+
+def candidates(sums: np.ndarray, count: int, band: int) -> np.ndarray:
+    """Rows whose sum is positive and at most ``band`` below the ``count``-th largest sum."""
+    least = np.sort(sums)[::-1][min(count, len(sums)) - 1] - band
+    return np.flatnonzero(sums >= max(1, least))

@@ -1,0 +1,97 @@
+"""An index of faiss as a baseline."""
+
+from typing import Any
+
+import faiss
+import numpy as np
+
+from compressae.retrieval.baselines.ordering import write_hits
+from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.exact import check_queries
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+
+
+class FaissIndex:
+    """n items in an index of faiss, compared by the inner product of unit rows.
+
+    Results are ordered by score and id; among rows that tie for the last place, faiss chooses.
+
+    Args:
+        index: empty, of faiss.METRIC_INNER_PRODUCT.
+        items: (n, d).
+        code_bytes: bytes of an item without ids and links.
+        train_rows: most rows to train on, drawn by seed 0.
+        least: rows that training needs.
+
+    Attributes:
+        code_nbytes: bytes of the codes.
+        nbytes: bytes that grow with n, as faiss writes them: codes, ids, links.
+        constant_nbytes: bytes of the trained, empty index: codebooks, centroids, rotations.
+        trained_rows: rows trained on; 0 for an index that needs no training.
+
+    Raises:
+        InputError: fewer rows than training needs.
+    """
+
+    def __init__(
+        self, index: Any, items: Any, code_bytes: int, train_rows: int = TRAIN_ROWS, least: int = 1
+    ) -> None:
+        items = as_embeddings(items)
+        rows = min(len(items), train_rows)
+        if rows < least:
+            raise InputError(
+                f"{items.name}: {rows} rows to train on; this needs at least {least}; give more "
+                "rows"
+            )
+        self.index, self._n = index, len(items)
+        self.trained_rows = 0
+        if not index.is_trained:
+            index.train(training_rows(items, train_rows))
+            self.trained_rows = rows
+        self.constant_nbytes = written_bytes(index)
+        for _, batch in items.batches():
+            index.add(unit_rows(batch))
+        self.nbytes = written_bytes(index) - self.constant_nbytes
+        self.code_nbytes = self._n * code_bytes
+
+    def __len__(self) -> int:
+        return self._n
+
+    def search(self, queries: Any, K: int) -> Hits:
+        """Search with faiss for unit queries (q, d)."""
+        queries = as_embeddings(queries, "queries")
+        check_queries(queries.shape[1], self.index.d, queries.name, K)
+        hits = Hits.empty(len(queries), K)
+        for first, batch in queries.batches():
+            scores, ids = self.index.search(unit_rows(batch), K)
+            scores[ids < 0] = -np.inf
+            write_hits(hits, first, ids, scores)
+        return hits
+
+
+def written_bytes(index: Any) -> int:
+    """Count the bytes that faiss writes for an index, which are those it holds."""
+    total = 0
+
+    def count(written: bytes) -> None:
+        nonlocal total
+        total += len(written)
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
+    return total
+
+
+def divisor(d: int, most: int, what: str) -> int:
+    """The largest divisor of d that is at most ``most``: parts of equal width.
+
+    Raises:
+        InputError: most < 1.
+
+    >>> divisor(384, 100, "parts")
+    96
+    """
+    if most < 1:
+        raise InputError(f"{most} {what}: expected at least 1")
+    return max(m for m in range(1, min(d, most) + 1) if d % m == 0)

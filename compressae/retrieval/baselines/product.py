@@ -1,0 +1,67 @@
+"""Product quantisation (Jégou et al., 2011) and its rotation (Ge et al., 2013)."""
+
+from typing import Any
+
+import faiss
+
+from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
+from compressae.retrieval.baselines.sample import TRAIN_ROWS
+from compressae.retrieval.io.embeddings import as_embeddings
+
+#: Centroids of a sub-quantiser of 8 bits, and so the fewest rows that train them.
+CENTROIDS = 256
+
+
+class PQ(FaissIndex):
+    """faiss's IndexPQ of 8 bits a part, scanned.
+
+    Args:
+        items: (n, d), n ≥ 256.
+        code_bytes: parts; rounded down to a divisor of d.
+        train_rows: most rows that the centroids are trained on.
+    """
+
+    def __init__(self, items: Any, code_bytes: int = 64, train_rows: int = TRAIN_ROWS) -> None:
+        items = as_embeddings(items)
+        d = items.shape[1]
+        m = self.code_size(d, code_bytes)
+        super().__init__(_pq(d, m), items, m, train_rows, CENTROIDS)
+
+    @staticmethod
+    def code_size(d: int, code_bytes: int) -> int:
+        """Bytes of a row that ``code_bytes`` end in."""
+        return divisor(d, code_bytes, "bytes a row")
+
+
+class OPQ(FaissIndex):
+    """faiss's OPQMatrix before IndexPQ.
+
+    Args:
+        items, code_bytes, train_rows: as of ``PQ``.
+        iterations: of the rotation; faiss's default is 50.
+    """
+
+    code_size = PQ.code_size
+
+    def __init__(
+        self,
+        items: Any,
+        code_bytes: int = 64,
+        train_rows: int = TRAIN_ROWS,
+        iterations: int = 50,
+    ) -> None:
+        items = as_embeddings(items)
+        d = items.shape[1]
+        m = PQ.code_size(d, code_bytes)
+        rotation, quantizer = faiss.OPQMatrix(d, m), faiss.ProductQuantizer(d, m, 8)
+        rotation.niter = iterations
+        quantizer.cp.min_points_per_centroid = 1
+        rotation.pq = quantizer  # Its settings; OPQ's own warn of few rows on stderr.
+        index = faiss.IndexPreTransform(rotation, _pq(d, m))
+        super().__init__(index, items, m, train_rows, CENTROIDS)
+
+
+def _pq(d: int, m: int) -> Any:
+    index = faiss.IndexPQ(d, m, 8, faiss.METRIC_INNER_PRODUCT)
+    index.pq.cp.min_points_per_centroid = 1  # No warnings on stderr.
+    return index

@@ -1,0 +1,111 @@
+"""Everything about the bytes of a row: plain and packed codes, their quantiser, their sizes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from compressae.retrieval.codes.base import KIND, Codes
+from compressae.retrieval.codes.packed import PackedCodes
+from compressae.retrieval.codes.sparse import CsrRows, SparseCodes
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.artifacts import load_artifact
+
+__all__ = [
+    "KIND",
+    "Codes",
+    "PackedCodes",
+    "SparseCodes",
+    "as_codes",
+    "load_codes",
+    "open_codes",
+    "query_rows",
+]
+
+_FORMS: tuple[type[Codes], ...] = (PackedCodes, SparseCodes)
+
+
+def load_codes(path: str | Path, verify: bool = True) -> Codes:
+    """Open saved codes of either form, memory-mapped.
+
+    Args:
+        path: the folder.
+        verify: compare each file with its checksum, which reads it once.
+
+    Raises:
+        InputError: no whole codes; the message names the file.
+    """
+    artifact = load_artifact(path, KIND, verify)
+    return open_codes({form.stem: artifact.settings for form in _FORMS}, artifact.tensors, path)
+
+
+def open_codes(
+    settings: dict[str, Any], tensors: dict[str, dict[str, Any]], path: str | Path
+) -> Codes:
+    """Codes of either form among the files of an artifact.
+
+    Args:
+        settings: of the artifact, those of the codes under the stem of their file.
+        tensors: {file stem: {name: array}}.
+        path: for the error message.
+
+    Raises:
+        InputError: no codes there, or damaged ones.
+    """
+    for form in _FORMS:
+        if form.stem in tensors and form.stem in settings:
+            return form.from_parts(settings[form.stem], tensors[form.stem])
+    raise InputError(f"{path}: holds no codes (an older compressae?); build it again")
+
+
+def as_codes(rows: Any, name: str) -> Codes:
+    """Codes of any sparse rows: codes, a scipy sparse matrix or a sparse torch tensor.
+
+    Raises:
+        InputError: dense or unknown rows.
+    """
+    if isinstance(rows, Codes):
+        return rows
+    if scipy.sparse.issparse(rows):
+        return SparseCodes.from_scipy(rows)
+    if hasattr(rows, "to_sparse_coo") and str(rows.layout) != "torch.strided":
+        return SparseCodes.from_torch(rows)
+    raise InputError(
+        f"{name}: {type(rows).__name__}; expected a scipy sparse matrix, a sparse torch tensor or "
+        "SparseCodes (dense queries go to CompressedIndex)"
+    )
+
+
+def query_rows(queries: Any, latents: int) -> CsrRows:
+    """CSR arrays of sparse queries (q, h), checked; those of a clean CSR matrix are not copied.
+
+    Args:
+        queries: as of ``as_codes``.
+        latents: h, the width that is expected.
+
+    Raises:
+        InputError: dense or unknown rows, another width, NaN or infinity.
+    """
+    shape = getattr(queries, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != latents:
+        as_codes(queries, "queries")  # Rows of an unknown kind are refused as such.
+        width = shape[-1] if shape else "?"
+        raise InputError(f"queries: {width} latents; expected {latents}, those of the index")
+    rows = None
+    if getattr(queries, "format", None) == "csr" and queries.dtype.kind in "fiub":
+        rows = CsrRows.of(queries.indptr, queries.indices, queries.data, latents)
+    elif str(getattr(queries, "layout", None)) == "torch.sparse_csr":
+        parts = (queries.crow_indices(), queries.col_indices(), queries.values().float())
+        rows = CsrRows.of(*(part.detach().cpu().numpy() for part in parts), latents)
+    elif str(getattr(queries, "layout", None)) == "torch.sparse_coo":
+        coo = queries.detach().coalesce()
+        row, column = coo.indices().cpu().numpy()
+        indptr = np.searchsorted(row, np.arange(shape[0] + 1))
+        rows = CsrRows.of(indptr, column, coo.values().float().cpu().numpy(), latents)
+    if rows is not None:
+        return rows
+    codes = as_codes(queries, "queries")
+    plain = codes.unpack() if isinstance(codes, PackedCodes) else codes
+    assert isinstance(plain, SparseCodes)
+    return CsrRows(plain.indptr, plain.indices, plain.row_values())

@@ -1,0 +1,210 @@
+"""Codes: what plain and packed codes have in common."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy import sparse
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+
+KIND = "codes"
+
+
+class Codes(ABC):
+    """n rows of signed nonzeros over h latents, as a search reads them.
+
+    Rows are scored where they lie: the score of a row for a dense query x is q'·s, with q' = W·x,
+    plus what its residual code adds, times its gain or scale.
+
+    Attributes:
+        stem: name of the file of such codes in a saved folder.
+        latents: h.
+        model_id: fingerprint of the model that made the codes, or None.
+        settings: how they were made.
+    """
+
+    stem: ClassVar[str]
+    latents: int
+    model_id: str | None
+    settings: dict[str, Any]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """n."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, h)."""
+        return len(self), self.latents
+
+    def __repr__(self) -> str:
+        model = "" if self.model_id is None else f", model {self.model_id}"
+        each = self.nbytes / max(len(self), 1)
+        return (
+            f"{type(self).__name__}({len(self):,} rows over {self.latents:,} latents, "
+            f"{each:.4g} bytes a row{model})"
+        )
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that grow with n."""
+
+    @property
+    @abstractmethod
+    def constant_nbytes(self) -> int:
+        """Bytes of what all rows share and a search needs: levels, gains, codebooks."""
+
+    @property
+    @abstractmethod
+    def residual_bytes(self) -> int:
+        """Bytes of a row's residual code."""
+
+    @property
+    @abstractmethod
+    def nonzeros(self) -> np.ndarray:
+        """Nonzeros of each row (n,) int64."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> float:
+        """An upper bound of every |value|, gains and scales applied."""
+
+    @abstractmethod
+    def read(
+        self, start: int, stop: int, factors: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Decode rows start..stop to CSR: bounds (m + 1,), latents, values, ``row_factors``."""
+
+    @abstractmethod
+    def row_factors(
+        self, factors: np.ndarray | None, start: int = 0, stop: int | None = None
+    ) -> np.ndarray | None:
+        """Factors (m,) by which stored values of rows start..stop are multiplied, or None for 1.
+
+        Args:
+            factors: (n,) as ``dots`` takes them; the rows' own gains or scales when None.
+            start, stop: rows; all when not given.
+        """
+
+    @abstractmethod
+    def dots(
+        self,
+        dense_query: np.ndarray,
+        rows: np.ndarray | None = None,
+        factors: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Dot products q·s (m,) float32 with the nonzeros of rows (m,), of all rows when None.
+
+        Args:
+            dense_query: q (h,).
+            rows: (m,) int64.
+            factors: (n,) from ``inverse_norms``.
+        """
+
+    @abstractmethod
+    def query_tables(self, x: np.ndarray) -> np.ndarray | None:
+        """Look-up tables of the residual codes for queries x (q, d), or None where there are none
+        to look up."""
+
+    @abstractmethod
+    def scores(
+        self, projected: np.ndarray, table: np.ndarray | None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Scores (m,) float32 of rows (m,), of all rows when None.
+
+        Args:
+            projected: q' = W·x (h,) float32.
+            table: the query's entry of ``query_tables``.
+            rows: (m,) int64.
+        """
+
+    @abstractmethod
+    def norms(self, dtype: Any = np.float32) -> np.ndarray:
+        """‖s‖ of every row (n,)."""
+
+    @abstractmethod
+    def inverse_norms(self) -> np.ndarray:
+        """Factors (n,) float64 with which ``dots`` gives q·s / ‖s‖; 0 for an empty row."""
+
+    @abstractmethod
+    def reconstruct(self, decoder: np.ndarray) -> np.ndarray:
+        """Reconstruct rows (n, d) float32 from the model's decoder (h, d)."""
+
+    @abstractmethod
+    def to_scipy(self) -> sparse.csr_array:
+        """The dequantised nonzeros as a float32 CSR matrix (n, h); residual codes are left out."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> Self:
+        """Rows (m,), m ≥ 1, in that order."""
+
+    @abstractmethod
+    def join(self, others: list[Self]) -> Self:
+        """These rows and then the others', which ``check_compatible`` accepts."""
+
+    @abstractmethod
+    def check_compatible(self, other: Any) -> None:
+        """Refuse codes that cannot stand in one index with these.
+
+        Raises:
+            InputError: another kind, another h, another model or another quantiser.
+        """
+
+    def like_these(self, other: "Codes") -> "Codes":
+        """Other rows in the form of these, where that loses nothing that they have."""
+        return other
+
+    def residual_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The residual quantiser's ``restore`` (d, m·s) and ``codebooks`` (m, 256, s)."""
+        return np.empty((0, 0), np.float32), np.empty((0, 256, 0), np.float32)
+
+    @abstractmethod
+    def gpu_planes(self, start: int, stop: int) -> Any:
+        """Rows start..stop as ``kernels.scan.Planes`` for a GPU; imports torch."""
+
+    @abstractmethod
+    def artifact_settings(self) -> dict[str, Any]:
+        """What a saved folder records beside the arrays."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of a saved folder."""
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+        """Codes of what ``artifact_settings`` and ``arrays`` gave.
+
+        Raises:
+            InputError: the parts do not fit together.
+        """
+
+    def save(self, path: str | Path) -> None:
+        """Write the codes as a folder, whole or not at all.
+
+        Raises:
+            InputError: the folder cannot be written; what was there is unchanged.
+        """
+        save_artifact(path, KIND, self.artifact_settings(), {self.stem: self.arrays()})
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = True) -> Self:
+        """Open saved codes of this kind, memory-mapped.
+
+        Args:
+            path: the folder.
+            verify: compare each file with its checksum, which reads it once.
+
+        Raises:
+            InputError: no whole codes of this kind; the message names the file.
+        """
+        artifact = load_artifact(path, KIND, verify)
+        if cls.stem not in artifact.tensors:
+            raise InputError(
+                f"{path}: holds no {cls.__name__}; open it with compressae.retrieval.load_codes"
+            )
+        return cls.from_parts(artifact.settings, artifact.tensors[cls.stem])

@@ -1,0 +1,29 @@
+"""The errors of the package: input that cannot be used, and extras that are not installed."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message names it, what was expected and the cure.
+
+    The command line prints the message as one line and exits with 1.
+
+    >>> raise InputError("K = 0: expected at least 1 result a query")
+    Traceback (most recent call last):
+    compressae.retrieval.errors.InputError: K = 0: expected at least 1 result a query
+    """
+
+
+class MissingExtraError(InputError):
+    """An optional library is not installed; the message holds the pip command that installs it.
+
+    Args:
+        library: name of the library.
+        extra: the extra of compressae that installs it.
+        use: what needs it.
+
+    >>> str(MissingExtraError("annoy", "baselines", "baseline 'annoy'"))
+    "baseline 'annoy' needs annoy; pip install 'compressae[baselines]'"
+    """
+
+    def __init__(self, library: str, extra: str, use: str) -> None:
+        super().__init__(f"{use} needs {library}; pip install 'compressae[{extra}]'")
+        self.library, self.extra = library, extra

@@ -1,0 +1,307 @@
+"""CompressedIndex: dense queries in, ids out, over the compressed rows of a table."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from compressae.kernels.product import Int8Matrix, product
+from compressae.kernels.threads import over_rows
+from compressae.retrieval.codes import Codes, open_codes
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.index.paper import CosineLists, reconstruct_queries, search_sparse
+from compressae.retrieval.index.postings import build_segment, list_arrays, open_lists
+from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.index.request import Candidates, Scoring, SearchRequest
+from compressae.retrieval.index.segments import Segment, Segments
+from compressae.retrieval.index.two_stage import TwoStageSearch, rerank
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+
+KIND = "index"
+#: Entries of q' that search the lists until ``tune`` sets them; chosen on WordNet
+#: (docs/results/recall_wordnet.md).
+QUERY_NONZEROS = 64
+
+ProjectionType = Literal["int8", "float32"]
+
+
+class CompressedIndex:
+    """Cosine search over the codes of a table, by posting lists.
+
+    Ways to score a dense query x of unit length against the code s of an item y:
+
+    - "asymmetric" (default): x·ŷ, the query not compressed. q' = W·x; the largest entries of q'
+      search the posting lists, the best candidates are rescored exactly as q'·s, residual codes
+      included where rows carry them.
+    - "sparse" and "reconstructed": the paper's two modes, see ``retrieval.index.paper``.
+
+    Args:
+        projection: weights of the model that made the codes: ``model.projection``.
+        codes: (n, h), from ``compress`` or ``encode``.
+        threads: processors to use; all that the process may use when None.
+        ids: (n,) whole numbers ≥ 0, the items' ids; 0…n − 1 when None.
+        lists: hold posting lists. Without them a search scans all codes ("sparse" apart).
+        projection_type: how W is held for q' = W·x: "int8" takes a third of the time for one query
+            and moves scores by some 0.001 (``compressae.kernels.product``), "float32" is exact.
+
+    Attributes:
+        projection: as given.
+        segments: the rows; see ``Segments``.
+        query_nonzeros, candidates: what ``search`` uses unless told; ``tune`` sets them.
+        tuned: (K, candidates) of the last ``tune``; searches for more results raise the candidates
+            in proportion.
+
+    Raises:
+        InputError: the codes are of another model.
+
+    >>> from compressae import TrainConfig, compress, load_sample, train
+    >>> items = load_sample().embeddings.subset(np.arange(2000))
+    >>> model = train(items, TrainConfig(latents=256, nonzeros=8, steps=4))
+    >>> index = CompressedIndex(model.projection, compress(model, items))
+    >>> index.search(items.take(np.arange(2)), 1).ids.tolist()
+    [[0], [1]]
+    """
+
+    def __init__(
+        self,
+        projection: Projection,
+        codes: Codes,
+        threads: int | None = None,
+        ids: Any = None,
+        lists: bool = True,
+        projection_type: ProjectionType = "int8",
+    ) -> None:
+        projection.check_made(codes.model_id)
+        self._set(projection, threads, lists, projection_type)
+        self.segments = Segments(codes, self.build, ids)
+
+    def _set(
+        self,
+        projection: Projection,
+        threads: int | None,
+        lists: bool,
+        projection_type: ProjectionType,
+    ) -> None:
+        if projection_type not in ("int8", "float32"):
+            raise InputError(f"projection_type {projection_type!r}: expected int8 or float32")
+        self.projection, self.threads, self.has_lists = projection, threads, lists
+        self.projection_type = projection_type
+        self._matrix = Int8Matrix.of(projection.decoder) if projection_type == "int8" else None
+        self.cosine_lists = CosineLists(threads)
+        self.query_nonzeros = min(QUERY_NONZEROS, projection.latents)
+        self.candidates: Candidates = None
+        self.tuned: tuple[int, Candidates] = (0, None)
+
+    def build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+        """Build a segment of rows as this index holds them; see ``segments.Build``."""
+        if not self.has_lists:
+            return Segment(codes, ids=ids)
+        return build_segment(codes, ids, "dot", "int8", self.threads)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __repr__(self) -> str:
+        p, n = self.projection, len(self)
+        return (
+            f"CompressedIndex({n:,} items of {p.dim} dimensions, {p.latents:,} latents, "
+            f"{self.nbytes / max(n, 1):.4g} bytes an item, model {p.model_id})"
+        )
+
+    @property
+    def codes(self) -> Codes:
+        """The codes by ascending id; a copy where rows changed since the last ``compact``."""
+        return self.segments.codes()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held that grow with n: codes, posting lists, those of "sparse" once in use."""
+        return self.segments.nbytes + self.cosine_lists.nbytes
+
+    @property
+    def constant_nbytes(self) -> int:
+        """Bytes that asymmetric search needs whatever n: W and the quantiser of packed codes."""
+        held = self.projection.decoder if self._matrix is None else self._matrix
+        return held.nbytes + self.segments.parts[0].codes.constant_nbytes
+
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the posting lists alone."""
+        return self.segments.list_nbytes
+
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """Project unit queries x (m, d) on the latents: q' = W·x (m, h) float32."""
+        return x @ self.projection.decoder.T if self._matrix is None else product(self._matrix, x)
+
+    def search(
+        self,
+        queries: Any,
+        K: int,
+        scoring: Scoring = "asymmetric",
+        candidates: Candidates = None,
+        query_nonzeros: int | None = None,
+        allowed: Any = None,
+        rerank: Any = None,
+        rerank_candidates: int | None = None,
+    ) -> Hits:
+        """Find the K best items of each query.
+
+        Args:
+            queries: (q, d) dense rows of any length.
+            K: results a query; above n, rows are padded.
+            scoring: see the class.
+            candidates: items rescored a query (not for "sparse"): at least K; "all" scores every
+                item, exactly; ``self.candidates`` when None, which is 3,000 or 10·K until ``tune``
+                sets it.
+            query_nonzeros: entries of q' that search the lists, ``self.query_nonzeros`` when None;
+                for "sparse" nonzeros of the query's code, the model's k when None. More cost time
+                but no memory.
+            allowed: only these may be found: ids (m,), or bool (m,) by id with m above the
+                largest id; all when None.
+            rerank: the items' own embeddings, row numbers being ids: an array, a path or
+                ``Embeddings``, best on disk. The best items are read from it and reranked by exact
+                cosine.
+            rerank_candidates: items read a query, at least K; 4·K when None.
+
+        Raises:
+            InputError: queries of another width, NaN, infinite or zero; K or candidates too small.
+        """
+        request = SearchRequest.of(
+            self,
+            queries,
+            K,
+            scoring,
+            candidates,
+            query_nonzeros,
+            allowed,
+            rerank,
+            rerank_candidates,
+        )
+        return self.answer(request)
+
+    def answer(self, request: SearchRequest) -> Hits:
+        """Answer a checked request; see ``search``."""
+        hits = Hits.empty(len(request), request.K)
+        if not request.rows:
+            return hits
+        two_stage = TwoStageSearch(request, self.project)
+        for start, x in request.batches():
+            # The first stage writes into the hits themselves unless they are reranked.
+            found, first = hits, start
+            if request.rerank is not None:
+                found, first = Hits.empty(len(x), request.first_stage), 0
+            if request.scoring == "sparse":
+                part = search_sparse(request, x, self.projection, self.cosine_lists)
+                found.ids[first : first + len(x)] = part.ids
+                found.scores[first : first + len(x)] = part.scores
+            else:
+                view = x
+                if request.scoring == "reconstructed":
+                    view = reconstruct_queries(self.projection, request.segments[0].codes, x)
+                over_rows(lambda a, b: two_stage(view, a, b, found, first), len(x), self.threads)
+            if request.rerank is not None:
+                rerank(request.rerank, x, found, hits, start)
+        return hits
+
+    def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
+        """Add items, which searches find from now on.
+
+        Args:
+            codes: (m, h) like those of the index: ``encode_like(model, embeddings, index.codes)``.
+            ids: (m,) whole numbers ≥ 0 that the index does not hold; the next ones when None.
+
+        Returns:
+            The ids (m,) int64.
+
+        Raises:
+            InputError: codes of another model, form or quantiser; an id that is in the index.
+                Nothing was changed.
+        """
+        return self.segments.add(codes, ids)
+
+    def remove(self, ids: Any) -> None:
+        """Remove items by id; ``compact`` frees their bytes.
+
+        Raises:
+            InputError: an id that is not in the index, or is given twice. Nothing was changed.
+        """
+        self.segments.remove(ids)
+
+    def update(self, ids: Any, codes: Codes) -> None:
+        """Replace the items of ids (m,) by codes (m, h).
+
+        Raises:
+            InputError: see ``add`` and ``remove``. Nothing was changed.
+        """
+        self.segments.update(ids, codes)
+
+    def compact(self) -> None:
+        """Merge added items into one set of lists, and free the bytes of removed ones.
+
+        Exact searches answer as before; a two-stage search may choose other candidates at the
+        cut-off, since the merged lists round their values with another step.
+        """
+        self.segments.compact()
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder with all that search needs: weights, codes and lists, compacted.
+
+        The index in memory stays as it is; see ``compact`` for how the saved one may differ.
+
+        Raises:
+            InputError: no row is left, or the disk failed; what was there is unchanged.
+        """
+        segment = self.segments.merged()
+        codes = segment.codes
+        settings = {
+            "model": self.projection.artifact_settings(),
+            codes.stem: codes.artifact_settings(),
+            "next_id": self.segments.next_id,
+            "search": {
+                "query_nonzeros": self.query_nonzeros,
+                "candidates": self.candidates,
+                "tuned": list(self.tuned),
+                "lists": self.has_lists,
+                "weights": self.projection_type,
+            },
+        }
+        tensors = {
+            "model": self.projection.arrays(),
+            codes.stem: codes.arrays(),
+            "lists": list_arrays(segment),
+        }
+        save_artifact(path, KIND, settings, tensors)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, threads: int | None = None, verify: bool = True
+    ) -> "CompressedIndex":
+        """Open a saved index; codes and lists stay memory-mapped.
+
+        Args:
+            path: the folder.
+            threads: processors to use; all that the process may use when None.
+            verify: compare each file with its checksum, which reads it once.
+
+        Raises:
+            InputError: no whole index; the message names the file.
+        """
+        artifact = load_artifact(path, KIND, verify)
+        settings, tensors = artifact.settings, artifact.tensors
+        projection = Projection.from_parts(
+            settings.get("model", {}), tensors.get("model", {}), str(path)
+        )
+        codes = open_codes(settings, tensors, path)
+        projection.check_made(codes.model_id)
+        search = settings.get("search", {})
+        index = cls.__new__(cls)
+        index._set(projection, threads, search.get("lists", True), search.get("weights", "int8"))
+        index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)
+        index.candidates = search.get("candidates")
+        tuned_for, tuned = search.get("tuned", (0, None))
+        index.tuned = (tuned_for, tuned)
+        next_id = settings.get("next_id", 0)
+        lists = tensors.get("lists", {})
+        index.segments = open_lists(codes, index.build, lists, next_id, str(path))
+        return index

@@ -1,0 +1,104 @@
+"""Hits, the answer of every index, and the protocol that every index follows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.atomic import replacing
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Results of q queries, best first, ties by smaller id.
+
+    Attributes:
+        ids: (q, K) int64; −1 where a query has fewer than K results.
+        scores: (q, K) float32; −inf there.
+
+    >>> Hits(np.array([[3, 7]]), np.array([[0.9, 0.8]], np.float32))
+    Hits(1 query, K = 2; best: id 3, score 0.9)
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        """q."""
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        q, K = self.ids.shape
+        best = ""
+        if q and K and self.ids[0, 0] >= 0:
+            best = f"; best: id {self.ids[0, 0]}, score {self.scores[0, 0]:.4g}"
+        return f"Hits({q} {'query' if q == 1 else 'queries'}, K = {K}{best})"
+
+    @classmethod
+    def empty(cls, q: int, K: int) -> "Hits":
+        """Padding alone, to be filled from the left."""
+        return cls(np.full((q, K), -1, np.int64), np.full((q, K), -np.inf, np.float32))
+
+    def save(self, path: str | Path) -> None:
+        """Write ``ids`` and ``scores`` as a .npz file, whole or not at all.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, ids=self.ids, scores=self.scores)
+
+
+class Searcher(Protocol):
+    """Anything that finds neighbours of dense queries among n items."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory that grow with n."""
+
+    def search(self, queries: Any, K: int) -> Hits:
+        """The K best items of each dense query (q, d)."""
+
+
+class Baseline(Searcher, Protocol):
+    """A searcher that also says what else it holds."""
+
+    @property
+    def code_nbytes(self) -> int:
+        """Bytes of the n codes alone, without ids, links and lists."""
+
+    @property
+    def constant_nbytes(self) -> int:
+        """Bytes held that do not grow with n: codebooks, centroids, weights."""
+
+
+#: Ids and scores of one query, best first.
+Ranked = tuple[np.ndarray, np.ndarray]
+
+
+def merge_hits(parts: Sequence[Ranked], hits: Hits, query: int) -> None:
+    """Merge the best of each segment, best first, into one query's row of hits."""
+    ids, scores = parts[0]
+    if len(parts) > 1:
+        ids = np.concatenate([part[0] for part in parts])
+        scores = np.concatenate([part[1] for part in parts])
+        order = np.lexsort((ids, -scores))[: hits.ids.shape[1]]
+        ids, scores = ids[order], scores[order]
+    hits.ids[query, : len(ids)], hits.scores[query, : len(ids)] = ids, scores
+
+
+def check_count(K: int) -> None:
+    """Refuse a K that is no whole number of 1 or more.
+
+    Raises:
+        InputError: see above.
+    """
+    if not isinstance(K, Integral) or isinstance(K, bool) or K < 1:
+        raise InputError(f"K = {K!r}: expected a whole number of at least 1, the results a query")

@@ -1,0 +1,331 @@
+"""Exact search over sparse rows by posting lists."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressae.kernels.candidates import TOGETHER, find_candidates
+from compressae.kernels.postings import touched
+from compressae.kernels.threads import over_rows
+from compressae.kernels.topk import best
+from compressae.retrieval.codes import Codes, as_codes, open_codes, query_rows
+from compressae.retrieval.codes.sparse import CsrRows
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.hits import Hits, Ranked, check_count, merge_hits
+from compressae.retrieval.index.postings import (
+    ListType,
+    Similarity,
+    build_segment,
+    list_arrays,
+    open_lists,
+)
+from compressae.retrieval.index.segments import Segment, Segments
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+
+KIND = "inverted"
+#: Where no more rows than these are allowed, they are scored one by one, without lists.
+_FEW = 4096
+
+
+class InvertedIndex:
+    """Posting lists over sparse rows (n, h); answers equal brute force over every row.
+
+    Lists hold row numbers and int8 values, three bytes a nonzero. Integer sums over them find the
+    rows that may be among the best, with a proven bound (``compressae.kernels.candidates``); those
+    are scored from the codes, which the index keeps: summed in float64 (packed codes in float32),
+    rounded to float32, ties by smaller id. A row that shares no latent with the query scores 0 and
+    ranks before rows of negative score; a query without nonzeros has no results.
+
+    Args:
+        codes: the rows: ``SparseCodes``, a scipy sparse matrix, a sparse torch tensor, or
+            ``PackedCodes``, whose nonzeros are searched. Rows of any lengths and signs; h costs 4
+            bytes for each 65,536 rows.
+        threads: processors to use; all that the process may use when None. Results do not depend
+            on it.
+        similarity: "dot" or "cosine" of the sparse rows.
+        list_type: dtype of the lists' values: "float32" takes six bytes a nonzero and leaves fewer
+            rows to score where a few values are much larger than the rest.
+        ids: (n,) whole numbers ≥ 0, the rows' ids; 0…n − 1 when None.
+
+    Attributes:
+        segments: the rows; see ``Segments``.
+
+    Raises:
+        InputError: no codes, or ids that do not fit them.
+
+    >>> import scipy.sparse
+    >>> rows = scipy.sparse.csr_array([[0, 2.0, 0], [1.0, 0, -1.0], [0.5, 1.0, 0]])
+    >>> index = InvertedIndex(rows)
+    >>> index.search(scipy.sparse.csr_array([[1.0, 1.0, 0]]), 2).ids
+    array([[0, 2]])
+    """
+
+    def __init__(
+        self,
+        codes: Any,
+        threads: int | None = None,
+        *,
+        similarity: Similarity = "dot",
+        list_type: ListType = "int8",
+        ids: Any = None,
+    ) -> None:
+        self._set(similarity, list_type, threads)
+        codes = as_codes(codes, "codes")
+        self.latents = codes.latents
+        self.segments = Segments(codes, self._build, ids)
+
+    def _set(self, similarity: Similarity, list_type: ListType, threads: int | None) -> None:
+        if similarity not in ("dot", "cosine") or list_type not in ("int8", "float32"):
+            raise InputError(
+                f"similarity {similarity!r}, list_type {list_type!r}; expected dot or cosine, int8 "
+                "or float32"
+            )
+        self.similarity, self.list_type, self.threads = similarity, list_type, threads
+
+    def _build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+        return build_segment(codes, ids, self.similarity, self.list_type, self.threads)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __repr__(self) -> str:
+        return (
+            f"InvertedIndex({len(self):,} rows over {self.latents:,} latents, {self.similarity}, "
+            f"{self.nbytes / max(len(self), 1):.4g} bytes a row)"
+        )
+
+    @property
+    def codes(self) -> Codes:
+        """The rows by ascending id; a copy where rows changed since the last ``compact``."""
+        return self.segments.codes()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that grow with n: lists and codes."""
+        return self.segments.nbytes
+
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the lists alone, their bounds included."""
+        return self.segments.list_nbytes
+
+    def search(self, queries: Any, K: int, allowed: Any = None) -> Hits:
+        """Find the K rows of largest score for each query.
+
+        Args:
+            queries: (q, h) sparse rows: a scipy sparse matrix, a sparse torch tensor or codes.
+            K: results a query; above n, rows are padded.
+            allowed: only these may be found: ids (m,), or bool (m,) by id with m above the
+                largest id; all when None.
+
+        Raises:
+            InputError: queries of another width, NaN or infinite; K < 1; another form of allowed.
+        """
+        check_count(K)
+        terms = query_rows(queries, self.latents)
+        if self.similarity == "cosine":
+            terms = terms._replace(values=_unit(terms.indptr, terms.values))
+        segments, masks = self.segments.snapshot(allowed)
+        return search_lists(
+            segments, masks, allowed is not None, terms, self.latents, K, self.threads
+        )
+
+    def add(self, codes: Any, ids: Any = None) -> np.ndarray:
+        """Add rows, which searches find from now on.
+
+        Args:
+            codes: (m, h) rows of the index's own kind of codes; a scipy sparse matrix or a sparse
+                torch tensor for an index of ``SparseCodes``.
+            ids: (m,) whole numbers ≥ 0 that the index does not hold; the next ones when None.
+
+        Returns:
+            The ids (m,) int64.
+
+        Raises:
+            InputError: codes that do not go with the index's, or an id that it holds. Nothing was
+                changed.
+        """
+        return self.segments.add(self._like_ours(codes), ids)
+
+    def remove(self, ids: Any) -> None:
+        """Remove rows by id; ``compact`` frees their bytes.
+
+        Raises:
+            InputError: an id that is not in the index, or is given twice. Nothing was changed.
+        """
+        self.segments.remove(ids)
+
+    def update(self, ids: Any, codes: Any) -> None:
+        """Replace the rows of ids (m,) by codes (m, h).
+
+        Raises:
+            InputError: see ``add`` and ``remove``. Nothing was changed.
+        """
+        self.segments.update(ids, self._like_ours(codes))
+
+    def compact(self) -> None:
+        """Merge added rows into one set of lists, and free the bytes of removed ones."""
+        self.segments.compact()
+
+    def _like_ours(self, codes: Any) -> Codes:
+        return self.segments.parts[0].codes.like_these(as_codes(codes, "codes"))
+
+    def save(self, path: str | Path) -> None:
+        """Write codes and lists as a folder, compacted; the index in memory stays as it is.
+
+        Raises:
+            InputError: no row is left, or the disk failed; what was there is unchanged.
+        """
+        segment = self.segments.merged()
+        codes = segment.codes
+        settings = {
+            "similarity": self.similarity,
+            "values": self.list_type,
+            "next_id": self.segments.next_id,
+            codes.stem: codes.artifact_settings(),
+        }
+        tensors = {codes.stem: codes.arrays(), "lists": list_arrays(segment)}
+        save_artifact(path, KIND, settings, tensors)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, threads: int | None = None, verify: bool = True
+    ) -> "InvertedIndex":
+        """Open a saved index, memory-mapped.
+
+        Args:
+            path: the folder.
+            threads: processors to use; all that the process may use when None.
+            verify: compare each file with its checksum, which reads it once.
+
+        Raises:
+            InputError: no whole index; the message names the file.
+        """
+        artifact = load_artifact(path, KIND, verify)
+        settings, tensors = artifact.settings, artifact.tensors
+        index = cls.__new__(cls)
+        index._set(settings.get("similarity", "dot"), settings.get("values", "int8"), threads)
+        codes = open_codes(settings, tensors, path)
+        index.latents = codes.latents
+        next_id = settings.get("next_id", 0)
+        index.segments = open_lists(codes, index._build, tensors["lists"], next_id, str(path))
+        return index
+
+
+def search_lists(
+    segments: Sequence[Segment],
+    masks: list[np.ndarray | None],
+    filtered: bool,
+    terms: CsrRows,
+    latents: int,
+    K: int,
+    threads: int | None,
+) -> Hits:
+    """Find the K rows of largest dot product with each query, exactly.
+
+    Args:
+        segments: with lists.
+        masks: for each its searchable rows (n,) bool, or None for all.
+        filtered: the masks are of a filter, which may leave few rows.
+        terms: (q, h) queries; values float32, for cosines float64 of unit length.
+        latents: h.
+        K: results.
+        threads: processors to use.
+    """
+    indptr, ids, values = terms
+    q = len(indptr) - 1
+    few = [_few_rows(mask) if filtered else None for mask in masks]
+    hits = Hits.empty(q, K)
+
+    def fill(start: int, stop: int) -> None:
+        dense = np.zeros(latents, values.dtype)
+        for first in range(start, stop, TOGETHER):
+            ends = indptr[first : min(first + TOGETHER, stop) + 1]
+            begin, end = ends[0], ends[-1]
+            batch = (ends - begin, ids[begin:end], values[begin:end])
+            answers = [
+                _answers(segment, *batch, dense, K, mask, rows)
+                for segment, mask, rows in zip(segments, masks, few, strict=True)
+            ]
+            for i, parts in enumerate(zip(*answers, strict=True)):
+                merge_hits(parts, hits, first + i)
+
+    over_rows(fill, q, threads)
+    return hits
+
+
+def _unit(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values (nnz,) float64 of sparse rows divided by each row's length."""
+    exact, counts = values.astype(np.float64), np.diff(indptr)
+    row = np.repeat(np.arange(len(counts)), counts)
+    norms = np.sqrt(np.bincount(row, exact**2, minlength=len(counts)))[row]
+    return np.divide(exact, norms, where=norms > 0, out=np.zeros(len(exact)))
+
+
+def _answers(
+    segment: Segment,
+    ends: np.ndarray,
+    ids: np.ndarray,
+    values: np.ndarray,
+    dense: np.ndarray,
+    K: int,
+    mask: np.ndarray | None,
+    few: np.ndarray | None,
+) -> list[Ranked]:
+    """Find the K best rows of a segment for each of m queries.
+
+    Args:
+        segment: with lists.
+        ends, ids, values: the queries as CSR; values float32, for cosines float64 of unit length.
+        dense: (h,) zeros of the same dtype, and zeros afterwards.
+        K: results.
+        mask: (n,) bool, the searchable rows; all when None.
+        few: the searchable rows where they are so few that each is scored; else None.
+    """
+    assert segment.lists is not None
+    candidates = None
+    if few is None:
+        rounded = values.astype(np.float32, copy=False)
+        candidates = find_candidates(segment.lists, ends, ids, rounded, K, True, mask)
+    answers = []
+    for i in range(len(ends) - 1):
+        latents = ids[ends[i] : ends[i + 1]]
+        rows = few
+        if not len(latents):
+            rows = _NO_ROWS
+        elif candidates is not None:
+            rows = candidates.rows[i]
+            if not candidates.complete[i]:
+                rows = _every_row(segment, latents, K, mask)
+        assert rows is not None
+        dense[latents] = values[ends[i] : ends[i + 1]]
+        place, top = best(segment.codes.dots(dense, rows, segment.factors), K)
+        dense[latents] = 0
+        answers.append((segment.ids_of(rows[place]), top))
+    return answers
+
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+def _few_rows(mask: np.ndarray | None) -> np.ndarray | None:
+    """The rows of a mask where they are few."""
+    if mask is None or int(np.count_nonzero(mask)) > _FEW:
+        return None
+    return np.flatnonzero(mask)
+
+
+def _every_row(
+    segment: Segment, latents: np.ndarray, K: int, mask: np.ndarray | None
+) -> np.ndarray:
+    """Rows that hold every one of the K best where sums cannot decide: all that share a latent with
+    the query, and the first K that share none, which score 0."""
+    assert segment.lists is not None
+    sharing = touched(segment.lists, latents.astype(np.int64))
+    others = ~sharing
+    if mask is not None:
+        sharing &= mask
+        others &= mask
+    return np.sort(np.concatenate([np.flatnonzero(sharing), np.flatnonzero(others)[:K]]))

@@ -1,0 +1,159 @@
+"""Projection: the weights of a model that a search needs, as arrays."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressae.kernels.topk import abs_topk
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+
+KIND = "model"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Projection:
+    """Weights of a trained model as float32 arrays: all that a search on a CPU needs of it.
+
+    ``CompresSAE.projection`` gives one, ``CompresSAE.from_projection`` takes one back.
+
+    Attributes:
+        decoder: W (h, d), unit rows: q' = W·x.
+        encoder: (h, d), used by the paper's two scorings.
+        encoder_bias: (h,).
+        nonzeros: k that the model was trained at.
+        training: settings of the training, empty where it was not trained.
+
+    >>> W = np.eye(4, dtype=np.float32)
+    >>> Projection(W, W, np.zeros(4, np.float32), nonzeros=2)
+    Projection(4 latents of 4 dimensions, k = 2, model 4bdae3042f6c1f86)
+    """
+
+    decoder: np.ndarray
+    encoder: np.ndarray
+    encoder_bias: np.ndarray
+    nonzeros: int
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def latents(self) -> int:
+        """h."""
+        return self.decoder.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.decoder.shape[1]
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.latents:,} latents of {self.dim} dimensions, "
+            f"k = {self.nonzeros}, model {self.model_id})"
+        )
+
+    @cached_property
+    def model_id(self) -> str:
+        """Fingerprint of the weights; codes keep that of the model that made them."""
+        digest = hashlib.sha256()
+        for name, array in self.arrays().items():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def encoder_nbytes(self) -> int:
+        """Bytes of the encoder and its bias."""
+        return self.encoder.nbytes + self.encoder_bias.nbytes
+
+    def encode(self, x: np.ndarray, nonzeros: int) -> tuple[np.ndarray, np.ndarray]:
+        """Encode unit rows x (q, d) as the model's encoder does.
+
+        Returns:
+            ids (q, k) int32 and values (q, k) float32, by descending |value|.
+        """
+        return abs_topk(x @ self.encoder.T + self.encoder_bias, nonzeros)
+
+    def check_made(self, model_id: str | None) -> None:
+        """Refuse codes of another model.
+
+        Raises:
+            InputError: ``model_id`` is not this model's.
+        """
+        if model_id != self.model_id:
+            raise InputError(
+                f"codes of model {model_id}, but this is model {self.model_id}; "
+                "give the model that encoded them, or encode again"
+            )
+
+    def artifact_settings(self) -> dict[str, Any]:
+        """What a saved folder records beside the weights."""
+        return {
+            "dim": self.dim,
+            "latents": self.latents,
+            "nonzeros": self.nonzeros,
+            "training": self.training,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights by name."""
+        return {
+            "encoder": self.encoder,
+            "encoder_bias": self.encoder_bias,
+            "decoder": self.decoder,
+        }
+
+    @classmethod
+    def from_parts(
+        cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], name: str
+    ) -> "Projection":
+        """A projection of what ``artifact_settings`` and ``arrays`` gave.
+
+        Args:
+            settings, arrays: of a saved folder, not trusted.
+            name: for error messages.
+
+        Raises:
+            InputError: weights of another shape or dtype, NaN or infinity.
+        """
+        try:
+            h, d, k = (int(settings[key]) for key in ("latents", "dim", "nonzeros"))
+            training = dict(settings["training"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{name}: settings of the model are damaged ({error!r}); save the model again"
+            ) from error
+        expected = {"encoder": (h, d), "encoder_bias": (h,), "decoder": (h, d)}
+        shapes = {key: array.shape for key, array in arrays.items()}
+        if shapes != expected:
+            raise InputError(f"{name}: weights {shapes}; expected {expected}; save the model again")
+        for key, array in arrays.items():
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise InputError(
+                    f"{name}: {key} holds NaN or infinity, or {array.dtype} numbers; expected "
+                    "finite float32; train the model again"
+                )
+        if not 1 <= k <= h:
+            raise InputError(f"{name}: {k} nonzeros of {h} latents; save the model again")
+        made = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        return cls(made["decoder"], made["encoder"], made["encoder_bias"], k, training)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights as a model folder: config.json and model.safetensors.
+
+        Raises:
+            InputError: the folder cannot be written; what was there is unchanged.
+        """
+        save_artifact(path, KIND, self.artifact_settings(), {KIND: self.arrays()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Projection":
+        """Read a model folder without torch.
+
+        Raises:
+            InputError: no whole model; the message names the file.
+        """
+        artifact = load_artifact(path, KIND)
+        return cls.from_parts(artifact.settings, artifact.tensors.get(KIND, {}), str(path))

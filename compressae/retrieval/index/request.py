@@ -1,0 +1,200 @@
+"""SearchRequest: one search of dense queries, checked once for every index that answers it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.hits import check_count
+from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.index.segments import Segment, Segments
+from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, unit_rows
+
+Scoring = Literal["asymmetric", "sparse", "reconstructed"]
+SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
+Candidates = int | Literal["all"] | None
+
+#: Candidates of the two-stage search, or ten times K, until ``tune`` sets them; chosen on WordNet
+#: (docs/results/recall_wordnet.md).
+CANDIDATES = 3000
+#: Rows read for reranking unless told, as a multiple of K.
+RERANK_FACTOR = 4
+#: Queries that are answered together.
+QUERY_BATCH = 1024
+
+
+class Searchable(Protocol):
+    """What a request needs to know of an index."""
+
+    projection: Projection
+    segments: Segments
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether posting lists are there for candidates."""
+
+    @property
+    def query_nonzeros(self) -> int:
+        """Entries of q' that search the lists unless told."""
+
+    @property
+    def candidates(self) -> Candidates:
+        """Rows rescored a query unless told."""
+
+    @property
+    def tuned(self) -> tuple[int, Candidates]:
+        """K that ``candidates`` were tuned for, and the candidates."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRequest:
+    """A search as it will be run: every setting resolved and checked. Make one by ``of``.
+
+    Attributes:
+        queries: (q, d) reader of dense queries.
+        K: results a query.
+        scoring: how queries are compared with codes.
+        candidates: rows rescored a query, or "all".
+        query_nonzeros: entries of q' that search the lists; nonzeros of the query for "sparse".
+        segments: the rows.
+        masks: for each segment its searchable rows (n,) bool, or None for all.
+        filtered: ``allowed`` was given.
+        rerank: (n, d) table of full-precision rows by id, or None.
+        first_stage: results a query of the stage before reranking; K without.
+    """
+
+    queries: Embeddings
+    K: int
+    scoring: Scoring
+    candidates: int | Literal["all"]
+    query_nonzeros: int
+    segments: tuple[Segment, ...]
+    masks: list[np.ndarray | None]
+    filtered: bool
+    rerank: Embeddings | None
+    first_stage: int
+
+    @classmethod
+    def of(
+        cls,
+        index: Searchable,
+        queries: Any,
+        K: int,
+        scoring: Scoring = "asymmetric",
+        candidates: Candidates = None,
+        query_nonzeros: int | None = None,
+        allowed: Any = None,
+        rerank: Any = None,
+        rerank_candidates: int | None = None,
+    ) -> "SearchRequest":
+        """Check the arguments of ``CompressedIndex.search`` against an index.
+
+        Raises:
+            InputError: see ``CompressedIndex.search``.
+        """
+        if scoring not in SCORINGS:
+            raise InputError(f"scoring {scoring!r}: expected one of {', '.join(SCORINGS)}")
+        check_count(K)
+        projection = index.projection
+        usual = projection.nonzeros if scoring == "sparse" else index.query_nonzeros
+        kq = usual if query_nonzeros is None else query_nonzeros
+        if not isinstance(kq, Integral) or not 1 <= kq <= projection.latents:
+            raise InputError(f"{kq} query nonzeros; expected 1 to {projection.latents}")
+        reader = as_embeddings(queries, "queries")
+        if reader.shape[1] != projection.dim:
+            raise InputError(
+                f"{reader.name}: rows of {reader.shape[1]} columns; expected {projection.dim}, the "
+                "width of the indexed embeddings"
+            )
+        segments, masks = index.segments.snapshot(allowed)
+        n = sum(map(len, segments))
+        table, first_stage = _rerank(
+            projection.dim, segments, rerank, rerank_candidates, K, candidates
+        )
+        count = _resolve_candidates(index, candidates, first_stage, n)
+        return cls(
+            reader,
+            int(K),
+            scoring,
+            count,
+            int(kq),
+            segments,
+            masks,
+            allowed is not None,
+            table,
+            first_stage,
+        )
+
+    def __len__(self) -> int:
+        """q."""
+        return len(self.queries)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are not removed."""
+        return sum(map(len, self.segments))
+
+    def batches(self, size: int = QUERY_BATCH) -> Iterator[tuple[int, np.ndarray]]:
+        """(first query, unit rows (m, d) float32), ``size`` queries at a time."""
+        for start, rows in self.queries.batches(size):
+            yield start, unit_rows(rows)
+
+
+def _resolve_candidates(
+    index: Searchable, candidates: Candidates, K: int, n: int
+) -> int | Literal["all"]:
+    """Rows rescored a query, of n: what was asked for, or the index's own setting."""
+    if candidates is None and not index.has_lists:
+        candidates = "all"
+    if candidates is None:
+        candidates = index.candidates
+        tuned_for, tuned = index.tuned
+        if candidates is None:
+            return max(CANDIDATES, 10 * K)
+        if candidates == tuned and isinstance(candidates, int) and tuned_for < K:
+            candidates = -(-candidates * K // tuned_for)
+    if candidates == "all":
+        return "all"
+    if not isinstance(candidates, Integral):
+        raise InputError(f"candidates {candidates!r}: expected a number or 'all'")
+    if candidates < min(K, n):
+        raise InputError(f"{candidates} candidates for {K} results; expected at least {K}")
+    if not index.has_lists and candidates < n:
+        raise InputError(
+            f"{candidates} candidates of an index without posting lists; expected 'all', or "
+            "build it with lists"
+        )
+    return int(candidates)
+
+
+def _rerank(
+    dim: int,
+    segments: tuple[Segment, ...],
+    rerank: Any,
+    rerank_candidates: int | None,
+    K: int,
+    candidates: Candidates,
+) -> tuple[Embeddings | None, int]:
+    """The table to rerank from, if any, and the results that the stage before it gives."""
+    if rerank is None:
+        if rerank_candidates is not None:
+            raise InputError("rerank_candidates without rerank: give the embeddings to read")
+        return None, K
+    table = as_embeddings(rerank, "rerank")
+    last = max(segment.last_id for segment in segments)
+    if table.shape[1] != dim or len(table) <= last:
+        raise InputError(
+            f"{table.name}: {table.shape}; expected rows of {dim} for ids up to {last}, the "
+            "embeddings of the indexed items"
+        )
+    if rerank_candidates is None:
+        most = candidates if isinstance(candidates, int) else RERANK_FACTOR * K
+        return table, max(K, min(RERANK_FACTOR * K, most))
+    if not isinstance(rerank_candidates, Integral) or rerank_candidates < K:
+        raise InputError(
+            f"{rerank_candidates} rerank candidates for {K} results; expected at least {K}"
+        )
+    return table, int(rerank_candidates)

@@ -1,0 +1,300 @@
+"""Rows in memory that come and go by id: immutable segments, and the set of them."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from compressae.kernels.postings import Postings
+from compressae.retrieval.codes import Codes
+from compressae.retrieval.errors import InputError
+
+_LAST_ID = (1 << 63) - 2
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Rows of codes with their posting lists. Immutable: a removal makes another segment.
+
+    Attributes:
+        codes: (n, h).
+        lists: posting lists of the same rows; None where a search scans the codes.
+        factors: (n,) float64 of ``Codes.inverse_norms`` for cosines; None for dot products.
+        ids: (n,) int64, ascending; the row numbers when None.
+        alive: (n,) bool, False for removed rows; all alive when None.
+    """
+
+    codes: Codes
+    lists: Postings | None = None
+    factors: np.ndarray | None = None
+    ids: np.ndarray | None = None
+    alive: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Rows that are not removed."""
+        return self._left
+
+    @cached_property
+    def _left(self) -> int:
+        return len(self.codes) if self.alive is None else int(np.count_nonzero(self.alive))
+
+    @property
+    def nbytes(self) -> int:
+        parts = (self.lists, self.factors, self.ids, self.alive)
+        return self.codes.nbytes + sum(part.nbytes for part in parts if part is not None)
+
+    @cached_property
+    def last_id(self) -> int:
+        """The largest id that is not removed; −1 where all are."""
+        if self.alive is not None:
+            rows = np.flatnonzero(self.alive)
+            return int(self.ids_of(rows).max(initial=-1))
+        if self.ids is None:
+            return len(self.codes) - 1
+        return int(self.ids[-1])
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """Ids (m,) int64 of rows (m,)."""
+        return rows if self.ids is None else self.ids[rows]
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows (m,) of ids (m,) int64; −1 for those that are not here or are removed."""
+        n = len(self.codes)
+        if self.ids is None:
+            rows, present = ids, (ids >= 0) & (ids < n)
+        else:
+            rows = np.minimum(np.searchsorted(self.ids, ids), n - 1)
+            present = self.ids[rows] == ids
+        if self.alive is not None:
+            present = present & self.alive[np.where(present, rows, 0)]
+        return np.where(present, rows, -1)
+
+    def without(self, rows: np.ndarray) -> "Segment":
+        """The same with rows (m,) removed."""
+        alive = np.ones(len(self.codes), bool) if self.alive is None else self.alive.copy()
+        alive[rows] = False
+        return replace(self, alive=alive)
+
+
+#: Codes and their ids, ascending or None for 0…n − 1, to a segment of them.
+Build = Callable[[Codes, np.ndarray | None], Segment]
+
+
+class Segments:
+    """The first segment, and tail segments of rows added since.
+
+    Tails are merged as they grow, so that there are at most log2 of the rows added; the first
+    segment is rebuilt by ``compact`` only. A search works on a snapshot, whatever other threads
+    change meanwhile. Ids of removed rows are never reused unless they are given explicitly.
+
+    Attributes:
+        parts: the segments now.
+        next_id: id of the next row that is added without one.
+
+    Args:
+        codes: the first rows.
+        build: makes segments.
+        ids: (n,) of the rows, each once, ≥ 0; 0…n − 1 when None.
+    """
+
+    def __init__(self, codes: Codes, build: Build, ids: Any = None) -> None:
+        if ids is not None:
+            codes, ids = _by_id(codes, _check_ids(ids, len(codes)))
+        self._begin(build(codes, ids), build)
+
+    @classmethod
+    def of(cls, segment: Segment, build: Build, next_id: int) -> "Segments":
+        """Segments of one that ``build`` made earlier; new ids begin at ``next_id``."""
+        segments = cls.__new__(cls)
+        segments._begin(segment, build)
+        segments.next_id = max(segments.next_id, next_id)
+        return segments
+
+    def _begin(self, segment: Segment, build: Build) -> None:
+        self._build = build
+        self._lock = threading.Lock()
+        self.next_id = segment.last_id + 1
+        self.parts: tuple[Segment, ...] = (segment,)
+
+    def __len__(self) -> int:
+        return sum(len(segment) for segment in self.parts)
+
+    def known(self, ids: Any) -> np.ndarray:
+        """(m,) bool: which of the ids (m,) are in the index."""
+        wanted = np.asarray(ids).astype(np.int64)
+        return np.any([segment.rows_of(wanted) >= 0 for segment in self.parts], axis=0)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(segment.nbytes for segment in self.parts)
+
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the posting lists alone, their bounds included."""
+        return sum(s.lists.nbytes for s in self.parts if s.lists is not None)
+
+    @property
+    def whole(self) -> bool:
+        """One segment and no row removed."""
+        return len(self.parts) == 1 and self.parts[0].alive is None
+
+    def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
+        """Add rows; see ``InvertedIndex.add``."""
+        with self._lock:
+            self.parts[0].codes.check_compatible(codes)
+            ids = self._new_ids(codes, ids)
+            present = ids[self.known(ids)]
+            if len(present):
+                raise InputError(
+                    f"id {present[0]} is in the index already; update it or choose another id"
+                )
+            self._append(self.parts, codes, ids)
+            return ids
+
+    def remove(self, ids: Any) -> None:
+        """Remove rows; see ``InvertedIndex.remove``."""
+        with self._lock:
+            self.parts = self._without(_check_ids(ids, None))
+
+    def update(self, ids: Any, codes: Codes) -> None:
+        """Replace rows; see ``InvertedIndex.update``."""
+        with self._lock:
+            self.parts[0].codes.check_compatible(codes)
+            ids = _check_ids(ids, len(codes))
+            self._append(self._without(ids), codes, ids)
+
+    def compact(self) -> Segment:
+        """Merge all segments into one, which is returned, and free the bytes of removed rows."""
+        with self._lock:
+            if not self.whole and len(self):
+                self.parts = (self._merge(self.parts),)
+            return self.parts[0]
+
+    def merged(self) -> Segment:
+        """What ``compact`` would leave, without changing anything.
+
+        Raises:
+            InputError: no row is left.
+        """
+        parts = self.parts
+        if not sum(map(len, parts)):
+            raise InputError("no row is left in the index; add some before it is saved")
+        return parts[0] if len(parts) == 1 and parts[0].alive is None else self._merge(parts)
+
+    def codes(self) -> Codes:
+        """The codes by ascending id; a copy unless there is one segment without removed rows."""
+        parts = self.parts
+        if len(parts) == 1 and (parts[0].alive is None or not len(parts[0])):
+            return parts[0].codes
+        return _join(parts)[0]
+
+    def snapshot(self, allowed: Any) -> tuple[tuple[Segment, ...], list[np.ndarray | None]]:
+        """The segments now, and for each its searchable rows (n,) bool, or None for all.
+
+        Args:
+            allowed: ids (m,), of which those that the index lacks are passed over; or bool (m,) by
+                id, m above the largest; None for all.
+        """
+        segments = self.parts
+        if allowed is None:
+            return segments, [segment.alive for segment in segments]
+        allowed = np.asarray(allowed)
+        if allowed.ndim != 1 or (allowed.dtype != bool and allowed.dtype.kind not in "iu"):
+            if allowed.size:
+                raise InputError(
+                    f"allowed: {allowed.dtype} of shape {allowed.shape}; expected ids (m,) or a "
+                    "bool (m,) by id"
+                )
+            allowed = np.empty(0, np.int64)
+        masks: list[np.ndarray | None] = []
+        for segment in segments:
+            n = len(segment.codes)
+            if allowed.dtype == bool:
+                if len(allowed) <= segment.last_id:
+                    raise InputError(
+                        f"allowed: {len(allowed)} flags; expected one for each id, up to "
+                        f"{segment.last_id}"
+                    )
+                ids = segment.ids_of(np.arange(n))
+                mask = allowed[np.minimum(ids, max(len(allowed) - 1, 0))]
+                if segment.alive is not None:
+                    mask &= segment.alive
+            else:
+                rows = segment.rows_of(allowed.astype(np.int64))
+                mask = np.zeros(n, bool)
+                mask[rows[rows >= 0]] = True
+            masks.append(mask)
+        return segments, masks
+
+    def _new_ids(self, codes: Codes, ids: Any) -> np.ndarray:
+        if ids is None:
+            if self.next_id > _LAST_ID - len(codes):
+                raise InputError(f"no ids are left after {self.next_id - 1}; give the rows ids")
+            return np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
+        return _check_ids(ids, len(codes))
+
+    def _without(self, ids: np.ndarray) -> tuple[Segment, ...]:
+        left, found = [], np.zeros(len(ids), bool)
+        for segment in self.parts:
+            rows = segment.rows_of(ids)
+            here = rows >= 0
+            found |= here
+            left.append(segment.without(rows[here]) if here.any() else segment)
+        if not found.all():
+            raise InputError(f"id {ids[~found][0]} is not in the index; nothing was changed")
+        return (left[0], *(segment for segment in left[1:] if len(segment)))
+
+    def _append(self, segments: tuple[Segment, ...], codes: Codes, ids: np.ndarray) -> None:
+        codes, ids = _by_id(codes, ids)
+        tails = [*segments[1:], self._build(codes, ids)]
+        while len(tails) > 1 and len(tails[-2]) < 2 * len(tails[-1]):
+            tails[-2:] = [self._merge(tails[-2:])]
+        self.parts = (segments[0], *tails)
+        self.next_id = max(self.next_id, int(ids.max()) + 1)
+
+    def _merge(self, segments: Sequence[Segment]) -> Segment:
+        codes, ids = _join(segments)
+        plain = ids[-1] == len(ids) - 1  # Ascending and distinct: 0…n − 1.
+        return self._build(codes, None if plain else ids)
+
+
+def _join(segments: Sequence[Segment]) -> tuple[Codes, np.ndarray]:
+    """Codes and ids of the rows that are alive, by ascending id."""
+    parts, ids = [], []
+    for segment in segments:
+        if segment.alive is None:
+            parts.append(segment.codes)
+            ids.append(segment.ids_of(np.arange(len(segment.codes))))
+        elif len(segment):
+            rows = np.flatnonzero(segment.alive)
+            parts.append(segment.codes.take(rows))
+            ids.append(segment.ids_of(rows))
+    return _by_id(parts[0].join(parts[1:]), np.concatenate(ids))
+
+
+def _by_id(codes: Codes, ids: np.ndarray) -> tuple[Codes, np.ndarray]:
+    """Rows in ascending order of their ids."""
+    if (np.diff(ids) > 0).all():
+        return codes, ids
+    order = np.argsort(ids)
+    return codes.take(order), ids[order]
+
+
+def _check_ids(ids: Any, count: int | None) -> np.ndarray:
+    """Ids as (m,) int64, distinct and ≥ 0."""
+    given = np.atleast_1d(np.asarray(ids))
+    if given.size == 0 and count is None:
+        return np.empty(0, np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise InputError(f"ids: {given.dtype} of shape {given.shape}; expected whole numbers (m,)")
+    if count is not None and len(given) != count:
+        raise InputError(f"{len(given)} ids for {count} rows; expected one a row")
+    distinct, counts = np.unique(given, return_counts=True)
+    if counts.max() > 1:
+        raise InputError(f"id {distinct[counts.argmax()]} is given more than once")
+    if int(distinct[0]) < 0 or int(distinct[-1]) > _LAST_ID:
+        raise InputError(f"ids from {distinct[0]} to {distinct[-1]}; expected 0 to 2⁶³ − 2")
+    return given.astype(np.int64)

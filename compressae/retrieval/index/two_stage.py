@@ -1,0 +1,130 @@
+"""The two-stage search of dense queries: candidates from posting lists, then exact rescoring."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from compressae.kernels.candidates import TOGETHER, find_candidates
+from compressae.kernels.topk import abs_topk, best
+from compressae.retrieval.index.hits import Hits, merge_hits
+from compressae.retrieval.index.request import SearchRequest
+from compressae.retrieval.io.embeddings import Embeddings, unit_rows
+
+
+@dataclass(frozen=True, eq=False)
+class TwoStageSearch:
+    """Candidates from the lists and rescoring, or a scan of all codes.
+
+    Attributes:
+        request: the search.
+        project: maps unit queries (m, d) to q' = W·x (m, h).
+    """
+
+    request: SearchRequest
+    project: Callable[[np.ndarray], np.ndarray]
+
+    @cached_property
+    def _searchable_rows(self) -> list[np.ndarray | None]:
+        """For each segment its searchable rows; None for all."""
+        return [None if mask is None else np.flatnonzero(mask) for mask in self.request.masks]
+
+    @cached_property
+    def scans(self) -> bool:
+        """Every searchable row is scored."""
+        request = self.request
+        if request.candidates == "all":
+            return True
+        count = sum(
+            len(segment) if mask is None or mask is segment.alive else int(np.count_nonzero(mask))
+            for segment, mask in zip(request.segments, request.masks, strict=True)
+        )
+        return request.candidates >= count
+
+    def __call__(self, x: np.ndarray, start: int, stop: int, hits: Hits, first: int) -> None:
+        """Answer unit queries x[start:stop] into hits[first + start : first + stop]."""
+        K = hits.ids.shape[1]
+        for a in range(start, stop, TOGETHER):
+            block = x[a : min(a + TOGETHER, stop)]
+            projected = self.project(block)
+            tables = self.request.segments[0].codes.query_tables(block)
+            chosen = None if self.scans else self._candidate_rows(projected)
+            for i, query in enumerate(projected):
+                table = None if tables is None else tables[i]
+                parts = []
+                for segment, rows in zip(
+                    self.request.segments,
+                    self._searchable_rows if chosen is None else chosen[i],
+                    strict=True,
+                ):
+                    place, top = best(segment.codes.scores(query, table, rows), K)
+                    parts.append((segment.ids_of(place if rows is None else rows[place]), top))
+                merge_hits(parts, hits, first + a + i)
+
+    def _candidate_rows(self, projected: np.ndarray) -> list[list[np.ndarray]]:
+        """For each query and segment, the ascending rows of largest sums over the lists."""
+        # The largest entries of q' are the terms that search the lists.
+        request, C = self.request, self.request.candidates
+        assert C != "all"
+        m, kq = len(projected), request.query_nonzeros
+        ids, values = abs_topk(projected, kq, 1)
+        bounds = np.arange(m + 1, dtype=np.int64) * kq
+        found = []
+        for segment, mask in zip(request.segments, request.masks, strict=True):
+            assert segment.lists is not None
+            found.append(
+                find_candidates(
+                    segment.lists, bounds, ids.reshape(-1), values.reshape(-1), C, False, mask
+                )
+            )
+        chosen = []
+        for i in range(m):
+            rows, sums = [], []
+            for segment, mask, part in zip(request.segments, request.masks, found, strict=True):
+                candidates, score = part.rows[i], part.scores[i] * part.unit[i]
+                if not part.complete[i] and len(candidates) >= C:
+                    # Too many equal sums to cut: every row is scored.
+                    n = len(segment.codes)
+                    candidates = np.arange(n) if mask is None else np.flatnonzero(mask)
+                    score = np.full(len(candidates), np.inf)
+                elif len(candidates) < C:
+                    # Few rows of positive sum: fill up with the first others.
+                    more = _others(candidates, mask, len(segment.codes), C - len(candidates))
+                    candidates = np.concatenate([candidates, more])
+                    score = np.concatenate([score, np.zeros(len(more))])
+                    order = np.argsort(candidates)
+                    candidates, score = candidates[order], score[order]
+                rows.append(candidates)
+                sums.append(score)
+            # Of several segments together, the C of largest sum.
+            everything = np.concatenate(sums)
+            if len(rows) > 1 and len(everything) > C and np.isfinite(everything).all():
+                least = -np.partition(-everything, C - 1)[C - 1]
+                rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
+            chosen.append(rows)
+        return chosen
+
+
+def _others(rows: np.ndarray, mask: np.ndarray | None, n: int, count: int) -> np.ndarray:
+    """The first ``count`` searchable rows that are not among ``rows``."""
+    pool = np.arange(min(n, count + len(rows))) if mask is None else np.flatnonzero(mask)
+    return np.setdiff1d(pool[: count + len(rows)], rows)[:count]
+
+
+def rerank(table: Embeddings, x: np.ndarray, found: Hits, hits: Hits, first: int) -> None:
+    """Rerank hits with full-precision vectors: by exact cosine with rows of the table.
+
+    Args:
+        table: (n, d), row numbers being ids.
+        x: (m, d) unit queries.
+        found: (m, ≥ K) hits of the stage before.
+        hits: results; rows first..first + m are written.
+        first: see ``hits``.
+    """
+    for i, (query, candidates) in enumerate(zip(x, found.ids, strict=True)):
+        ids = np.sort(candidates[candidates >= 0])
+        if len(ids):
+            place, top = best(unit_rows(table.take(ids)) @ query, hits.ids.shape[1])
+            hits.ids[first + i, : len(place)] = ids[place]
+            hits.scores[first + i, : len(place)] = top

@@ -1,0 +1,1 @@
+"""Files: readers of embeddings, saved artifacts, atomic writing."""

@@ -1,0 +1,279 @@
+"""Dense tables, read in row batches: `.npy`, `.safetensors`, a folder of shards, or an array.
+
+Files are mapped for each read and unmapped after it, so that a table of any size passes through
+in batches and resident memory stays at a batch.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.tensorfile import TensorPlace, read_places
+
+#: Rows of one batch hold about this many float32 numbers (64 MiB).
+BATCH_NUMBERS = 1 << 24
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_EXPECTED = f"expected a 2-d table of {', '.join(_FLOATS)}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of a table: an array in memory, or a region of a file."""
+
+    name: str
+    shape: tuple[int, int]
+    dtype_name: str
+    source: np.ndarray | TensorPlace
+
+    def read(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The given rows as a new float32 array (m, d)."""
+        raw = self.source.map() if isinstance(self.source, TensorPlace) else self.source
+        picked = raw[rows]
+        if self.dtype_name == "bfloat16":
+            return (picked.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, refused by name.
+            return picked.astype(np.float32)
+
+
+class Embeddings:
+    """A dense table (n, d), read as float32 row batches; every row read is checked.
+
+    Attributes:
+        name: what error messages call the table.
+        shape: (n, d).
+        dtype_name: the stored dtype, or "mixed".
+    """
+
+    def __init__(self, shards: list[Shard], name: str, rows: np.ndarray | None = None) -> None:
+        self.name = name
+        self._shards = shards
+        self._rows = rows
+        self._starts = np.array([0, *accumulate(shard.shape[0] for shard in shards)])
+        n = int(self._starts[-1]) if rows is None else len(rows)
+        self.shape = (n, shards[0].shape[1])
+        names = {shard.dtype_name for shard in shards}
+        self.dtype_name = names.pop() if len(names) == 1 else "mixed"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored numbers."""
+        widths = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+        held = sum(s.shape[0] * widths[s.dtype_name] for s in self._shards) * self.shape[1]
+        return held * len(self) // max(int(self._starts[-1]), 1)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Embeddings({self.name!r}, shape={self.shape}, dtype={self.dtype_name})"
+
+    def subset(self, rows: np.ndarray) -> "Embeddings":
+        """The table of the given rows (m,), in their order; nothing is copied."""
+        rows = np.asarray(rows, np.int64)
+        return Embeddings(self._shards, self.name, rows if self._rows is None else self._rows[rows])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Rows by number: (m, d) float32.
+
+        Raises:
+            InputError: a row holds NaN or infinity or only zeros.
+        """
+        rows = np.asarray(rows, np.int64)
+        return self._read(rows if self._rows is None else self._rows[rows])
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows (m, d) float32) in order, ``size`` rows at a time (64 MiB if None).
+
+        Raises:
+            InputError: a row holds NaN or infinity or only zeros.
+        """
+        n, d = self.shape
+        size = size or max(1, BATCH_NUMBERS // d)
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            rows = slice(start, stop) if self._rows is None else self._rows[start:stop]
+            yield start, self._read(rows)
+
+    def to_array(self) -> np.ndarray:
+        """The whole table in memory: (n, d) float32."""
+        out = np.empty(self.shape, np.float32)
+        for start, batch in self.batches():
+            out[start : start + len(batch)] = batch
+        return out
+
+    def check(self) -> None:
+        """Read every row once.
+
+        Raises:
+            InputError: a row holds NaN or infinity or only zeros; it is named.
+        """
+        for _ in self.batches():
+            pass
+
+    def _read(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows of the shards taken together, checked."""
+        if isinstance(rows, slice):
+            parts = []
+            for shard, first in zip(self._shards, self._starts[:-1], strict=True):
+                start, stop = max(rows.start - first, 0), min(rows.stop - first, shard.shape[0])
+                if start < stop:
+                    parts.append(shard.read(slice(start, stop)))
+                    check_rows(parts[-1], shard.name, np.arange(start, stop))
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for s in np.unique(owner):
+            here = np.flatnonzero(owner == s)
+            local = rows[here] - self._starts[s]
+            out[here] = self._shards[s].read(local)
+            check_rows(out[here], self._shards[s].name, local)
+        return out
+
+
+def check_rows(x: np.ndarray, name: str, row_numbers: np.ndarray | None = None) -> None:
+    """Refuse rows without a direction.
+
+    Raises:
+        InputError: a row of x (m, d) float32 holds NaN or infinity or only zeros.
+    """
+    numbers = np.arange(len(x)) if row_numbers is None else row_numbers
+    peak = np.abs(x).max(axis=1, initial=0)  # NaN and infinity pass through max.
+    bad = np.flatnonzero(~np.isfinite(peak))
+    if len(bad):
+        raise InputError(
+            f"{name}: row {numbers[bad[0]]} holds NaN or infinity (of {len(bad)} such rows in this "
+            "batch); expected finite float32 numbers; drop or mend these rows"
+        )
+    bad = np.flatnonzero(peak == 0)
+    if len(bad):
+        raise InputError(
+            f"{name}: row {numbers[bad[0]]} is all zeros (of {len(bad)} such rows in this batch); "
+            "a zero row has no cosine with anything; drop these rows"
+        )
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows of x (m, d) float32 divided by their length; rows must be finite and not zero."""
+    scaled = x / np.abs(x).max(axis=1, keepdims=True)  # Squares of huge or tiny rows stay finite.
+    scaled /= np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
+    return scaled
+
+
+def as_embeddings(table: Any, name: str = "array") -> Embeddings:
+    """Whatever stands for a dense table: Embeddings, a path, a numpy array or a torch tensor."""
+    if isinstance(table, Embeddings):
+        return table
+    if isinstance(table, str | Path):
+        return open_embeddings(table)
+    if type(table).__module__.split(".")[0] == "torch":
+        table = table.detach().float().cpu().numpy()
+    array = np.asarray(table)
+    _check_shape(array.shape, array.dtype.name, name)
+    return Embeddings([Shard(name, array.shape, array.dtype.name, array)], name)
+
+
+def open_embeddings(path: str | Path) -> Embeddings:
+    """Open a table (n, d) of float16, bfloat16, float32 or float64 without reading it.
+
+    ``path`` is a ``.npy`` file, a ``.safetensors`` file with one 2-d float tensor (or one of
+    several named ``embeddings``), or a folder of such files, taken in the natural order of their
+    names (``part-2`` before ``part-10``).
+
+    Raises:
+        InputError: not such a table, or shards of different widths; the message names the file.
+        FileNotFoundError: nothing is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    files = [path]
+    if path.is_dir():
+        files = sorted(
+            (p for p in path.iterdir() if p.suffix in (".npy", ".safetensors")), key=_natural
+        )
+        if not files or (path / "config.json").exists():
+            what = "a saved artifact" if files else "no .npy or .safetensors file in it"
+            raise InputError(f"{path}: {what}; expected a folder of embedding shards")
+    shards = [_open_shard(file) for file in files]
+    for shard in shards:
+        if shard.shape[1] != shards[0].shape[1]:
+            raise InputError(
+                f"{shard.name}: {shard.shape[1]} columns, but {shards[0].name} has "
+                f"{shards[0].shape[1]}; expected shards of one width"
+            )
+    return Embeddings(shards, str(path))
+
+
+def _open_shard(path: Path) -> Shard:
+    if path.suffix == ".npy":
+        place = _npy_place(path)
+        dtype_name = place.dtype_name
+    elif path.suffix == ".safetensors":
+        place = _safetensors_place(path)
+        dtype_name = {"BF16": "bfloat16"}.get(place.dtype_name, place.dtype.name)
+    else:
+        raise InputError(
+            f"{path}: unknown kind of file; expected .npy, .safetensors or a folder of them"
+        )
+    _check_shape(place.shape, dtype_name, str(path))
+    return Shard(str(path), (place.shape[0], place.shape[1]), dtype_name, place)
+
+
+class _NpyPlace(TensorPlace):
+    """A .npy file's array: dtype_name is numpy's."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.dtype_name)
+
+
+def _npy_place(path: Path) -> TensorPlace:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise InputError(
+            f"{path}: not a whole .npy file ({error}); write or copy it again"
+        ) from error
+    if not isinstance(array, np.memmap) or (array.ndim == 2 and not array.flags.c_contiguous):
+        raise InputError(
+            f"{path}: rows do not lie one after another; save numpy.ascontiguousarray of it"
+        )
+    if array.dtype.byteorder == ">":
+        raise InputError(f"{path}: big-endian {array.dtype}; save it as little-endian")
+    return _NpyPlace(path, array.dtype.name, array.shape, array.offset)
+
+
+def _safetensors_place(path: Path) -> TensorPlace:
+    places = read_places(path)
+    tables = {name: place for name, place in places.items() if len(place.shape) == 2}
+    if len(tables) > 1 and "embeddings" in tables:
+        tables = {"embeddings": tables["embeddings"]}
+    if len(tables) != 1:
+        held = ", ".join(f"{name} {place.shape}" for name, place in places.items()) or "nothing"
+        raise InputError(
+            f"{path}: holds {held}; expected one 2-d tensor, or one named 'embeddings'"
+        )
+    return next(iter(tables.values()))
+
+
+def _check_shape(shape: tuple[int, ...], dtype_name: str, name: str) -> None:
+    if dtype_name not in _FLOATS:
+        raise InputError(f"{name}: {dtype_name} numbers; {_EXPECTED}; convert it")
+    if len(shape) != 2:
+        raise InputError(f"{name}: {len(shape)}-d, shape {shape}; {_EXPECTED}; reshape it")
+    if 0 in shape:
+        raise InputError(f"{name}: empty, shape {shape}; {_EXPECTED} with at least one row")
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key in which numbers inside names count as numbers."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

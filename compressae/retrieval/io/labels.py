@@ -1,0 +1,34 @@
+"""Labels of rows: a text file of one line a row."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+from compressae.retrieval.errors import InputError
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """Read the lines of a UTF-8 text file, decompressed if its name ends in .gz.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        held = path.read_bytes()
+        if path.suffix == ".gz":
+            held = gzip.decompress(held)
+    except (OSError, EOFError, zlib.error) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(
+            f"{path}: could not be read ({what}); expected a text file of one label a line"
+        ) from error
+    try:
+        text = held.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = held.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}: line {line} is not UTF-8; save the labels as UTF-8 text"
+        ) from error
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]

@@ -1,0 +1,111 @@
+"""Configuration of a training run."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Recipe = Literal["pursuit", "autoencoder", "paper"]
+
+#: Defaults of each recipe.
+_OPTIMISER = dict(steps=3000, batch=1024, learning_rate=1e-3)
+_RECIPES: dict[str, dict[str, Any]] = {
+    "pursuit": dict(steps=40, batch=16384),
+    "autoencoder": dict(**_OPTIMISER, warmup=50, decay=0.4, wide_weight=0.0),
+    "paper": dict(**_OPTIMISER, warmup=0, decay=0.0, wide_weight=0.125),
+}
+#: Settings of the optimiser; recipe "pursuit" has none.
+_OF_OPTIMISER = ("learning_rate", "warmup", "decay", "wide_weight")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Configuration of a training run; settings left at None take the recipe's default.
+
+    Attributes:
+        latents: h, the number of latents.
+        nonzeros: k, the nonzeros of a code; 1 ≤ k ≤ h.
+        recipe: "pursuit" learns one dictionary, encoder and decoder in one, by alternating pursuit
+            codes and least squares: the best reconstruction in the least time. "autoencoder" trains
+            an encoder and a decoder by gradients; both are initialised from data rows, and dead
+            latents are resampled from residuals. "paper" is arXiv 2505.11388: Kaiming-uniform
+            initialisation, loss at k and 4k, nothing for dead latents; neither the learning rate
+            (constant here) nor Adam's betas are published.
+        steps: optimiser steps; for "pursuit", batches encoded and dictionary updates.
+        batch: rows a step; at most the whole table ("pursuit": a quarter of it).
+        learning_rate: Adam's (not of "pursuit", nor the next three); betas are (0.9, 0.99).
+        warmup: steps over which the learning rate rises linearly to its value.
+        decay: last share of the steps, over which it falls linearly to zero.
+        wide_weight: weight of the loss at 4k nonzeros relative to the loss at k.
+        resample_every: steps between two resamplings of dead latents ("autoencoder").
+        hold_out: rows never trained on, so that they can serve as queries: the first ``hold_out``
+            of ``numpy.random.default_rng(0).permutation(n)``.
+        seed: of the initialisation, the order of rows and the choice of residuals.
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    >>> config = TrainConfig(latents=1024, nonzeros=16)
+    >>> config.steps, config.batch
+    (40, 16384)
+    """
+
+    latents: int = 4096
+    nonzeros: int = 32
+    recipe: Recipe = "pursuit"
+    steps: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    warmup: int | None = None
+    decay: float | None = None
+    wide_weight: float | None = None
+    resample_every: int = 50
+    hold_out: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in _RECIPES:
+            raise ValueError(f"recipe = {self.recipe!r}: expected {' or '.join(_RECIPES)}")
+        if self.recipe == "pursuit":
+            for name in _OF_OPTIMISER:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} with recipe 'pursuit', which has none; expected 'autoencoder' or "
+                        "'paper'"
+                    )
+        for name, value in _RECIPES[self.recipe].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if not 1 <= self.nonzeros <= self.latents:
+            raise ValueError(
+                f"nonzeros = {self.nonzeros}: expected 1 ≤ nonzeros ≤ latents = {self.latents}"
+            )
+        least = dict(steps=1, batch=1, resample_every=1, hold_out=0, seed=0)
+        if self.recipe != "pursuit":
+            least |= dict(warmup=0, wide_weight=0)
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least {bound}")
+        if self.decay is not None and not 0 <= self.decay <= 1:
+            raise ValueError(f"decay = {self.decay}: expected a share of the steps, 0 to 1")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate = {self.learning_rate}: expected more than 0")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step, 0 ≤ step < steps."""
+        assert self.learning_rate is not None and self.warmup is not None
+        assert self.decay is not None and self.steps is not None
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        falling = self.decay * self.steps
+        fall = min(1.0, (self.steps - step) / falling) if falling else 1.0
+        return self.learning_rate * rise * fall
+
+
+def held_out_rows(n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split n rows at random: (held-out rows (count,), the other rows (n − count,)), int64.
+
+    >>> held_out_rows(5, 2)
+    (array([4, 2]), array([3, 1, 0]))
+    """
+    order = np.random.default_rng(0).permutation(n)
+    return order[:count], order[count:]

@@ -1,0 +1,273 @@
+"""Train an encoder and a decoder by gradients: recipes "autoencoder" and "paper"."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressae.kernels import decode as sparse
+from compressae.kernels.backend import uses_triton
+from compressae.kernels.cosine import cosine_gradients
+from compressae.kernels.encode import encode
+from compressae.model import CompresSAE
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.embeddings import Embeddings, unit_rows
+from compressae.training import checkpoint as saved
+from compressae.training.config import TrainConfig
+from compressae.training.distributed import ALONE, Replicas
+
+#: Part of the training during which dead latents are resampled; after it they settle.
+_RESAMPLE_UNTIL = 0.7
+#: A latent is dead when no row of the last so many batches used it.
+_DEAD_AFTER = 60
+#: Noise on the data rows that recipe "autoencoder" starts from, as a share of their length.
+_START_NOISE = 0.3
+#: Share of a GPU's free memory that the table may take there; a larger one is sent batch by batch.
+_TABLE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Step:
+    """Loss and codes of a batch of n rows.
+
+    Attributes:
+        loss: mean(1 − cos) at k nonzeros, and ``wide_weight`` times that at 4k.
+        cosines: (n,) cos(x, x̂) at k.
+        indices: (n, k) int32 latents of the rows.
+        values: (n, k) float32.
+    """
+
+    loss: Tensor
+    cosines: Tensor
+    indices: Tensor
+    values: Tensor
+
+
+def take_gradients(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
+    """Compute the loss of rows x (n, d) and set the ``grad`` of each of the model's parameters.
+
+    On the CPU by autograd; on a GPU by kernels that hold neither (n, h) nor (n, k, d), with
+    products in bfloat16 for the choice of latents and for the sums over rows.
+    """
+    if uses_triton(x):
+        return _by_kernels(model, x, wide_weight)
+    k = model.nonzeros
+    output = model(x, wide=bool(wide_weight))
+    cosines = torch.cosine_similarity(x, output.reconstruction)
+    loss = 1 - cosines.mean()
+    if wide_weight:
+        wide = torch.cosine_similarity(x, output.wide_reconstruction)
+        loss = loss + wide_weight * (1 - wide.mean())
+    for parameter in model.parameters():
+        parameter.grad = None
+    loss.backward()
+    return Step(
+        loss.detach(),
+        cosines.detach(),
+        output.indices[:, :k],
+        output.values[:, :k].detach(),
+    )
+
+
+@torch.no_grad()
+def _by_kernels(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
+    k, h, d = model.nonzeros, model.latents, model.dim
+    x = torch.nn.functional.normalize(x)
+    ids, values = encode(x, model.encoder, model.encoder_bias, min(4 * k, h) if wide_weight else k)
+    cosines, to_values, to_rows = cosine_gradients(ids, values, model.decoder, x, k, wide_weight)
+    products = torch.bfloat16
+    to_decoder = sparse.sparse_t_matmul(ids[:, :k], values[:, :k], to_rows[0], h, products=products)
+    if ids.shape[1] > k:
+        to_decoder += sparse.sparse_t_matmul(
+            ids[:, k:], values[:, k:], to_rows[1], h, products=products
+        )
+    with_ones = torch.nn.functional.pad(x, (0, 4))  # Four, so that rows stay aligned.
+    with_ones[:, d] = 1
+    to_encoder = sparse.sparse_t_matmul(ids, to_values, with_ones, h, products=products)
+    model.decoder.grad = to_decoder
+    model.encoder.grad = to_encoder[:, :d].contiguous()
+    model.encoder_bias.grad = to_encoder[:, d].contiguous()
+    loss = 1 - cosines[0].mean() + wide_weight * (1 - cosines[1].mean())
+    return Step(loss, cosines[0], ids[:, :k], values[:, :k])
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU; 0 on the CPU, where rows stay in their file."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+class GradientRun:
+    """State of a training run between two steps.
+
+    Every random choice comes from a generator of the seed and the step or epoch, so that the state
+    holds no generator and a resumed run repeats an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        items: Embeddings,
+        config: TrainConfig,
+        device: torch.device,
+        replicas: Replicas = ALONE,
+    ) -> None:
+        self.config, self.device, self.replicas = config, device, replicas
+        self.items = items
+        assert config.batch is not None and config.steps is not None
+        self.steps = config.steps
+        self.batch = min(config.batch, len(items))
+        if self.batch < replicas.count:
+            raise InputError(
+                f"a batch of {self.batch} rows for {replicas.count} processes; expected one row "
+                "each or more; raise the batch"
+            )
+        self.model = CompresSAE(items.shape[1], config.latents, config.nonzeros, config.seed)
+        if config.recipe == "autoencoder":
+            self._start_from_rows()
+        self.model.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=0.0, betas=(0.9, 0.99), fused=True
+        )
+        self.step = 0
+        self.last_used = torch.zeros(config.latents, dtype=torch.int64, device=device)
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+        self._table = self._on_device()
+
+    def _on_device(self) -> Tensor | None:
+        """All unit rows (n, d) on the GPU, or None where they take too much of it."""
+        n, d = self.items.shape
+        if 4 * n * d > _TABLE_SHARE * _free_bytes(self.device):
+            return None
+        table = torch.empty(n, d, device=self.device)
+        for start, rows in self.items.batches():
+            table[start : start + len(rows)] = torch.from_numpy(unit_rows(rows))
+        return table
+
+    @torch.no_grad()
+    def _start_from_rows(self) -> None:
+        """Initialise both matrices from data rows plus noise, of unit length."""
+        rng = np.random.default_rng([self.config.seed, 0, 0])
+        n, d = self.items.shape
+        h = self.config.latents
+        rows = np.resize(rng.permutation(n), h) if n < h else rng.choice(n, h, replace=False)
+        noise = unit_rows(rng.standard_normal((h, d), dtype=np.float32))
+        start = unit_rows(unit_rows(self.items.take(rows)) + _START_NOISE * noise)
+        self.model.decoder.copy_(torch.from_numpy(start))
+        self.model.encoder.copy_(self.model.decoder)
+
+    def next_batch(self) -> Tensor:
+        """Unit rows (batch, d) of this step; each epoch visits the rows once, in a new order."""
+        n, config = len(self.items), self.config
+        steps_an_epoch = n // self.batch
+        epoch, place = divmod(self.step, steps_an_epoch)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([config.seed, 1, epoch])
+            count = min(steps_an_epoch, self.steps) * self.batch
+            self._order, self._epoch = rng.choice(n, count, replace=False), epoch
+        rows = self._order[place * self.batch : (place + 1) * self.batch]
+        rows = rows[self.replicas.share(self.batch)]
+        if self._table is not None:
+            return self._table[torch.from_numpy(rows).to(self.device)]
+        return torch.from_numpy(unit_rows(self.items.take(rows))).to(self.device)
+
+    def advance(self) -> tuple[Tensor, Tensor]:
+        """Take one optimiser step: (loss, mean cosine at k) of its batch."""
+        config, model = self.config, self.model
+        assert config.wide_weight is not None
+        x = self.next_batch()
+        step = take_gradients(model, x, config.wide_weight)
+        means = torch.stack([step.loss, step.cosines.mean()])
+        if self.replicas.count > 1:  # Means of the whole batch from means of the shares.
+            share = len(x) / self.batch
+            means *= share
+            grads = [p.grad.mul_(share) for p in model.parameters() if p.grad is not None]
+            self.replicas.sum(means, *grads)
+        loss, cosine = means
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"step {self.step}: the loss is {loss.item()}; expected a finite one; lower the "
+                f"learning rate ({config.learning_rate})"
+            )
+        model.project_decoder_gradient()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(self.step)
+        self.step += 1
+        self.last_used[step.indices.long().flatten()] = self.step
+        self.replicas.max(self.last_used)
+        due = self.step % config.resample_every == 0 and self.step < _RESAMPLE_UNTIL * self.steps
+        resamples = config.recipe == "autoencoder" and due
+        dead, residuals = self._residuals(x, step) if resamples else (None, None)
+        self.optimizer.step()
+        model.normalize_decoder()
+        if dead is not None and residuals is not None:
+            self._resample_dead(dead, residuals)
+        return loss, cosine
+
+    def dead_latents(self) -> int:
+        """Number of latents that no row of the last batches used."""
+        return int((self.last_used <= self.step - _DEAD_AFTER).sum())
+
+    @torch.no_grad()
+    def _residuals(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Dead latents (m,) and what as many badly coded rows of the batch lack (m, d).
+
+        Rows are drawn with weight 1 − cos, and lack the unit residual x − (x·x̂/‖x̂‖²) x̂.
+        """
+        share = self.replicas.share(self.batch)
+        weights = torch.zeros(self.batch, dtype=torch.float64, device=self.device)
+        weights[share] = (1 - step.cosines).clamp(min=0).double()
+        self.replicas.sum(weights)
+        weight = weights.cpu().numpy()
+        dead = torch.nonzero(self.last_used <= self.step - _DEAD_AFTER).flatten()
+        dead = dead[: int((weight > 0).sum())]
+        residuals = torch.zeros(len(dead), x.shape[1], device=self.device)
+        if len(dead) == 0:
+            return dead, residuals
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        drawn = rng.choice(self.batch, len(dead), replace=False, p=weight / weight.sum())
+        mine = torch.from_numpy((drawn >= share.start) & (drawn < share.stop)).to(self.device)
+        rows = torch.from_numpy(drawn).to(self.device)[mine] - share.start
+        x, near = x[rows], self.model.decode(step.indices[rows], step.values[rows])
+        near = torch.nn.functional.normalize(near)
+        rest = x - (x * near).sum(1, keepdim=True) * near
+        residuals[mine] = torch.nn.functional.normalize(rest)
+        self.replicas.sum(residuals)
+        return dead, residuals
+
+    @torch.no_grad()
+    def _resample_dead(self, dead: Tensor, residuals: Tensor) -> None:
+        """Re-initialise dead latents (m,) from residuals (m, d), and reset Adam's moments there."""
+        model = self.model
+        model.decoder[dead] = residuals
+        model.encoder[dead] = residuals
+        model.encoder_bias[dead] = 0
+        for parameter in model.parameters():
+            state = self.optimizer.state[parameter]
+            state["exp_avg"][dead] = 0
+            state["exp_avg_sq"][dead] = 0
+        self.last_used[dead] = self.step
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state as a checkpoint folder."""
+        tensors = dict(self.model.state_dict())
+        for name, parameter in self.model.named_parameters():
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{name}.{key}"] = self.optimizer.state[parameter][key]
+        tensors["last_used"] = self.last_used
+        saved.save_checkpoint(path, self.step, self.config, self.items.shape, tensors)
+
+    @torch.no_grad()
+    def restore(self, path: str | Path) -> None:
+        """Resume from a checkpoint of the same configuration and table shape."""
+        step, tensors = saved.load_checkpoint(path, self.config, self.items.shape)
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(tensors[name])
+            moments = {
+                key: tensors[f"{name}.{key}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")
+            }
+            count = torch.tensor(float(step), device=self.device)
+            self.optimizer.state[parameter] = {"step": count, **moments}
+        self.last_used.copy_(tensors["last_used"])
+        self.step = step

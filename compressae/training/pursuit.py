@@ -1,0 +1,160 @@
+"""Dictionary learning, recipe "pursuit": alternating pursuit codes and least squares."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressae.kernels.backend import fetch, namespace, put, tensors_on
+from compressae.kernels.decode import decode, sparse_t_matmul
+from compressae.kernels.pursuit import pursue, pursuit_schedule
+from compressae.model import CompresSAE
+from compressae.retrieval.io.embeddings import Embeddings, unit_rows
+from compressae.training import checkpoint as saved
+from compressae.training.config import TrainConfig
+
+_CPU = torch.device("cpu")
+#: Most rows that a dictionary is learned from; drawn once, held in memory.
+SAMPLE_ROWS = 1 << 18
+#: Pursuit steps while learning; encoding takes more.
+_PURSUIT_STEPS = 4
+#: Conjugate-gradient steps of a dictionary update, and its ridge towards the old dictionary.
+_SOLVER_STEPS = 3
+_RIDGE = 0.05
+_START_NOISE = 0.3
+#: Part of the training during which dead latents are resampled.
+_RESAMPLE_UNTIL = 0.8
+
+
+class PursuitRun:
+    """State of a run between two steps; it has the methods of ``GradientRun``.
+
+    A step encodes one batch by pursuit, then moves the dictionary towards the least-squares
+    solution over the latest codes of every row seen so far (the method of optimal directions, Engan
+    et al. 1999, online as in Mairal et al. 2010). Dead latents are resampled from residuals of
+    poorly reconstructed rows. Every random choice comes from a generator of the seed and the step,
+    so that a resumed run repeats an uninterrupted one. Rows, codes and the dictionary are arrays on
+    the CPU and tensors on a GPU; a checkpoint of either resumes on the other.
+    """
+
+    def __init__(self, items: Embeddings, config: TrainConfig, device: torch.device = _CPU) -> None:
+        self.items, self.config, self.device = items, config, device
+        self._tensors = tensors_on(device)
+        n, h = len(items), config.latents
+        rng = np.random.default_rng([config.seed, 0, 0])
+        rows = rng.choice(n, SAMPLE_ROWS, replace=False) if n > SAMPLE_ROWS else np.arange(n)
+        x = unit_rows(items.take(np.sort(rows)))
+        n, d = x.shape
+        assert config.batch is not None and config.steps is not None
+        self.steps = config.steps
+        self.batch = min(config.batch, -(-n // 4))
+        starts = np.resize(rng.permutation(n), h) if n < h else rng.choice(n, h, replace=False)
+        noise = unit_rows(rng.standard_normal((h, d), dtype=np.float32))
+        self.x = self._put(x)
+        self.weights = self._put(unit_rows(x[starts] + _START_NOISE * noise))
+        self.ids = self._put(np.zeros((n, config.nonzeros), np.int32))
+        self.values = self._put(np.zeros((n, config.nonzeros), np.float32))
+        self.seen = np.zeros(n, bool)
+        self.step = 0
+
+    def _put(self, array: np.ndarray) -> Any:
+        return put(array, self._tensors)
+
+    @property
+    def model(self) -> CompresSAE:
+        """The model so far: its encoder is its decoder, without bias."""
+        model = CompresSAE(self.x.shape[1], self.config.latents, self.config.nonzeros)
+        with torch.no_grad():
+            model.decoder.copy_(torch.from_numpy(fetch(self.weights)))
+            model.encoder.copy_(model.decoder)
+        return model
+
+    def advance(self) -> tuple[float, float]:
+        """Take one step: (mean squared error, mean cosine) of its batch before the update."""
+        config, step = self.config, self.step
+        steps_an_epoch = len(self.x) // self.batch
+        epoch, place = divmod(step, steps_an_epoch)
+        order = np.random.default_rng([config.seed, 1, epoch]).permutation(len(self.x))
+        drawn = np.sort(order[place * self.batch : (place + 1) * self.batch])
+        self.seen[drawn] = True
+        rows = self._put(drawn)
+        x, xp = self.x[rows], namespace(self.x)
+        ids, values = pursue(x, self.weights, pursuit_schedule(config.nonzeros, _PURSUIT_STEPS))
+        residual = x - decode(ids, values, self.weights)
+        errors = fetch(xp.einsum("nd,nd->n", residual, residual))
+        self.ids[rows], self.values[rows] = ids, values
+        self._solve()
+        if step < _RESAMPLE_UNTIL * self.steps:
+            self._resample_dead(residual, errors)
+        lengths = xp.linalg.norm(self.weights, axis=1)
+        self.weights /= lengths.clip(min=1e-12)[:, None]
+        self.values *= lengths[self.ids]
+        self.step += 1
+        cosines = np.sqrt(np.clip(1 - errors, 0, 1))  # x̂ is the row's projection.
+        return float(errors.mean()), float(cosines.mean())
+
+    def _solve(self) -> None:
+        """Update the dictionary: solve (SᵀS + ridge) W = SᵀX + ridge·W_old by conjugate gradients,
+        preconditioned by the diagonal of SᵀS; SᵀS itself is never formed."""
+        rows = self._put(np.flatnonzero(self.seen))
+        ids, values, x = self.ids[rows], self.values[rows], self.x[rows]
+        h, xp = len(self.weights), namespace(x)
+        dots = partial(xp.einsum, "hd,hd->d")
+        inverse = xp.asarray(1 / (_squares(ids, values, h) + _RIDGE), dtype=xp.float32)
+        left = sparse_t_matmul(ids, values, x - decode(ids, values, self.weights), h)
+        ahead = inverse * left
+        direction, size = ahead, dots(left, ahead)
+        for _ in range(_SOLVER_STEPS):
+            image = (
+                sparse_t_matmul(ids, values, decode(ids, values, direction), h) + _RIDGE * direction
+            )
+            along = dots(direction, image).clip(min=1e-20)
+            self.weights += (size / along) * direction
+            left -= (size / along) * image
+            ahead = inverse * left
+            before, size = size.clip(min=1e-20), dots(left, ahead)
+            direction = ahead + (size / before) * direction
+
+    def _resample_dead(self, residual: Any, errors: np.ndarray) -> None:
+        """Re-initialise dead latents from residuals of rows drawn with weight ‖r‖²."""
+        dead = np.flatnonzero(self._uses() == 0)
+        dead = dead[: int((errors > 0).sum())]
+        if len(dead) == 0:
+            return
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        share = errors.astype(np.float64) / errors.sum(dtype=np.float64)
+        drawn = rng.choice(len(residual), len(dead), replace=False, p=share)
+        self.weights[self._put(dead)] = residual[self._put(drawn)]
+
+    def _uses(self) -> np.ndarray:
+        ids = self.ids[self._put(self.seen)]
+        return fetch(namespace(ids).bincount(ids.ravel(), minlength=self.config.latents))
+
+    def dead_latents(self) -> int:
+        """Number of latents that no row seen so far uses."""
+        return int((self._uses() == 0).sum())
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state as a checkpoint folder."""
+        arrays = {"weights": self.weights, "ids": self.ids, "values": self.values, "met": self.seen}
+        tensors = {name: torch.from_numpy(fetch(array)) for name, array in arrays.items()}
+        saved.save_checkpoint(path, self.step, self.config, self.items.shape, tensors)
+
+    def restore(self, path: str | Path) -> None:
+        """Resume from a checkpoint of the same configuration and table shape."""
+        self.step, tensors = saved.load_checkpoint(path, self.config, self.items.shape)
+        for name, tensor in tensors.items():
+            if name == "met":
+                self.seen = tensor.numpy()
+            else:
+                setattr(self, name, self._put(tensor.numpy()))
+
+
+def _squares(ids: Any, values: Any, h: int) -> Any:
+    """Diagonal (h, 1) of SᵀS: sum of squares of each latent's values."""
+    if isinstance(ids, np.ndarray):
+        sums = np.bincount(ids.ravel(), (values**2).ravel(), minlength=h)
+        return sums[:, None]
+    return sparse_t_matmul(ids, values**2, values.new_ones(len(values), 1), h)

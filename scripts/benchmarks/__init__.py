@@ -1,0 +1,1 @@
+"""Benchmarks, a folder a subject: run one with `python scripts/benchmarks/SUBJECT`."""

@@ -1,0 +1,128 @@
+"""The kernels of training and coding on a GPU, one by one."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from gpu_tools import Lab, Row, milliseconds
+
+from compressae.kernels.cosine import cosine_gradients
+from compressae.kernels.decode import decode, gpu, sampled_matmul, sparse_t_matmul
+from compressae.kernels.encode import encode
+from compressae.kernels.pursuit import pursue
+from compressae.kernels.quantize import quantize_on_support
+from compressae.kernels.refit import refit
+from compressae.kernels.topk import abs_topk
+
+
+def kernel_rows(lab: Lab) -> Iterator[Row]:
+    yield from top_rows(lab)
+    yield from sparse_rows(lab)
+    yield from coding_rows(lab)
+
+
+def torch_top(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``abs_topk`` gives, but for the order of ties."""
+    places = x.abs().topk(k).indices
+    return places, x.gather(1, places)
+
+
+def top_rows(lab: Lab) -> Iterator[Row]:
+    for n, h, k in lab.pick(
+        [(65_536, 4096, 32), (65_536, 4096, 128), (4096, 65_536, 256)], [(2, 300, 5)]
+    ):
+        x = torch.randn(n, h, device=lab.device)
+        yield Row(
+            f"top-{k}",
+            f"{n} × {h}",
+            milliseconds(lab, lambda x=x, k=k: abs_topk(x, k)),
+            moved=4 * n * h + 8 * n * k,
+            peer="torch.topk of x.abs(), gather",
+            peer_ms=milliseconds(lab, lambda x=x, k=k: torch_top(x, k)),
+        )
+
+
+def codes(lab: Lab, n: int, k: int, h: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids (n, k), distinct in a row, and values (n, k)."""
+    part = h // k
+    ids = torch.randint(part, (n, k), device=lab.device) + part * torch.arange(k, device=lab.device)
+    return ids.int(), torch.randn(n, k, device=lab.device)
+
+
+def sparse_rows(lab: Lab) -> Iterator[Row]:
+    n, d, h, k = lab.pick((100_000, 768, 4096, 32), (2, 40, 64, 4))
+    wide = 4 * k
+    x = torch.nn.functional.normalize(torch.randn(n, d, device=lab.device))
+    weights = torch.nn.functional.normalize(torch.randn(h, d, device=lab.device))
+    bias = torch.zeros(h, device=lab.device)
+    ids, values = codes(lab, n, k, h)
+    many, many_values = codes(lab, n, wide, h)
+    size, fixed = f"{n} × {d}, h {h}", 4 * h * d
+    low = weights.bfloat16()
+
+    def dense_encode() -> None:
+        tile = max(1, (1 << 25) // (2 * h))
+        for part in x.split(tile):
+            torch_top(part.bfloat16() @ low.T, k)
+
+    def torch_decode() -> None:
+        torch.nn.functional.embedding_bag(
+            ids.long(), weights, per_sample_weights=values, mode="sum"
+        )
+
+    yield Row(
+        "encode", f"{size}, k {k}", milliseconds(lab, lambda: encode(x, weights, bias, k)),
+        4 * n * d + fixed + 8 * n * k, 2 * n * d * h, "bfloat16",
+        "bfloat16 product and torch.topk, in tiles", milliseconds(lab, dense_encode),
+        "the peer's values are of bfloat16 products, ours are computed anew in float32",
+    )  # fmt: skip
+    yield Row(
+        "decode", f"{size}, k {k}", milliseconds(lab, lambda: decode(ids, values, weights)),
+        8 * n * k + 4 * n * d + fixed, 2 * n * k * d,
+        peer="torch embedding_bag", peer_ms=milliseconds(lab, torch_decode),
+    )  # fmt: skip
+    yield Row(
+        "sampled_matmul", f"{size}, k {k}", milliseconds(lab, lambda: sampled_matmul(ids, x, weights)),
+        8 * n * k + 4 * n * d + fixed, 2 * n * k * d,
+    )  # fmt: skip
+    yield Row(
+        "cosine gradients", f"{size}, k {k} and {wide}",
+        milliseconds(lab, lambda: cosine_gradients(many, many_values, weights, x, k, 0.125)),
+        12 * n * wide + 12 * n * d + fixed, 4 * n * wide * d,
+    )  # fmt: skip
+    for these, numbers, count in ((ids, values, k), (many, many_values, wide)):
+        sparse_ms = milliseconds(lab, lambda i=these, v=numbers: sparse_t_matmul(i, v, x, h))
+        dense_ms = milliseconds(
+            lab, lambda i=these, v=numbers: gpu.dense_t_matmul(i, v, x, h, torch.bfloat16)
+        )
+        yield Row(
+            "sparse_t_matmul", f"{size}, k {count}", sparse_ms,
+            8 * n * count + 4 * n * d + fixed, 2 * n * count * d,
+            peer="bfloat16 product with S dense, in tiles (what training takes below "
+            f"h = {gpu._DENSE_UP_TO}·k)", peer_ms=dense_ms,
+        )  # fmt: skip
+
+
+def coding_rows(lab: Lab) -> Iterator[Row]:
+    n, d, h, k = lab.pick((65_536, 768, 4096, 32), (2, 24, 64, 4))
+    x = torch.nn.functional.normalize(torch.randn(n, d, device=lab.device))
+    weights = torch.nn.functional.normalize(torch.randn(h, d, device=lab.device))
+    ids, values = codes(lab, n, k, h)
+    levels = np.tile(np.linspace(-1, 1, 4, dtype=np.float32), (k, 1))
+    sizes = np.full(k, 4)
+    size, fixed = f"{n} × {d}, h {h}, k {k}", 4 * h * d
+    gram = n * k * k * d
+    yield Row(
+        "refit", size, milliseconds(lab, lambda: refit(x, ids, weights)),
+        8 * n * k + 4 * n * d + fixed, gram,
+    )  # fmt: skip
+    yield Row(
+        "quantise on the support", size,
+        milliseconds(lab, lambda: quantize_on_support(x, ids, values, weights, levels, sizes)),
+        5 * n * k + 4 * n * d + fixed, gram,
+    )  # fmt: skip
+    yield Row(
+        "pursuit, one latent a step", size,
+        milliseconds(lab, lambda: pursue(x, weights, [1] * k), 0.1),
+        8 * n * k + 4 * n * d + fixed, 2 * n * d * h * k, "bfloat16",
+    )  # fmt: skip

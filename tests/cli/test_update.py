@@ -1,0 +1,149 @@
+"""Commands that change an index, tune it, or search part of it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.sparse
+from code_forms import make_codes
+from commands import call, succeed
+
+from compressae import CompresSAE
+from compressae.retrieval import CompressedIndex, InvertedIndex
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A table, queries, an index of both kinds."""
+    folder = tmp_path_factory.mktemp("living")
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((30, 16))[rng.integers(0, 30, 400)]
+    table = (table + 0.3 * rng.standard_normal((400, 16))).astype(np.float32)
+    np.save(folder / "table.npy", table)
+    np.save(folder / "queries.npy", table[:5])
+    model = CompresSAE(16, 64, 4, seed=0)
+    model.settings = {"recipe": "pursuit"}
+    codes = make_codes(model, table, nonzeros=6)
+    CompressedIndex(model.projection, codes).save(folder / "index")
+    InvertedIndex(codes).save(folder / "lists")
+    return folder
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """A copy of the indexes, to be changed."""
+    for name in ("index", "lists"):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path
+
+
+def test_tune_writes_the_fastest_setting_into_the_index(made, own):
+    out = succeed("tune", own / "index", made / "table.npy", "-k", 5, "--recall", 0.9, "--json")
+    said = json.loads(out)
+    index = CompressedIndex.load(own / "index")
+    assert (index.query_nonzeros, index.candidates) == (said["query_nonzeros"], said["candidates"])
+    assert said["recall"] >= 0.9 and said["tried"][0]["p50_ms"] == said["p50_ms"]
+    truth = index.search(np.load(made / "table.npy"), 5, candidates="all").ids
+    found = index.search(np.load(made / "table.npy"), 5).ids
+    shared = [len(set(a) & set(b)) / 5 for a, b in zip(truth, found, strict=True)]
+    assert np.mean(shared) == pytest.approx(said["recall"])
+    assert "recall: " in succeed("tune", own / "index", made / "queries.npy", "-k", 5)
+    code, _, err = call("tune", own / "index", made / "queries.npy", "-k", 400)
+    assert code == 1 and "nothing to tune" in err
+    assert call("tune", own / "lists", made / "queries.npy")[0] == 1
+
+
+def test_update_removes_replaces_and_adds(made, own):
+    table = np.load(made / "table.npy")
+    files = {"gone": [1, 2], "ids": [0, 1, 900], "all": range(400), "same": [7, 7], "x": [0.5]}
+    for name, ids in files.items():
+        np.save(own / f"{name}.npy", np.array(ids))
+    np.save(own / "new.npy", table[[5, 6, 7]])
+    command = ["update", own / "index", "--remove", own / "gone.npy", "--add", own / "new.npy"]
+    said = json.loads(succeed(*command, "--ids", own / "ids.npy", "--json"))
+    assert (said["rows"], said["added"], said["replaced"], said["removed"]) == (400, 2, 1, 2)
+    index = CompressedIndex.load(own / "index")
+    hits = index.search(table[[5, 6, 7]], 20)
+    assert {0, 5} <= set(hits.ids[0]) and {1, 6} <= set(hits.ids[1]) and 900 in hits.ids[2]
+    assert 2 not in hits.ids
+    before = (own / "index" / "config.json").read_bytes()
+    for wrong, message in [
+        (["--remove", own / "gone.npy"], "id 2 is not in the index"),
+        (["--remove", own / "same.npy"], "id 7 is given more than once"),
+        (["--remove", own / "x.npy"], "whole numbers"),
+        (["--add", own / "new.npy", "--ids", own / "gone.npy"], "2 ids for 3 rows"),
+        (["--add", own / "none.npy"], "none.npy"),
+    ]:
+        code, _, err = call("update", own / "index", *wrong)
+        assert code == 1 and message in err and err.count("\n") == 1, err
+    assert call("update", own / "index")[0] == 2
+    assert (
+        call("update", own / "index", "--ids", own / "ids.npy", "--remove", own / "x.npy")[0] == 2
+    )
+    assert (own / "index" / "config.json").read_bytes() == before
+    np.save(own / "all.npy", np.array([*range(400), 900])[[0, 1, *range(3, 401)]])
+    code, _, err = call("update", own / "index", "--remove", own / "all.npy")
+    assert code == 1 and "no row is left" in err
+    assert (own / "index" / "config.json").read_bytes() == before
+    rows = scipy.sparse.random_array((2, 64), density=0.1, rng=np.random.default_rng(0))
+    scipy.sparse.save_npz(own / "rows.npz", scipy.sparse.csr_array(rows))
+    code, _, err = call("update", own / "lists", "--add", own / "rows.npz")
+    assert code == 1 and "expected packed codes" in err
+
+
+def test_search_among_allowed_ids_and_with_a_dense_stage(made, tmp_path):
+    table = np.load(made / "table.npy")
+    np.save(tmp_path / "some.npy", np.arange(0, 400, 7))
+    np.save(tmp_path / "flags.npy", np.arange(400) % 7 == 0)
+    command = ["search", made / "index", made / "queries.npy", "-k", 4, "--json"]
+    for name in ("some.npy", "flags.npy"):
+        lines = [
+            json.loads(line)
+            for line in succeed(*command, "--allowed", tmp_path / name).splitlines()
+        ]
+        assert all(one % 7 == 0 for line in lines for one in line["ids"])
+    out = succeed(*command, "--rerank", made / "table.npy", "--rerank-candidates", 60)
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    for query, line in enumerate(map(json.loads, out.splitlines())):
+        np.testing.assert_allclose(line["scores"], unit[line["ids"]] @ unit[query], atol=1e-5)
+        assert line["ids"][0] == query
+    code, _, err = call(*command, "--rerank", made / "queries.npy")
+    assert code == 1 and "the embeddings of the indexed items" in err
+    code, _, err = call(*command, "--rerank-candidates", 60)
+    assert code == 1 and "give the embeddings to read" in err
+    code, _, err = call(*command, "--allowed", made / "table.npy")
+    assert code == 1 and "expected a .npy of ids or flags" in err
+
+
+def test_damaged_files_are_one_line(made, own):
+    scipy.sparse.save_npz(own / "rows.npz", scipy.sparse.eye_array(64, format="csr"))
+    whole = (own / "rows.npz").read_bytes()
+    (own / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (own / "bad.npz").write_bytes(whole[:60] + b"damage" + whole[66:])
+    np.save(own / "one.npy", np.array(5))
+    for command in (
+        ["update", own / "lists", "--remove", own / "cut.npz"],
+        ["update", own / "lists", "--remove", own / "one.npy"],
+        ["update", own / "lists", "--add", own / "cut.npz"],
+        ["update", own / "lists", "--add", own / "bad.npz"],
+        ["search", own / "index", made / "queries.npy", "--allowed", own / "cut.npz"],
+        ["search", own / "lists", own / "bad.npz"],
+        ["index", own / "cut.npz", "-o", own / "new"],
+    ):
+        code, _, err = call(*command)
+        assert code == 1 and err.count("\n") == 1, (command, err)
+    assert not (own / "new").exists()
+
+
+def test_a_sparse_matrix_is_indexed_and_changed(own):
+    rows = scipy.sparse.random_array((50, 30), density=0.2, rng=np.random.default_rng(0))
+    scipy.sparse.save_npz(own / "rows.npz", scipy.sparse.csr_array(rows))
+    succeed("index", own / "rows.npz", "-o", own / "matrix")
+    lines = succeed("search", own / "matrix", own / "rows.npz", "-k", 1, "--json").splitlines()
+    found = InvertedIndex(rows).search(rows, 1)
+    assert [json.loads(line)["ids"] for line in lines] == found.ids.tolist()
+    said = json.loads(succeed("update", own / "matrix", "--add", own / "rows.npz", "--json"))
+    assert said["rows"] == 100
+    code, _, err = call("search", own / "matrix", own / "rows.npz", "--candidates", 9)
+    assert code == 2 and "made with -m MODEL" in err

@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from code_forms import make_codes
+
+from compressae import CompresSAE, InputError
+from compressae.cli import main
+from compressae.coding.plan import _size, fitting, plan
+from compressae.kernels.packed import SPARE
+from compressae.retrieval import CompressedIndex
+from compressae.retrieval.codes.packed import PackedCodes
+
+D = 16
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((200, D))
+    rows = centres[rng.integers(0, 200, 2400)] + 0.5 * rng.standard_normal((2400, D))
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("latents", [64, 100])
+def test_a_plan_takes_what_its_index_takes(table, latents, lists):
+    table = table[:600]
+    n = len(table)
+    for one in fitting(n, D, "150 B/row", [latents], ["int2", "int4"], lists=lists):
+        model = CompresSAE(D, latents, one.nonzeros)
+        codes = make_codes(model, table, one.values, residual_bytes=one.residual_bytes)
+        index = CompressedIndex(model.projection, codes)
+        assert isinstance(codes, PackedCodes)
+        held = codes.nbytes + (index.list_nbytes if lists else 0)
+        arrays = codes.quantizer.arrays()
+        constants = sum(a.nbytes for a in [*model.arrays().values(), *arrays.values()])
+        # Levels are planned for as if each rank had all 256.
+        spare = 4 * 256 * one.nonzeros - arrays["levels"].nbytes
+        assert codes.nbytes == one.code_bytes * n + SPARE
+        assert one.total_bytes == held + constants + spare and spare >= 0
+        assert one.held_bytes == pytest.approx((held - SPARE) / n)
+
+
+@pytest.mark.parametrize("memory", ["40 B/row", "55 B/row", "3 MB", 10_000_000])
+@pytest.mark.parametrize("lists", [True, False])
+def test_plans_fill_the_memory_and_never_exceed_it(memory, lists):
+    items, dim = 50_000, 96
+    total = {"40 B/row": 2 * 10**6, "55 B/row": 2_750_000, "3 MB": 3_000_000}.get(memory, memory)
+    plans = fitting(items, dim, memory, [256, 1000], lists=lists)
+    assert {one.latents for one in plans} == {256, 1000}
+    for one in plans:
+        assert one.total_bytes <= total
+        if one.residual_bytes < dim:  # One byte more a row, and its centroids, do not fit.
+            assert one.total_bytes + items + 4 * 512 * dim > total
+
+
+def test_the_cost_of_a_residual_byte_jumps_and_the_most_that_fit_are_found():
+    """At d = 100, 13 bytes take 8 dimensions each (104), and 25 take 4 each (100)."""
+    one = fitting(1000, 100, 400_000, [64], nonzeros=[4])[0]
+    for m in range(one.residual_bytes + 1, 101):
+        assert _size(1000, 100, 64, 4, 2, m, True)[2] > 400_000
+    assert one.total_bytes <= 400_000
+
+
+def test_any_number_of_nonzeros_can_be_asked_for():
+    assert fitting(1000, 64, "1 GB", [4096], nonzeros=[100])[0].nonzeros == 100
+
+
+def test_what_does_not_fit_is_refused_with_the_least_that_does():
+    with pytest.raises(InputError, match="the smallest index takes ([0-9,]+); give more") as error:
+        fitting(1000, 32, 5000, [64])
+    least = int(str(error.value).split("takes ")[1].split(";")[0].replace(",", ""))
+    assert fitting(1000, 32, least, [64])[0].nonzeros == 1
+    with pytest.raises(InputError, match="give more"):
+        fitting(1000, 32, least - 1, [64])
+    with pytest.raises(InputError, match="packed codes name at most 131072"):
+        fitting(10**9, 32, "9 GB", [1 << 18])
+    with pytest.raises(InputError, match="expected bytes above 0"):
+        fitting(1000, 32, "plenty")
+
+
+def test_plans_are_measured_and_the_best_comes_first(table):
+    seen = []
+    plans = plan(table, 240_000, "40 B/row", [64, 128], progress=lambda *now: seen.append(now[:2]))
+    assert seen == [(i, seen[-1][1]) for i in range(len(seen))]
+    recalls = [one.recall for one in plans]
+    assert recalls == sorted(recalls, reverse=True) and recalls[0] > recalls[-1] > 0.3
+    assert recalls[0] < 1
+    for one in plans:
+        assert 0 <= one.expected < one.recall  # A hundred times the rows are harder.
+    tried = {(one.latents, one.nonzeros) for one in plans if one.values == "int4"}
+    best = next(one for one in plans if one.values == "int2")
+    assert tried <= {(best.latents, best.nonzeros)}
+    same = plan(table, 2160, "40 B/row", [64], lists=False)
+    assert all(one.expected == one.recall for one in same)  # As many rows as were measured.
+
+
+def test_small_samples_are_refused(table):
+    with pytest.raises(InputError, match="1999 rows; a plan needs at least 2,000"):
+        plan(table[:1999], 10**6, "40 B/row")
+
+
+def call(*arguments):
+    done = CliRunner().invoke(main, ["plan", *map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_command(table, tmp_path):
+    np.save(tmp_path / "table.npy", table)
+    size = ["--items", "1e6", "--memory", "70B/row", "--latents", "64"]
+    code, out, _ = call(*size, "--dim", 16)
+    assert code == 0 and "Nothing was measured" in out and "recall@100" in out
+    code, out, _ = call(tmp_path / "table.npy", *size)
+    assert code == 0 and "compressae train" in out
+    options = out.splitlines()[-1].split("-o index ")[1].split()
+    code, out, _ = call(tmp_path / "table.npy", *size, "--json")
+    top = json.loads(out)[0]
+    assert code == 0 and top["recall"] > 0.3
+    assert options[:4] == ["--values", top["values"], "--nonzeros", str(top["nonzeros"])]
+    for wrong, said in [
+        (["--items", "0.5", "--memory", "1GB", "--dim", 4], "a whole number of at least 1"),
+        (["--items", "10", "--memory", "1GB"], "give --dim, or EMBEDDINGS"),
+        (["--items", "10", "--memory", "1GB", "--dim", 4, "--latents", "a"], "comma apart"),
+        (["--items", "1e6", "--memory", "9", "--dim", 4], "the smallest index takes"),
+        ([tmp_path / "table.npy", *size, "--dim", 15], "has 16 columns"),
+        ([tmp_path / "no.npy", *size], "no such file"),
+        (["--items", "inf", "--memory", "1GB", "--dim", 4], "a whole number of at least 1"),
+    ]:
+        code, out, err = call(*wrong)
+        assert code in (1, 2) and out == "" and said in err and "Traceback" not in err

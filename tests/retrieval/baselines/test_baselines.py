@@ -1,0 +1,232 @@
+"""Baselines against the libraries used directly, and against plain numpy."""
+
+import builtins
+import os
+import tempfile
+
+import numpy as np
+import pytest
+
+from compressae import InputError
+from compressae.retrieval import exact_search, recall_at
+from compressae.retrieval.baselines import build
+from compressae.retrieval.baselines.partitions import partitions
+
+faiss = pytest.importorskip("faiss", reason="needs faiss, which most baselines are of")
+
+N, D = 2000, 16
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """(unit items (n, d), unit queries (200, d), truth (200, 100))."""
+    rng = np.random.default_rng(1)
+    centres = rng.standard_normal((80, D))
+    drawn = centres[rng.integers(0, 80, N + 200)] + 0.5 * rng.standard_normal((N + 200, D))
+    drawn = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    items, queries = np.split(drawn, [N])
+    return items, queries, exact_search(items, queries, 100).ids
+
+
+def factory(spec, set_up=lambda index: None):
+    def run(items, queries):
+        index = faiss.index_factory(D, spec, faiss.METRIC_INNER_PRODUCT)
+        set_up(index)
+        index.train(items)
+        empty = len(faiss.serialize_index(index))
+        index.add(items)
+        return index.search(queries, 100)[1], (len(faiss.serialize_index(index)) - empty) / N
+
+    return run
+
+
+def hnsw(items, queries):
+    index = faiss.IndexHNSWFlat(D, 8, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = 60, 120
+    index.add(items)
+    links = index.hnsw.neighbors.size() * 4 + index.hnsw.offsets.size() * 8
+    return index.search(queries, 100)[1], 4 * D + links / N + 4
+
+
+def annoy(items, queries):
+    package = pytest.importorskip("annoy", reason="needs annoy (pip install)")
+    index = package.AnnoyIndex(D, "angular")
+    index.set_seed(0)
+    for i, row in enumerate(items):
+        index.add_item(i, row)
+    index.build(10)
+    found = [index.get_nns_by_vector(query, 100, 500) for query in queries]
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(f"{folder}/annoy")
+        return np.array(found), os.stat(f"{folder}/annoy").st_size / N
+
+
+def beam(index):
+    index.rq.max_beam_size = 5
+
+
+def probe(index):
+    index.nprobe = 4
+
+
+DIRECTLY = {
+    "float16": ({}, factory("SQfp16")),
+    "int8": ({}, factory("SQ8")),
+    "int4": ({}, factory("SQ4")),
+    "pq": ({"code_bytes": 8}, factory("PQ8np")),
+    "opq": ({"code_bytes": 4}, factory("OPQ4,PQ4np")),
+    "rq": ({"code_bytes": 4, "beam": 5}, factory("RQ4x8", beam)),
+    "rabitq": ({"code_bytes": 12}, factory("RR16,RaBitQ")),
+    "ivf-pq": ({"code_bytes": 4, "lists": 16, "nprobe": 4}, factory("IVF16,PQ8x4fs", probe)),
+    "hnsw": ({"links": 8, "ef": 120, "ef_construction": 60}, hnsw),
+    "annoy": ({"trees": 10, "search_k": 500}, annoy),
+}
+
+
+@pytest.mark.parametrize("name", DIRECTLY)
+def test_recall_and_bytes_are_those_of_the_library(name, rows):
+    items, queries, truth = rows
+    settings, directly = DIRECTLY[name]
+    ids, held = directly(items, queries)
+    searcher = build(name, 5 * items, **settings)  # Lengths do not matter.
+    found = searcher.search(2 * queries, 100).ids
+    close = 0.02 if name in ("rabitq", "rq") else 0.003  # Other rotations; another summation.
+    assert recall_at(found, truth, 100) == pytest.approx(recall_at(ids, truth, 100), abs=close)
+    assert 0.4 < recall_at(found, truth, 100) <= 1
+    assert searcher.nbytes / N == pytest.approx(held, abs=0.1)
+    if name in ("hnsw", "annoy", "float16"):  # They hold the rows: scores are cosines.
+        hits = searcher.search(queries[:20], 10)
+        cosines = np.take_along_axis(queries[:20] @ items.T, hits.ids, 1)
+        np.testing.assert_allclose(hits.scores, cosines, atol=2e-3)
+
+
+@pytest.mark.parametrize(("axes", "values"), [("given", "float32"), ("principal", "float16")])
+def test_fewer_dimensions_are_their_cosine(axes, values, rows):
+    items, queries, _ = rows
+    name = {"given": "truncate", "principal": "pca"}[axes]
+    width = {"float32": 4, "float16": 2}[values]
+    searcher = build(name, items, code_bytes=6 * width + 1, values=values)
+    assert searcher.code_nbytes == 6 * width * N
+    turn = np.eye(D)
+    if axes == "principal":
+        turn = np.linalg.svd(items - items.mean(0), full_matrices=False)[2].T
+    kept = [x @ turn[:, :6] for x in (queries, items)]
+    kept = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in kept]
+    cosine = kept[0] @ kept[1].T
+    hits = searcher.search(queries, 10)
+    np.testing.assert_allclose(hits.scores, -np.sort(-cosine, axis=1)[:, :10], atol=2e-3)
+    everything = build(name, items, code_bytes=10_000)
+    assert everything.code_nbytes == 4 * D * N
+    assert recall_at(everything.search(queries, 100).ids, rows[2], 100) > 0.999
+
+
+def test_components_in_eight_bits_are_near_those_in_floats(rows):
+    items, queries, _ = rows
+    small = build("pca-int8", items, code_bytes=8).search(queries, 20)
+    large = build("pca", items, code_bytes=32).search(queries, 20)
+    np.testing.assert_allclose(small.scores, large.scores, atol=0.03)
+    assert recall_at(small.ids, large.ids, 20) > 0.9
+
+
+def test_rows_without_anything_in_the_kept_dimensions_stay_finite():
+    items = np.zeros((300, 8), np.float32)
+    items[:, 7] = 1
+    hits = build("truncate", items, code_bytes=16).search(items[:2], 5)
+    assert (hits.scores == 0).all() and hits.ids.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_binary_scores_are_products_with_signs(rows):
+    items, queries, _ = rows
+    hits = build("binary", items).search(queries, 10)
+    expected = queries @ np.where(items > 0, 1, -1).T / np.sqrt(D)
+    np.testing.assert_allclose(hits.scores, -np.sort(-expected, axis=1)[:, :10], atol=1e-5)
+
+
+def one_hot(found, n):
+    """The design matrix (n, Σ sizes) of additive tables."""
+    picks = found.classes(np.arange(n))
+    return np.concatenate(
+        [np.eye(size)[pick] for size, pick in zip(found.sizes, picks, strict=True)], axis=1
+    )
+
+
+@pytest.mark.parametrize("name", ["qr-add", "mixed-radix", "chinese-remainder", "hashing"])
+def test_added_tables_are_the_least_squares_solution(name, rows):
+    items = rows[0][:500]
+    searcher = build(name, items, code_bytes=10, sweeps=60)
+    design = one_hot(searcher.partitions, 500)
+    best = design @ np.linalg.lstsq(design, items, rcond=None)[0]
+    np.testing.assert_allclose(searcher.decode(0, 500), best, atol=2e-3)
+    assert searcher.nbytes <= 10 * 500
+    hits = searcher.search(rows[1], 10)
+    expected = -np.sort(-(rows[1] @ best.T), axis=1)[:, :10]
+    np.testing.assert_allclose(hits.scores, expected, atol=5e-3)
+
+
+def test_joined_tables_are_means(rows):
+    items = rows[0][:500]
+    searcher = build("qr-concat", items, code_bytes=10)
+    first, second = searcher.partitions.classes(np.arange(500))
+    for i in (0, 17, 499):
+        joined = [items[first == first[i], :8].mean(0), items[second == second[i], 8:].mean(0)]
+        np.testing.assert_allclose(searcher.decode(i, i + 1)[0], np.concatenate(joined), rtol=1e-4)
+
+
+def test_multiplied_tables_reach_the_best_product_of_a_full_grid():
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((30, 1, 4)), rng.standard_normal((1, 20, 4))
+    rows = (left * right + 0.1 * rng.standard_normal((30, 20, 4))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    items = np.ascontiguousarray(rows.transpose(1, 0, 2).reshape(600, 4))  # Row i: i % 30, i // 30.
+    searcher = build("qr-product", items, code_bytes=50 * 16 / 600 + 0.001, sweeps=60)
+    assert searcher.partitions.sizes == (30, 20)
+    lost = np.square(searcher.decode(0, 600) - items).sum(0)
+    for e in range(4):  # Of each dimension, the best is the first singular pair.
+        singular = np.linalg.svd(rows[:, :, e], compute_uv=False)
+        assert lost[e] == pytest.approx(np.square(singular[1:]).sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["quotient-remainder", "mixed-radix", "chinese-remainder"])
+@pytest.mark.parametrize(("n", "rows"), [(1, 4), (7, 9), (500, 60), (1000, 300), (19_000, 395)])
+def test_partitions_tell_all_rows_apart(kind, n, rows):
+    parts = 3 if kind == "mixed-radix" else 2
+    found = partitions(kind, n, parts, rows)
+    assert len(found.sizes) == parts and sum(found.sizes) <= rows
+    picks = np.stack(found.classes(np.arange(n)), axis=1)
+    assert len(np.unique(picks, axis=0)) == n
+    assert (picks >= 0).all() and (picks < found.sizes).all()
+
+
+def test_too_few_rows_or_bytes_are_refused(monkeypatch):
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((200, 16)).astype(np.float32)
+    for name in ("pq", "opq", "rq"):
+        with pytest.raises(InputError, match="200 rows to train on; this needs at least 256"):
+            build(name, items)
+    with pytest.raises(InputError, match="tell 200 rows apart; give more"):
+        build("qr-add", items, code_bytes=8)
+    with pytest.raises(InputError, match="3 bytes a row: expected at least 4, one float32"):
+        build("pca", items, code_bytes=3)
+    wrong = {
+        "truncate": {"values": "int4"},
+        "pq": {"code_bytes": 0},
+        "rq": {"beam": 0},
+        "rabitq": {"code_bytes": 0},
+        "ivf-pq": {"nprobe": 0},
+        "hnsw": {"ef": 0},
+        "annoy": {"trees": 0},
+        "mixed-radix": {"combine": "sum"},
+    }
+    for name, settings in wrong.items():
+        with pytest.raises(InputError, match="expected"):
+            build(name, np.tile(items, (2, 1)), **settings)
+    importing = builtins.__import__
+
+    def without(name, *arguments, **more):
+        if name == "annoy":
+            raise ImportError
+        return importing(name, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"pip install 'compressae\[baselines\]'"):
+        build("annoy", items)

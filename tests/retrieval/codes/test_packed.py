@@ -1,0 +1,262 @@
+"""Packed codes and their quantiser: sizes, scores, files, prefixes."""
+
+import numpy as np
+import pytest
+from code_forms import make_codes
+
+from compressae import CompresSAE, InputError
+from compressae.retrieval import CompressedIndex
+from compressae.retrieval.codes.packed import PackedCodes, load_codes
+from compressae.retrieval.codes.quantizer import (
+    RowQuantizer,
+    fit_error_weighting,
+    fit_levels,
+    fit_residual,
+    id_bits,
+)
+from compressae.retrieval.io.embeddings import unit_rows
+
+N, D, H, K = 700, 12, 100, 5
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CompresSAE(D, H, K, seed=1)
+
+
+@pytest.fixture(scope="module")
+def decoder(model):
+    return model.decoder.detach().numpy()
+
+
+def kinds():
+    """Arguments of codes of every form."""
+    return [
+        dict(values="int2"), dict(values="int3", nonzeros=1), dict(values="int4", nonzeros=7),
+        dict(residual_bytes=3), dict(budget="7 B/row"), dict(budget="10 B/row", residual_bytes=4),
+    ]  # fmt: skip
+
+
+def test_bytes_of_a_row_are_ids_values_gain_and_residual(model, table):
+    for values, k, m, expected in [
+        ("int2", 5, 0, (5 * (7 + 2) + 7) // 8 + 1),
+        ("int4", 5, 0, (5 * (7 + 4) + 7) // 8 + 1),
+        ("int3", 8, 4, 10 + 1 + 4),
+    ]:
+        codes = make_codes(model, table, values, nonzeros=k, residual_bytes=m)
+        assert codes.nbytes == N * expected + 4  # Four spare bytes at the end.
+        assert codes.shape == (N, H)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_files_give_the_same_codes(model, table, decoder, tmp_path, kind):
+    codes = make_codes(model, table, **kind)
+    codes.save(tmp_path / "codes")
+    loaded = load_codes(tmp_path / "codes")
+    assert isinstance(loaded, PackedCodes) and loaded.settings == codes.settings
+    assert (len(loaded), loaded.nbytes, loaded.model_id) == (N, codes.nbytes, model.model_id)
+    np.testing.assert_array_equal(loaded.data, codes.data)
+    np.testing.assert_array_equal(loaded.reconstruct(decoder), codes.reconstruct(decoder))
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_scores_are_dot_products_with_the_remembered_rows(model, table, decoder, kind):
+    codes = make_codes(model, table, **kind)
+    queries = unit_rows(np.random.default_rng(1).standard_normal((6, D)).astype(np.float32))
+    expected = queries @ codes.reconstruct(decoder).T
+    for query, want in zip(queries, expected, strict=True):
+        tables = codes.quantizer.tables(query[None])[0]
+        np.testing.assert_allclose(codes.rescore(decoder @ query, tables), want, atol=2e-5)
+    index = CompressedIndex(model.projection, codes, projection_type="float32")
+    hits = index.search(queries, 20, candidates="all")
+    np.testing.assert_array_equal(hits.ids, np.argsort(-expected, axis=1, kind="stable")[:, :20])
+    two_stages = index.search(queries, 20, query_nonzeros=H)
+    assert (two_stages.ids == hits.ids).mean() > 0.95
+
+
+def test_more_bytes_remember_more(model, table, decoder):
+    def error(**kind):
+        return ((unit_rows(table) - make_codes(model, table, **kind).reconstruct(decoder)) ** 2).mean()
+
+    assert error(values="int4") < error(values="int3") < error(values="int2")
+    assert error(nonzeros=8) < error(nonzeros=5) < error(nonzeros=2)
+    assert error(residual_bytes=6) < error(residual_bytes=2) < error()
+
+
+def test_packed_values_are_near_the_float_ones_of_the_same_latents(model, table, decoder):
+    twin = CompresSAE(D, H, K, seed=1)
+    twin.settings = {"recipe": "pursuit"}  # Whose plain codes are of pursuit too.
+    exact, codes = make_codes(twin, table, "float32"), make_codes(twin, table, "int4").unpack()
+    np.testing.assert_array_equal(codes.indices, exact.indices)
+    far = np.abs(codes.values - exact.values).reshape(N, K)
+    sizes = np.abs(exact.values).reshape(N, K)
+    assert (np.diff(sizes, axis=1) <= 1e-6).all()  # Descending.
+    assert (far.mean(0) < 0.15 * sizes.mean(0)).all()
+
+
+def test_a_prefix_is_what_is_left_of_each_row(model, table):
+    for kind in (dict(nonzeros=7), dict(budget="8 B/row")):
+        codes = make_codes(model, table, **kind)
+        for k in (1, 3):
+            short = codes.prefix(k)
+            whole, cut = codes.unpack(), short.unpack()
+            for i in range(0, N, 23):
+                kept = min(k, len(whole.row(i)[0]))
+                np.testing.assert_array_equal(cut.row(i)[0], whole.row(i)[0][:kept])
+                np.testing.assert_array_equal(cut.row(i)[1], whole.row(i)[1][:kept])
+            assert short.nbytes < codes.nbytes and short.settings["nonzeros"] == k
+            again = short.prefix(1)
+            np.testing.assert_array_equal(again.data, codes.prefix(1).data)
+    for k in (0, codes.quantizer.nonzeros + 1):
+        with pytest.raises(InputError, match=f"{k} nonzeros: expected 1 to"):
+            codes.prefix(k)
+    with pytest.raises(InputError, match="cannot be cut; encode again with 2 nonzeros"):
+        make_codes(model, table, residual_bytes=2).prefix(2)
+
+
+def test_codes_that_share_a_quantiser_are_the_rows_of_one_table(model, table, decoder):
+    whole = make_codes(model, table, residual_bytes=3)
+    part = make_codes(model, table[100:200], like=whole)
+    rows = whole.data[:-4].reshape(N, -1)
+    same = (part.data[:-4].reshape(100, -1) == rows[100:200]).all(1)
+    assert same.mean() > 0.95  # Batches of other sizes may round a near tie otherwise.
+    assert part.settings == whole.settings and part.quantizer is whole.quantizer
+
+
+def test_parts_that_do_not_fit_are_refused(model, table):
+    codes = make_codes(model, table)
+    with pytest.raises(InputError, match="do not fit rows of"):
+        PackedCodes(codes.data[:-1], None, codes.quantizer)
+    with pytest.raises(InputError, match="do not fit rows of"):
+        PackedCodes(codes.data[:4], None, codes.quantizer)
+    ragged = make_codes(model, table, budget="7 B/row")
+    with pytest.raises(InputError, match="do not fit rows of"):
+        PackedCodes(ragged.data, ragged.counts[:-1], ragged.quantizer)
+    with pytest.raises(InputError, match="a row of 255 nonzeros"):
+        PackedCodes(ragged.data, np.full(N, 255, np.uint8), ragged.quantizer)
+    settings, arrays = codes.artifact_settings(), codes.arrays()
+    with pytest.raises(InputError, match=f"{N} rows; expected 3"):
+        PackedCodes.from_parts(settings | {"rows": 3}, arrays)
+    arrays["quantizer.metric"] = arrays["quantizer.metric"][:3, :3]
+    with pytest.raises(InputError, match="do not fit together; encode the table again"):
+        PackedCodes.from_parts(settings, arrays)
+    for lacking in ("quantizer.gains", "data"):
+        with pytest.raises(InputError, match="encode the table again"):
+            PackedCodes.from_parts(
+                settings, {n: a for n, a in codes.arrays().items() if n != lacking}
+            )
+    with pytest.raises(InputError, match="made missing; encode the table again"):
+        PackedCodes.from_parts({n: v for n, v in settings.items() if n != "made"}, codes.arrays())
+    with pytest.raises(InputError, match="expected at most 25 bits together"):
+        PackedCodes.from_parts(settings | {"latents": 1 << 24}, codes.arrays())
+    broken = codes.arrays() | {"quantizer.gains": np.full(256, np.nan, np.float32)}
+    with pytest.raises(InputError, match="NaN or infinity in its arrays"):
+        PackedCodes.from_parts(settings, broken)
+    damaged = codes.data.copy()
+    damaged[:] = 255  # Latent 127 of 100.
+    with pytest.raises(InputError, match="latent 127 of 100"):
+        PackedCodes(damaged, None, codes.quantizer).unpack()
+    nothing = PackedCodes(damaged, None, codes.quantizer).rescore(
+        np.zeros(H, np.float32), np.empty((0, 256), np.float32)
+    )
+    assert (nothing == 0).all()  # Nothing is read beyond the query.
+
+
+def test_plain_codes_are_not_packed_ones(model, table, tmp_path):
+    make_codes(model, table, "int8").save(tmp_path / "codes")
+    with pytest.raises(InputError, match="expected packed ones; use SparseCodes"):
+        PackedCodes.load(tmp_path / "codes")
+
+
+@pytest.mark.parametrize(
+    ("latents", "bits"), [(1, 1), (2, 1), (3, 2), (64, 6), (65, 7), (16384, 14), (65537, 17)]
+)
+def test_id_bits(latents, bits):
+    assert id_bits(latents) == bits
+
+
+def test_the_metric_weighs_what_queries_weigh():
+    rng = np.random.default_rng(0)
+    queries = unit_rows(rng.standard_normal((500, 6)).astype(np.float32) * [5, 4, 3, 2, 1, 0.001])
+    metric = fit_error_weighting(queries)
+    np.testing.assert_allclose(metric, metric.T, atol=1e-6)
+    diagonal = np.diag(metric)
+    assert (np.diff(diagonal) < 0.02).all() and diagonal[0] > 5 * diagonal[-1] > 0
+    lengths = np.linalg.norm(queries @ metric, axis=1)
+    assert np.mean(lengths**2) == pytest.approx(1, abs=1e-3)
+
+
+def test_levels_are_lloyds_and_their_bits_go_where_they_help():
+    rng = np.random.default_rng(0)
+    wide, narrow = rng.choice([-1.0, 1.0], 4000) * 10, rng.standard_normal(4000) * 0.01
+    uniform = rng.uniform(-8, 8, 4000)
+    values = np.stack([wide, uniform, narrow], 1).astype(np.float32)
+    levels, bits = fit_levels(values, 2, 3)
+    assert bits.sum() == 6 and bits[1] == bits.max() and bits[2] == 1
+    np.testing.assert_allclose(levels[0, :2], [-10, 10], atol=1e-3)
+    mine = levels[1, : 1 << bits[1]]
+    np.testing.assert_allclose(np.diff(mine), 16 / len(mine), rtol=0.15)  # Uniform: even steps.
+    assert np.isinf(levels[2, 2:]).all()
+    assert fit_levels(values, 1, 3)[1].tolist() == [1, 1, 1]
+    assert fit_levels(values, 8, 3)[1].max() == 8
+
+
+def test_constant_values_need_one_level():
+    levels, bits = fit_levels(np.ones((50, 2), np.float32), 4, 2)
+    assert np.isfinite(levels[np.arange(2), 0]).all() and (levels[:, 0] == 1).all()
+    assert bits.max() <= 8
+
+
+def test_a_residual_quantiser_turns_and_spreads_the_variance():
+    rng = np.random.default_rng(0)
+    spread = np.array([8, 4, 2, 1, 0.5, 0.25, 0.1])
+    turn = np.linalg.qr(rng.standard_normal((7, 7)))[0]
+    rows = (rng.standard_normal((3000, 7)) * spread @ turn).astype(np.float32)
+    rotation, codebooks = fit_residual(rows, 3)
+    assert rotation.shape == (7, 9) and codebooks.shape == (3, 256, 3)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(7), atol=1e-5)
+    variance = (rows @ rotation).var(0).reshape(3, 3)
+    assert all(np.count_nonzero(part > 1e-6) >= 1 for part in variance)
+    strongest = np.argsort(-variance.max(1))
+    assert variance.max(1)[strongest[2]] > 3  # The three largest axes lie in three parts.
+
+
+def test_a_gain_byte_is_the_nearest_of_its_256():
+    gains, none = np.linspace(0.9, 1.4, 256, dtype=np.float32), np.empty((2, 0), np.float32)
+    quantizer = RowQuantizer(
+        4, np.eye(2, dtype=np.float32), np.zeros((1, 2), np.float32), np.ones(1, np.int64), gains,
+        none, none, np.empty((0, 256, 0), np.float32),
+    )  # fmt: skip
+    wanted = np.array([0.5, 0.9, 1.0, 1.2345, 1.4, 2], np.float32)
+    found = gains[quantizer.encode_gain(wanted)]
+    np.testing.assert_allclose(found, np.clip(wanted, 0.9, 1.4), atol=0.5 / 255)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_rows_can_be_taken_joined_and_read_in_part(model, table, kind):
+    """Rows that differ in k lie at places of their own."""
+    codes = make_codes(model, table, **kind)
+    whole = codes.unpack().to_scipy().toarray()
+    rows = np.random.default_rng(0).integers(0, N, 300)
+    taken = codes.take(rows)
+    np.testing.assert_array_equal(taken.unpack().to_scipy().toarray(), whole[rows])
+    np.testing.assert_array_equal(taken.residual_codes(), codes.residual_codes()[rows])
+    joined = codes.take(np.arange(5)).join([taken, codes])
+    expected = np.concatenate([whole[:5], whole[rows], whole])
+    np.testing.assert_array_equal(joined.unpack().to_scipy().toarray(), expected)
+    np.testing.assert_allclose(codes.norms(), np.linalg.norm(whole, axis=1), rtol=1e-5)
+    assert codes.largest >= np.abs(whole).max() > 0.3 * codes.largest
+    query = np.random.default_rng(1).standard_normal(H).astype(np.float32)
+    np.testing.assert_allclose(codes.dots(query, rows), whole[rows] @ query, atol=1e-5)
+    for start, stop in ((0, 1), (63, 65), (64, 64 + 130), (N - 1, N)):
+        indptr, ids, values, factors = codes.read(start, stop)
+        dense = np.zeros((stop - start, H), np.float32)
+        owner = np.repeat(np.arange(stop - start), np.diff(indptr))
+        dense[owner, ids] = values * factors[owner]
+        np.testing.assert_array_equal(dense, whole[start:stop])
+        np.testing.assert_array_equal(codes.gains(start, stop), codes.gains()[start:stop])

@@ -1,0 +1,114 @@
+"""Exact and inverted search against brute force."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from compressae import InputError
+from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
+from compressae.retrieval import exact as exact_module
+from compressae.retrieval.index.postings import list_arrays, open_lists
+
+
+def brute_force(scores, K):
+    """Ids and scores of a stable descending sort, padded: the definition of Hits."""
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    found = np.take_along_axis(scores, ids, 1)
+    pad = K - ids.shape[1]
+    if pad > 0:
+        ids = np.pad(ids, ((0, 0), (0, pad)), constant_values=-1)
+        found = np.pad(found, ((0, 0), (0, pad)), constant_values=-np.inf)
+    return ids, found
+
+
+@st.composite
+def sparse_problems(draw):
+    """Items and queries of small integers: float32 sums are exact and ties abound."""
+    n, h, q = draw(st.integers(1, 40)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    cells = st.sampled_from([0, 0, 0, -2, -1, 1, 2])
+    items = draw(arrays(np.float32, (n, h), elements=cells))
+    queries = draw(arrays(np.float32, (q, h), elements=cells))
+    return items, queries, draw(st.integers(1, 50))
+
+
+@given(sparse_problems(), st.sampled_from([1, 2, 3]))
+def test_inverted_search_is_brute_force_with_ties(problem, threads):
+    items, queries, K = problem
+    index = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.csr_array(items)), threads)
+    hits = index.search(scipy.sparse.csr_array(queries), K)
+    ids, scores = brute_force((queries.astype(np.float64) @ items.T), K)
+    np.testing.assert_array_equal(hits.ids, ids)
+    np.testing.assert_array_equal(hits.scores, scores)
+    assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32
+    alone = index.search(scipy.sparse.csr_array(queries[:1]), K)
+    np.testing.assert_array_equal(alone.ids[0], hits.ids[0])
+
+
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_a_saved_inverted_index_answers_alike(values, tmp_path):
+    matrix = scipy.sparse.random_array((90, 30), density=0.2, rng=np.random.default_rng(0))
+    codes = SparseCodes.from_scipy(matrix, values)
+    index = InvertedIndex(codes)
+    index.save(tmp_path / "lists")
+    loaded = InvertedIndex.load(tmp_path / "lists")
+    before, after = index.search(codes, 10), loaded.search(codes.to_scipy(), 10)
+    np.testing.assert_array_equal(before.ids, after.ids)
+    stored = codes.to_scipy().toarray()
+    expected = np.take_along_axis(stored @ stored.T, before.ids, 1)
+    np.testing.assert_allclose(before.scores, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["docs", "values", "bounds", "places", "scale", "ids", "factors"])
+def test_lists_that_do_not_fit_are_refused(part):
+    codes = SparseCodes.from_scipy(scipy.sparse.eye_array(4))
+    index = InvertedIndex(codes, similarity="cosine", ids=[1, 2, 3, 5])
+    arrays_ = list_arrays(index.segments.parts[0])
+    assert len(open_lists(codes, index._build, arrays_, 0, "index")) == 4
+    wrong = {
+        "docs": arrays_["docs"] + np.uint16(4),
+        "places": arrays_["places"] + 1,
+        "ids": arrays_["ids"][[0, 0, 1, 2]],
+    }.get(part, arrays_[part][:-1])
+    with pytest.raises(InputError, match="posting lists do not fit"):
+        open_lists(codes, index._build, {**arrays_, part: wrong}, 0, "index")
+    with pytest.raises(InputError, match="older compressae"):
+        open_lists(codes, index._build, {"starts": arrays_["bounds"]}, 0, "index")
+
+
+def test_sparse_queries_are_checked():
+    index = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4)))
+    with pytest.raises(InputError, match="5 latents; expected 4"):
+        index.search(scipy.sparse.eye_array(5), 1)
+    with pytest.raises(InputError, match="dense queries go to CompressedIndex"):
+        index.search(np.ones((1, 4)), 1)
+    with pytest.raises(InputError, match="K = 0"):
+        index.search(scipy.sparse.eye_array(4), 0)
+    with pytest.raises(InputError, match="NaN"):
+        index.search(scipy.sparse.csr_array(np.array([[np.nan, 0, 0, 1]])), 1)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 25])
+def test_exact_search_is_brute_force_whatever_the_blocks(block, monkeypatch):
+    monkeypatch.setattr(exact_module, "_BLOCK_NUMBERS", block * 16)
+    monkeypatch.setattr(exact_module, "QUERY_BLOCK", 16)
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (60, 16)).astype(np.float32)  # Cosines are multiples of 1/8.
+    queries = rng.choice([-1.0, 1.0], (5, 16)).astype(np.float32)
+    ids, scores = brute_force(queries @ signs.T / 16, 70)
+    for hits in (exact_search(signs * 3, queries, 70), ExactIndex(signs * 3).search(queries, 70)):
+        np.testing.assert_array_equal(hits.ids, ids)
+        np.testing.assert_array_equal(hits.scores, scores)
+
+
+def test_hits_are_written_whole(tmp_path):
+    hits = Hits(np.array([[3, -1]]), np.array([[0.5, -np.inf]], np.float32))
+    hits.save(tmp_path / "hits.npz")
+    with np.load(tmp_path / "hits.npz") as file:
+        np.testing.assert_array_equal(file["ids"], hits.ids)
+        np.testing.assert_array_equal(file["scores"], hits.scores)
+    with pytest.raises(InputError, match="could not be written"):
+        hits.save(tmp_path / "no" / "hits.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.npz"]

@@ -1,0 +1,196 @@
+"""A GpuIndex answers as the index that it was made of."""
+
+import numpy as np
+import pytest
+import torch
+from code_forms import make_codes
+
+from compressae import CompresSAE, InputError
+from compressae.kernels.backend import use
+from compressae.kernels.scan import SCAN_BLOCK
+from compressae.retrieval import CompressedIndex, GpuIndex
+from compressae.retrieval.io.embeddings import unit_rows
+
+N, D, H, K = 800, 12, 64, 5
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32) * 3
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return np.random.default_rng(1).standard_normal((2, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CompresSAE(D, H, K, seed=1)
+
+
+FORMS = {
+    "float32": dict(values="float32"),
+    "int8": dict(values="int8"),
+    "int4": dict(values="int4"),
+    "residual": dict(values="int4", residual_bytes=3),
+    "budget": dict(budget="7 B/row"),
+}
+
+
+@pytest.fixture(scope="module")
+def indexes(model, table):
+    """An index of each form of codes, made when it is first asked for."""
+
+    class Made(dict):
+        def __missing__(self, name):
+            if "residual_bytes" in FORMS[name]:
+                pytest.importorskip("faiss", reason="needs faiss, which trains residual codes")
+            with use("auto"):  # On the CPU.
+                codes = make_codes(model, table, **FORMS[name], device="cpu")
+                self[name] = CompressedIndex(model.projection, codes, projection_type="float32")
+            return self[name]
+
+    return Made()
+
+
+def on_cpu(index, *search, **settings):
+    """What the index itself finds, by all its rows."""
+    with use("numba"):
+        return index.search(*search, candidates="all", **settings)
+
+
+def check(found, expected):
+    """The same scores, and the same ids where these are apart."""
+    np.testing.assert_array_equal(found.ids >= 0, expected.ids >= 0)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
+    padded = np.pad(np.maximum(expected.scores, -9), ((0, 0), (1, 0)), constant_values=9)
+    gaps = -np.diff(padded, axis=1)
+    clear = (gaps > 1e-5) & (np.pad(gaps[:, 1:], ((0, 0), (0, 1))) > 1e-5)
+    np.testing.assert_array_equal(found.ids[clear], expected.ids[clear])
+    assert clear.any()
+
+
+@pytest.mark.parametrize("scoring", ["asymmetric", "reconstructed", "sparse"])
+@pytest.mark.parametrize("form", FORMS)
+def test_it_answers_as_the_index(indexes, queries, device, form, scoring):
+    gpu = indexes[form].to(device)
+    assert isinstance(gpu, GpuIndex) and len(gpu) == N
+    check(gpu.search(queries, 20, scoring), on_cpu(indexes[form], queries, 20, scoring))
+
+
+def test_ids_equal_those_of_float64(model, indexes, queries, device):
+    index = indexes["float32"]
+    s = index.codes.to_scipy().toarray().astype(np.float64)
+    exact = unit_rows(queries) @ model.decoder.detach().numpy().astype(np.float64).T @ s.T
+    order = np.argsort(-exact, axis=1)[:, :30]
+    assert (np.diff(np.take_along_axis(exact, order, 1), axis=1) < -1e-6).all()
+    hits = index.to(device).search(queries, 30)
+    np.testing.assert_array_equal(hits.ids, order)
+
+
+@pytest.mark.parametrize("memory", [None, "11 KB"])
+def test_candidates_come_from_the_lists(model, indexes, queries, device, memory):
+    """Rows are those of largest sums of q'’s largest entries, rescored exactly."""
+    index, gpu = indexes["residual"], GpuIndex(indexes["residual"], device, memory)
+    before = gpu.nbytes
+    found = gpu.search(queries, 10, candidates=60, query_nonzeros=6)
+    assert gpu.nbytes == before + index.list_nbytes
+    projected = unit_rows(queries) @ model.decoder.detach().numpy().T
+    kept = np.zeros_like(projected)
+    order = np.argsort(-np.abs(projected), axis=1)[:, :6]
+    np.put_along_axis(kept, order, np.take_along_axis(projected, order, 1), 1)
+    sums = kept @ index.codes.unpack().to_scipy().toarray().T
+    everything = on_cpu(index, queries, N)
+    for q in range(len(queries)):
+        last = np.sort(sums[q])[-60]
+        sure, maybe = sums[q] > last + 0.02, sums[q] > last - 0.02
+        assert maybe[found.ids[q]].all()
+        scores = np.empty(N)
+        scores[everything.ids[q]] = everything.scores[q]
+        np.testing.assert_allclose(found.scores[q], scores[found.ids[q]], rtol=1e-4)
+        better = np.flatnonzero(sure & (scores > found.scores[q, -1] + 1e-5))
+        assert len(better) > 4 and np.isin(better, found.ids[q]).all()
+
+
+def test_candidates_are_filled_up_with_others(indexes, queries, device):
+    """Few rows have a positive sum; allowed ones come all the same."""
+    gpu, allowed = indexes["float32"].to(device), np.arange(0, N, 3)
+    few = gpu.search(queries, 60, candidates=200, query_nonzeros=1, allowed=allowed)
+    assert (few.ids >= 0).all() and np.isin(few.ids, allowed).all()
+    assert all(len(set(ids)) == 60 for ids in few.ids)
+    every = gpu.search(queries, 60, candidates=300, allowed=allowed)
+    np.testing.assert_array_equal(every.ids, gpu.search(queries, 60, allowed=allowed).ids)
+
+
+@pytest.mark.parametrize("scoring", ["asymmetric", "sparse"])
+def test_rows_that_do_not_fit_are_streamed(indexes, queries, device, scoring):
+    index, queries = indexes["budget"], queries[:1]
+    whole = GpuIndex(index, device)
+    row = whole.nbytes // (4 * SCAN_BLOCK)
+    few = GpuIndex(index, device, memory=3 * SCAN_BLOCK * row)
+    assert few.nbytes == 3 * SCAN_BLOCK * row < whole.nbytes == 4 * SCAN_BLOCK * row
+    allowed = np.arange(0, N, 7) if scoring == "asymmetric" else None
+    mine, want = (gpu.search(queries, 3, scoring, allowed=allowed) for gpu in (few, whole))
+    np.testing.assert_array_equal(mine.ids, want.ids)
+    np.testing.assert_array_equal(mine.scores, want.scores)
+    assert allowed is None or set(mine.ids.ravel()) <= set(allowed)
+
+
+def test_a_living_index_is_taken_as_it_is(model, table, queries, device):
+    with use("numba"):
+        codes = make_codes(model, table[:300], "float32")
+        index = CompressedIndex(model.projection, codes, ids=np.arange(300) * 10, projection_type="float32")
+        index.remove([20, 30])
+        index.add(table[300:400], ids=np.arange(100) + 5000)
+    gpu = GpuIndex(index, device)
+    before = on_cpu(index, queries, 50)
+    check(gpu.search(queries, 50), before)
+    index.remove(np.unique(before.ids[:, 0]))
+    check(gpu.search(queries, 50), before)
+    few = gpu.search(queries, 5, allowed=[20, 10, 5003])
+    assert set(few.ids.ravel()) == {10, 5003, -1} and len(gpu) == 398
+
+
+def test_a_dense_last_stage(indexes, table, queries, device):
+    index = indexes["int4"]
+    mine = GpuIndex(index, device).search(queries, 5, rerank=table, rerank_candidates=30)
+    want = on_cpu(index, queries, 5, rerank=table, rerank_candidates=30)
+    np.testing.assert_array_equal(mine.ids, want.ids)
+
+
+def test_an_index_of_no_rows(model, indexes, queries, device):
+    index = CompressedIndex(model.projection, indexes["int4"].codes.take(np.arange(2)))
+    index.remove([0, 1])
+    hits = GpuIndex(index, device).search(queries, 3)
+    assert (hits.ids == -1).all() and np.isneginf(hits.scores).all()
+
+
+def test_bad_input_is_refused_as_by_the_index(indexes, queries, device):
+    index = indexes["int4"]
+    gpu = GpuIndex(index, device)
+    with pytest.raises(InputError, match="rows of 11 columns; expected 12"):
+        gpu.search(queries[:, :11], 5)
+    with pytest.raises(InputError, match="K = 0"):
+        gpu.search(queries, 0)
+    with pytest.raises(InputError, match="4 candidates for 5 results"):
+        gpu.search(queries, 5, candidates=4)
+    with pytest.raises(InputError, match="scoring 'cosine': expected one of"):
+        gpu.search(queries, 5, scoring="cosine")
+    listless = CompressedIndex(index.model, index.codes, lists=False)
+    with pytest.raises(InputError, match="of an index without posting lists"):
+        listless.to(device).search(queries, 5, candidates=9)
+    with pytest.raises(InputError, match="budget 'much': expected bytes"):
+        GpuIndex(index, device, memory="much")
+    with pytest.raises(InputError, match="memory of 100 bytes: expected at least"):
+        GpuIndex(index, device, memory=100)
+
+
+def test_a_device_that_is_not_there(indexes, monkeypatch):
+    index = indexes["int4"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="'cuda': torch finds no GPU here"):
+        GpuIndex(index, "cuda")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(InputError, match="'cpu': GpuIndex is for a GPU; search the index itself"):
+        index.to("cpu")

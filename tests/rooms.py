@@ -1,0 +1,177 @@
+"""The rooms of the house and the imports between them: read from the source, nothing is run.
+
+python tests/rooms.py [ROOT]     # counts modules, arrows, circles and climbs of a checkout
+"""
+
+import ast
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+#: Rooms from the top down: a module imports from its own room and the rooms below it. Inside a
+#: list a room is a module, a package, or several side by side that do not import each other.
+FLOORS = {
+    "compressae": [
+        "__main__", "cli", "evaluation", "tables", "coding", "training", "model", "model_ops",
+        "sample", "retrieval", "kernels",
+    ],
+    "compressae.retrieval": ["baselines", "index", "codes", "io", "metrics devices", "errors"],
+    "compressae.retrieval.index": [
+        "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
+        "segments", "projection", "exact", "hits",
+    ],
+    "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
+    "compressae.retrieval.io": ["embeddings artifacts labels", "atomic tensorfile"],
+    "compressae.training": ["loop", "gradient pursuit", "checkpoint distributed", "config"],
+    "compressae.coding": ["plan", "compress", "coder budget"],
+    "compressae.evaluation": [
+        "report", "plots", "summary", "protocol", "methods", "drift", "quality labels atlas",
+        "pages",
+    ],
+}  # fmt: skip
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Source files by module name; links inside the package are followed once."""
+    files: dict[str, Path] = {}
+    seen: set[Path] = set()
+    folders = [root / "compressae"]
+    while folders:
+        folder = folders.pop()
+        if folder.resolve() in seen:
+            continue
+        seen.add(folder.resolve())
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.name != "__pycache__":
+                folders.append(path)
+            elif path.suffix == ".py":
+                parts = path.relative_to(root).with_suffix("").parts
+                name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+                files[name] = path
+    return files
+
+
+def imports(source: str, known: set[str], types: bool = False) -> set[str]:
+    """Modules of the package that a file imports, inside functions too.
+
+    Args:
+        source: of the file.
+        known: all modules of the package.
+        types: count imports under ``if TYPE_CHECKING`` too, which are never run.
+    """
+    names = set()
+    tree = ast.parse(source)
+    skipped: set[ast.AST] = set()
+    if not types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                skipped |= {inner for part in node.body for inner in ast.walk(part)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    targets = set()
+    for name in names:
+        while name and name not in known:  # An imported function stands for its module.
+            name = name.rpartition(".")[0]
+        if name:
+            targets.add(name)
+    return targets
+
+
+def graph(root: Path) -> dict[str, set[str]]:
+    """{module: modules that it imports}."""
+    files = modules(root)
+    known = set(files)
+    return {
+        name: imports(path.read_text("utf-8"), known) - {name, "compressae"}
+        for name, path in files.items()
+    }
+
+
+def place(floor: str, module: str) -> int | None:
+    """The row of a module in a floor's list; None if it is not on that floor."""
+    if not module.startswith(floor + "."):
+        return None
+    room = module[len(floor) + 1 :].split(".")[0]
+    for row, rooms in enumerate(FLOORS[floor]):
+        if room in rooms.split():
+            return row
+    return None
+
+
+def climbs(arrows: dict[str, set[str]]) -> list[str]:
+    """Imports that go up, or sideways between rooms of one row."""
+    wrong = []
+    for floor in FLOORS:
+        for module, targets in arrows.items():
+            own = place(floor, module)
+            for target in targets:
+                other = place(floor, target)
+                if own is None or other is None:
+                    continue
+                rooms = {name[len(floor) + 1 :].split(".")[0] for name in (module, target)}
+                if other < own or (other == own and len(rooms) == 2):
+                    wrong.append(f"{module} -> {target}")
+    return sorted(set(wrong))
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of two modules or more (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for target in arrows.get(name, ()):
+            if target not in order:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], order[target])
+        if low[name] == order[name]:
+            component = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for name in arrows:
+        if name not in order:
+            visit(name)
+    return found
+
+
+def rooms_of(arrows: dict[str, set[str]], depth: int = 2) -> dict[str, set[str]]:
+    """The same between rooms: the first ``depth`` parts of module names."""
+
+    def room(name: str) -> str:
+        parts = name.split(".")
+        deeper = depth + (parts[1:2] == ["retrieval"])
+        return ".".join(parts[:deeper])
+
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, targets in arrows.items():
+        found[room(name)] |= {room(target) for target in targets} - {room(name)}
+    return dict(found)
+
+
+def main() -> None:
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1])
+    arrows = graph(root)
+    between = rooms_of(arrows)
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in modules(root).values())
+    print(f"{len(arrows)} modules, {lines:,} lines, {sum(map(len, arrows.values()))} imports")
+    print(f"{len(between)} rooms, {sum(map(len, between.values()))} arrows between them")
+    for what, found in (("modules", circles(arrows)), ("rooms", circles(between))):
+        print(f"{len(found)} circles of {what}" + "".join(f"\n  {' <-> '.join(c)}" for c in found))
+    print(f"{len(climbs(arrows))} imports that climb" + "".join(f"\n  {c}" for c in climbs(arrows)))
+
+
+if __name__ == "__main__":
+    main()

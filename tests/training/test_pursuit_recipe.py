@@ -1,0 +1,100 @@
+"""Dictionary learning: the run behind recipe "pursuit"."""
+
+import numpy as np
+import pytest
+
+from compressae import TrainConfig, train
+from compressae.coding.coder import pursuit_schedule
+from compressae.kernels.decode import decode
+from compressae.kernels.pursuit import pursue
+from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.training.pursuit import PursuitRun
+
+CONFIG = TrainConfig(latents=48, nonzeros=3, steps=60, batch=128, seed=2)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows made of 3 of 48 hidden directions, and a little noise."""
+    rng = np.random.default_rng(0)
+    hidden = unit_rows(rng.standard_normal((48, 24)).astype(np.float32))
+    ids = np.argsort(rng.random((1500, 48)), axis=1)[:, :3]
+    values = rng.choice([-1, 1], (1500, 3)) * rng.uniform(0.5, 1.5, (1500, 3))
+    rows = np.einsum("nk,nkd->nd", values, hidden[ids]) + 0.01 * rng.standard_normal((1500, 24))
+    return rows.astype(np.float32)
+
+
+def error(weights, x, k=3):
+    ids, values = pursue(x, weights, pursuit_schedule(k))
+    return float(((x - decode(ids, values, weights)) ** 2).sum(1).mean())
+
+
+def test_it_finds_a_better_dictionary_than_an_autoencoder_of_more_steps(table):
+    x = unit_rows(table)
+    ours = train(table, CONFIG)
+    other = train(
+        table, TrainConfig(latents=48, nonzeros=3, recipe="autoencoder", steps=200, batch=128)
+    )
+    errors = [error(model.decoder.detach().numpy(), x) for model in (ours, other)]
+    start = error(PursuitRun(as_embeddings(table), CONFIG).weights, x)
+    assert errors[0] < 0.4 * errors[1] and errors[0] < 0.3 * start
+
+
+def test_encoder_and_decoder_are_one_matrix_of_unit_rows(table):
+    model = train(table, CONFIG, device="cpu")
+    decoder = model.decoder.detach().numpy()
+    np.testing.assert_array_equal(decoder, model.encoder.detach().numpy())
+    np.testing.assert_allclose(np.linalg.norm(decoder, axis=1), 1, atol=1e-5)
+    assert not model.encoder_bias.detach().numpy().any()
+    assert model.settings["recipe"] == "pursuit" and model.settings["device"] == "cpu"
+
+
+def test_an_update_is_the_least_squares_dictionary(table, monkeypatch):
+    """With enough steps of its solver, the update solves SᵀS W + ridge W = SᵀX + ridge W₀."""
+    monkeypatch.setattr("compressae.training.pursuit._SOLVER_STEPS", 200)
+    run = PursuitRun(as_embeddings(table), CONFIG)
+    run.ids, run.values = pursue(run.x, run.weights, [1, 1, 1])
+    run.met[:] = True
+    before = run.weights.astype(np.float64)
+    run._solve()
+    s = np.zeros((len(table), 48))
+    np.put_along_axis(s, run.ids.astype(np.int64), run.values.astype(np.float64), 1)
+    expected = np.linalg.solve(s.T @ s + 0.05 * np.eye(48), s.T @ run.x + 0.05 * before)
+    np.testing.assert_allclose(run.weights, expected, atol=2e-3)
+
+
+def test_unused_latents_become_residuals_until_late(table):
+    run = PursuitRun(as_embeddings(table), CONFIG)
+    run.weights[:5] = unit_rows(np.ones((5, 24), np.float32) * 1e-3)  # One direction five times.
+    run.advance()
+    uses = [run.dead_latents()]
+    for _ in range(10):
+        run.advance()
+        uses.append(run.dead_latents())
+    assert uses[-1] == 48
+    run.step = 59
+    run.met[:] = False
+    before = run._uses()
+    run.advance()
+    assert (before == 0).all() and np.isfinite(run.weights).all()
+
+
+def test_the_loss_is_reported_of_each_batch(table):
+    seen = []
+    train(table, CONFIG, progress=seen.append)
+    assert [now.step for now in seen] == list(range(1, 61))
+    assert seen[-1].loss < 0.3 * seen[0].loss and seen[-1].cosine > seen[0].cosine
+    assert all(0 < now.cosine <= 1 and now.dead_latents <= 48 for now in seen)
+
+
+def test_large_tables_are_sampled(table, monkeypatch):
+    monkeypatch.setattr("compressae.training.pursuit.SAMPLE_ROWS", 500)
+    run = PursuitRun(as_embeddings(table), CONFIG)
+    assert run.x.shape == (500, 24) and run.batch == 125
+    assert len(np.unique(run.x, axis=0)) == 500
+
+
+@pytest.mark.parametrize("setting", ["learning_rate", "warmup", "decay", "wide_weight"])
+def test_settings_of_an_optimiser_are_refused(setting):
+    with pytest.raises(ValueError, match=f"{setting} with recipe 'pursuit', which has none"):
+        TrainConfig(**{setting: 1})

@@ -1,6 +1,7 @@
-"""Differentiable sparse products: numba kernels on the CPU, Triton's on a GPU.
+"""Differentiable sparse products: numba kernels on the CPU, Triton kernels on a GPU.
 
-Both touch only the nonzeros: O(n·k·d) where the dense product is O(n·h·d).
+Letters: S is the sparse matrix (n, h) of ``values`` (n, k) at ``indices`` (n, k), W the ``weights``
+(h, d). Products cost O(n·k·d) where dense ones cost O(n·h·d).
 """
 
 from collections.abc import Callable
@@ -15,28 +16,44 @@ from compressae.kernels.backend import current, uses_triton
 
 
 def _by_kernel(kernel: Callable[..., Any], *tensors: Tensor) -> Any:
-    """What a kernel makes of tensors of one device, without gradient: Triton's on a GPU, numba's on
-    arrays that share their memory."""
+    """Call a kernel on tensors of one device, without gradients.
+
+    On the CPU it receives and returns numpy arrays that share the memory of the tensors.
+    """
     if uses_triton(tensors[0]):
         with current(tensors[0].device):
             return kernel(*(tensor.detach() for tensor in tensors))
-    found = kernel(*(tensor.detach().numpy() for tensor in tensors))
-    if isinstance(found, tuple):
-        return tuple(map(torch.from_numpy, found))
-    return torch.from_numpy(found)
+    out = kernel(*(tensor.detach().numpy() for tensor in tensors))
+    if isinstance(out, tuple):
+        return tuple(map(torch.from_numpy, out))
+    return torch.from_numpy(out)
 
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k entries of largest |x| of each row (n, h): ids (n, k) int32, signed values (n, k)."""
+    """Select the k entries of largest |x| of each row of x (n, h).
+
+    Returns:
+        ids (n, k) int32 and signed values (n, k), by descending |value|.
+
+    >>> abs_topk(torch.tensor([[1.0, -3.0, 2.0]]), 2)
+    (tensor([[1, 2]], dtype=torch.int32), tensor([[-3.,  2.]]))
+    """
     if uses_triton(x) or x.dtype == torch.float32:
         ids, values = _by_kernel(lambda x: topk.abs_topk(x, k), x)
         return ids, values
-    places = x.abs().topk(k, dim=1).indices
-    return places.int(), x.gather(1, places)
+    columns = x.abs().topk(k, dim=1).indices
+    return columns.int(), x.gather(1, columns)
 
 
 def sparse_t_matmul(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Tensor:
-    """S.T @ rows (h, d), where S (n, h) holds values (n, k) at indices (n, k)."""
+    """Multiply Sᵀ @ rows (h, d), without gradients.
+
+    >>> indices = torch.tensor([[2], [0]], dtype=torch.int32)
+    >>> sparse_t_matmul(indices, torch.tensor([[3.0], [1.0]]), torch.eye(2), h=3)
+    tensor([[0., 1.],
+            [0., 0.],
+            [3., 0.]])
+    """
     out: Tensor = _by_kernel(
         lambda i, v, x: sparse.sparse_t_matmul(i, v, x, h), indices, values, rows
     )
@@ -54,22 +71,31 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         indices, values, weights = ctx.saved_tensors
         grad = grads[0].contiguous()
-        to_values = to_weights = None
+        grad_values = grad_weights = None
         if ctx.needs_input_grad[1]:
-            to_values = sampled_matmul(indices, grad, weights)
+            grad_values = sampled_matmul(indices, grad, weights)
         if ctx.needs_input_grad[2]:
-            to_weights = sparse_t_matmul(indices, values, grad, len(weights))
-        return None, to_values, to_weights
+            grad_weights = sparse_t_matmul(indices, values, grad, len(weights))
+        return None, grad_values, grad_weights
 
 
 def decode(indices: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """S @ W (n, d): differentiable in values (n, k) and weights (h, d)."""
+    """Reconstruct rows S @ W (n, d); differentiable in values and weights.
+
+    >>> indices = torch.tensor([[0, 2]], dtype=torch.int32)
+    >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> decode(indices, torch.tensor([[1.0, 2.0]]), weights)
+    tensor([[3., 2.]])
+    """
     out: Tensor = _Decode.apply(indices.contiguous(), values.contiguous(), weights)
     return out
 
 
 def sampled_matmul(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """(rows @ W.T) at indices (n, k), without gradient."""
+    """Compute the entries of rows @ Wᵀ at indices (n, k), without gradients.
+
+    Equal to ``(rows @ weights.T).gather(1, indices)``.
+    """
     out: Tensor = _by_kernel(sparse.sampled_matmul, indices, rows, weights)
     return out
 
@@ -93,21 +119,34 @@ class _EncodeTopk(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, bias, indices = ctx.saved_tensors
         grad = grads[1].contiguous()
-        to_x = decode(indices, grad, weights) if ctx.needs_input_grad[0] else None
-        to_weights = sparse_t_matmul(indices, grad, x, len(weights))
-        if uses_triton(x):  # Sums in one order, which index_add_ on a GPU does not keep.
+        grad_x = decode(indices, grad, weights) if ctx.needs_input_grad[0] else None
+        grad_weights = sparse_t_matmul(indices, grad, x, len(weights))
+        if uses_triton(x):  # Deterministic order of summation, unlike index_add_ on a GPU.
             ones = torch.ones(len(x), 1, device=x.device)
-            to_bias = sparse_t_matmul(indices, grad, ones, len(weights))[:, 0]
+            grad_bias = sparse_t_matmul(indices, grad, ones, len(weights))[:, 0]
         else:
-            to_bias = torch.zeros_like(bias).index_add_(0, indices.flatten(), grad.flatten())
-        return to_x, to_weights, to_bias, None
+            grad_bias = torch.zeros_like(bias).index_add_(0, indices.flatten(), grad.flatten())
+        return grad_x, grad_weights, grad_bias, None
 
 
 def encode_topk(x: Tensor, weights: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """φ_k(x Wᵀ + b): ids (n, k) int32 and signed values (n, k) by descending |value|.
+    """Encode rows: the k entries of largest |value| of x Wᵀ + b; differentiable in x, W and b.
 
-    One dense product forward; the backward pass touches the k chosen rows only. Equal, gradients
-    included, to gathering ``x @ W.T + b`` at the ids.
+    The forward pass is one dense product; the backward pass touches only the k selected rows of W.
+    Equal, gradients included, to gathering ``x @ W.T + b`` at the ids.
+
+    Args:
+        x: (n, d).
+        weights: W (h, d).
+        bias: b (h,).
+        k: nonzeros of a row.
+
+    Returns:
+        ids (n, k) int32 and signed values (n, k), by descending |value|.
+
+    >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-2.0, -2.0]])
+    >>> encode_topk(torch.tensor([[1.0, 0.5]]), weights, torch.zeros(3), 2)
+    (tensor([[2, 0]], dtype=torch.int32), tensor([[-3.,  1.]]))
     """
     indices, values = _EncodeTopk.apply(x, weights, bias, k)
     return indices, values

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The main job on the WordNet sample: train, compress, index, report beside every baseline at equal
-bytes, look at the latents and at five searches.
+bytes, write an atlas of the latents, and print five searches.
 
 usage: demo.py [OUTPUT_FOLDER]     (demo-output when not given)
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compressae import CompressedIndex, InputError, TrainConfig, load_sample
+from compressae import InputError, TrainConfig, compress, load_sample
 from compressae.cli.progress import progress
 from compressae.cli.train import run
 from compressae.evaluation.atlas import atlas, write_atlas
@@ -19,12 +19,12 @@ from compressae.evaluation.methods import form_of
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.evaluation.summary import summarise
-from compressae.retrieval import ExactIndex, recall_at
+from compressae.retrieval import CompressedIndex, ExactIndex, recall_at
 from compressae.retrieval.io.artifacts import check_destination
-from compressae.training.loop import held_out_rows
+from compressae.training.config import held_out_rows
 
 QUERIES = 1000
-#: Of every method that can be of any size.
+#: Bytes a row of every method that has a choice.
 CODE_BYTES = 32
 SHOWN = 5
 
@@ -36,32 +36,32 @@ def main() -> None:
         if folder.exists() and any(folder.iterdir()) and not table.exists():
             sys.exit(f"error: {folder} exists and was not made by this script; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in ("model", "codes", "index"):  # Replaced one by one; nothing else is touched.
+        for kind in ("model", "codes", "index"):  # Only these are replaced.
             check_destination(folder / kind, kind)
         check_report_destination(folder / "report")
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
 
     sample = load_sample()
-    held, kept = held_out_rows(len(sample.embeddings), QUERIES)
-    kept = np.sort(kept)
+    held, rest = held_out_rows(len(sample.embeddings), QUERIES)
+    rest = np.sort(rest)
     np.save(table, sample.embeddings.to_array().astype(np.float16))
-    items, queries = sample.embeddings.subset(kept), sample.embeddings.take(held)
+    items, queries = sample.embeddings.subset(rest), sample.embeddings.take(held)
     print(f"{len(items):,} WordNet nouns to search, {QUERIES:,} held out as queries")
 
     config = TrainConfig(latents=4096, nonzeros=16, hold_out=QUERIES)
     model = run(sample.embeddings, config, "auto")
     form = form_of(model, CODE_BYTES)
-    codes = model.compress(items, **form)
-    index = CompressedIndex(model, codes)
+    codes = compress(model, items, **form)
+    index = CompressedIndex(model.projection, codes)
     model.save(folder / "model")
     codes.save(folder / "codes")
     index.save(folder / "index")
-    texts = [sample.texts[row] for row in kept]
+    texts = [sample.texts[row] for row in rest]
     write_atlas(atlas(index, texts), folder / "atlas.html")
 
     with progress("measuring") as show:
-        result = evaluate(items, queries, "all", model, (CODE_BYTES,), kept, held, progress=show)
+        result = evaluate(items, queries, "all", model, (CODE_BYTES,), rest, held, progress=show)
     summary = summarise(result)
     write(result, folder / "report", summary)
     print_table(summary)
@@ -79,9 +79,9 @@ def main() -> None:
 
     print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report, atlas.html.")
     print(f"Open {folder}/report/report.html and {folder}/atlas.html in a browser. By hand:")
-    print(f"  compressae train {table} -o model --nnz 16 --hold-out {QUERIES}")
+    print(f"  compressae train {table} -o model --nonzeros 16 --hold-out {QUERIES}")
     print(f"  compressae evaluate {table} -m model -o report --bytes {CODE_BYTES}")
-    print(f"  compressae index {table} -m model -o index --nnz {form['nonzeros']}")
+    print(f"  compressae index {table} -m model -o index --nonzeros {form['nonzeros']}")
     print(f"  compressae search index {table} -k 5 -o hits.npz")
     print(f"  compressae check model {table}")
     print("  compressae inspect index -o atlas.html")

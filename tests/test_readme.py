@@ -1,4 +1,4 @@
-"""The README's Python runs, and its commands exist."""
+"""The Python of README and guide runs, and the commands that they show exist."""
 
 import re
 from pathlib import Path
@@ -7,36 +7,75 @@ import pytest
 
 from compressae.cli import main
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
 
 
-def test_python_examples_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+def run(page):
+    """Execute a page's Python blocks in order: the names they leave."""
     names: dict = {}
-    for block in blocks:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         exec(block, names)
-    said = re.search(r"([\d.]+) bytes an item, recall ([\d.]+)", capsys.readouterr().out)
-    assert float(said[1]) == pytest.approx(16 * 12 / 8 + 1 + 16, abs=0.01)
-    assert float(said[2]) > 0.7
+    return names
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run(README)
+    recall = re.search(r"recall ([\d.]+)", capsys.readouterr().out)
+    assert float(recall[1]) > 0.7
+    codes = names["codes"]
+    assert codes.nbytes / len(codes) == pytest.approx(16 * 12 / 8 + 1 + 16, abs=0.01)
     assert names["hits"].ids[:, 0].tolist() == [0, 1, 2]
     assert names["rows"].shape == (2, 2, 64) and names["table"].num_parameters == 6400
     assert names["best"].widths.sum() == 6400 and len(names["search"].trials) == 10
 
 
-def test_commands_and_options_exist():
-    commands = re.findall(r"^    compressae (\w+) (.*)$", README.read_text(encoding="utf-8"), re.M)
-    assert {name for name, _ in commands} == {
-        "plan", "train", "evaluate", "index", "tune", "search", "update", "inspect", "check",
-    }  # fmt: skip
+def test_the_guides_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run(GUIDE)
+    assert names["hits"].ids.shape[1] > 0 and (tmp_path / "model" / "config.json").exists()
+
+
+def shown_commands(page):
+    """(command, the rest of its line) of a page's indented blocks."""
+    return re.findall(r"^    compressae (\w+) (.*)$", page.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
+def test_commands_and_options_exist(page):
+    commands = shown_commands(page)
+    assert {"plan", "train", "evaluate", "index", "search", "update", "check"} <= {
+        name for name, _ in commands
+    }
     for name, rest in commands:
         options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}
         for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", rest.split("#")[0]):
             assert option in options, f"{name} {option}"
 
 
+def test_every_command_is_shown_and_has_examples_that_parse():
+    shown = {name for name, _ in shown_commands(README)}
+    for name in main.list_commands(None):
+        command = main.get_command(None, name)
+        assert command.help and command.examples, name
+        options = {o for parameter in command.params for o in parameter.opts}
+        for example in command.examples:
+            assert example.split()[0] == name
+            for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", example):
+                assert option in options, example
+    assert shown | {"encode", "info"} == set(main.list_commands(None))
+
+
 @pytest.mark.parametrize("script", ["demo", "test", "gpu"])
 def test_the_commands_are_executable(script):
-    path = README.parent / "scripts" / script
+    path = ROOT / "scripts" / script
     assert path.stat().st_mode & 0o111 and f"scripts/{script}" in README.read_text()
+
+
+def test_the_tree_names_every_module():
+    """The README's annotated tree has a line for each file of the package, and no other."""
+    tree = README.read_text(encoding="utf-8").split("## The house")[1].split("```")[1]
+    named = set(re.findall(r"([\w]+\.py)\b", tree))
+    files = {path.name for path in (ROOT / "compressae").rglob("*.py")}
+    assert files - {"__init__.py", "cpu.py", "gpu.py", "reference.py"} <= named

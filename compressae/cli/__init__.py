@@ -1,4 +1,4 @@
-"""The command line: one file a command, library errors as one line."""
+"""Command line: one file per command; library errors become one line."""
 
 from compressae.cli.commands import main
 

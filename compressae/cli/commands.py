@@ -1,4 +1,4 @@
-"""The group of commands; a command's module is imported when it is called."""
+"""Command group; it imports the module of a command when the command is called."""
 
 from importlib import import_module
 
@@ -13,15 +13,17 @@ _COMMANDS = {
     "search": "Find the nearest items of queries.",
     "tune": "Set the fastest search that reaches a recall.",
     "update": "Add, replace and remove rows of an index.",
-    "inspect": "Write a page of what each latent of an index means.",
+    "inspect": "Write a page that shows the latents of an index.",
     "evaluate": "Compare compressed search with dense search on a table.",
-    "check": "Say whether a model still fits new embeddings.",
-    "plan": "Say which codes fit a memory and what recall to expect.",
-    "info": "Say what an artifact or a table is.",
+    "check": "Test whether a model still fits new embeddings.",
+    "plan": "List codes that fit a memory size, with their expected recall.",
+    "info": "Describe an artifact or a table.",
 }
 
 
 class _Lazy(click.Group):
+    """Group that imports a command on first use."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -32,7 +34,7 @@ class _Lazy(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):  # Without importing torch for each.
+        with formatter.section("Commands"):  # From the table above, which imports no torch.
             formatter.write_dl(list(_COMMANDS.items()))
 
 

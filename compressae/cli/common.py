@@ -1,4 +1,4 @@
-"""What the commands share: errors as one line, options that several take, results as text."""
+"""Shared by the commands: one-line errors, common options, printed results."""
 
 import json
 import zlib
@@ -43,11 +43,11 @@ class Command(click.Command):
         except InputError as error:
             raise click.ClickException(_one_line(error)) from error
         except BrokenPipeError:
-            raise  # The reader has enough ("| head"): click ends without a word.
+            raise  # The reader closed the pipe ("| head"): click exits without a message.
         except OSError as error:
-            named = error.strerror and error.filename is not None
-            what = f"{error.filename}: {error.strerror}" if named else error.strerror or error
-            raise click.ClickException(_one_line(what)) from error
+            names_file = error.strerror and error.filename is not None
+            reason = f"{error.filename}: {error.strerror}" if names_file else error.strerror
+            raise click.ClickException(_one_line(reason or error)) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"out of memory ({_one_line(error)}); use fewer rows or a larger machine"
@@ -66,23 +66,23 @@ def _one_line(text: object) -> str:
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--json, for programs that read the answer."""
+    """--json: print the result as JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
         function
     )
 
 
 def output_option(what: str) -> Callable[..., Any]:
-    """-o, the place of the result, and --overwrite."""
+    """-o, the path of the result, and --overwrite."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        place = click.option(
+        output = click.option(
             "-o", "--output", required=True, type=click.Path(path_type=Path), help=what
         )
         overwrite = click.option(
             "--overwrite", is_flag=True, help="Replace an older result at the output."
         )
-        return place(overwrite(function))
+        return output(overwrite(function))
 
     return add
 
@@ -108,13 +108,13 @@ def model_option(required: bool, what: str) -> Callable[..., Any]:
 
 
 def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How rows become codes, gathered by ``make_codes``."""
+    """Options of the codes, read by ``encode_rows``."""
     options = (
         click.option(
             "--values",
             "value_type",
             type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
-            help="How values are stored; int4, int3 and int2 pack ids into bits too.  "
+            help="Type of the stored values; int4, int3 and int2 pack ids into bits too.  "
             "[default: int2]",
         ),
         click.option(
@@ -128,7 +128,7 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=0,
             show_default=True,
             type=click.IntRange(min=0),
-            help="Bytes a row for the residual that the nonzeros leave (packed values).",
+            help="Bytes of a row's residual code (packed values).",
         ),
         click.option(
             "--budget",
@@ -137,17 +137,17 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--importance",
             type=click.Path(path_type=Path),
-            help="A .npy of one number a row: its weight in the budget.  [default: even]",
+            help="A .npy of one number a row: its weight in the budget.  [default: equal]",
         ),
         click.option(
             "--like",
             type=click.Path(path_type=Path),
-            help="Packed codes whose quantiser is shared, for rows added to their table.",
+            help="Packed codes whose quantiser to use, for rows added to their table.",
         ),
         click.option(
             "--no-refit",
             is_flag=True,
-            help="Keep the encoder's values, as the paper does (float32, float16 or int8).",
+            help="Use the encoder's values, as the paper does (float32, float16 or int8).",
         ),
     )
     for option in reversed(options):
@@ -156,22 +156,22 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--device, where rows are encoded."""
+    """--device: the device that encodes."""
     return click.option(
         "--device",
         default="auto",
         show_default=True,
-        help="Where rows are encoded: cpu, cuda or auto, a GPU where there is one.",
+        help="Device that encodes: cpu, cuda or auto, a GPU if there is one.",
     )(function)
 
 
 def encode_rows(
     model: "CompresSAE", items: Any, options: dict[str, Any], device: str, show: Any
 ) -> "Codes":
-    """Codes of a table as the code options say.
+    """Encode a table with the code options.
 
     Raises:
-        InputError: options that do not go together; a file among them is missing or no array.
+        InputError: options exclude each other; or a file among them is missing or no array.
     """
     from compressae.coding.compress import compress, encode
     from compressae.retrieval.codes import PackedCodes
@@ -220,8 +220,13 @@ def encode_rows(
 def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
     """Load a .npy file whose dtype is of certain kinds.
 
+    Args:
+        path: the file.
+        what: its expected content, for the error message.
+        kinds: allowed kinds of ``numpy.dtype.kind``.
+
     Raises:
-        InputError: there is none, or another.
+        InputError: there is no such file, or its dtype is of another kind.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -265,7 +270,7 @@ def sparse_rows(path: Path) -> Any:
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The settings of a training run, gathered by ``make_config``."""
+    """Options of a training run, read by ``make_config``."""
     options = (
         click.option("--latents", default=4096, show_default=True, help="h, the latents."),
         click.option(
@@ -288,7 +293,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--device",
             default="auto",
             show_default=True,
-            help="cpu, cuda or auto, a GPU where there is one.",
+            help="cpu, cuda or auto, a GPU if there is one.",
         ),
     )
     for option in reversed(options):
@@ -320,7 +325,7 @@ def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
 
 
 def say(result: dict[str, Any], as_json: bool) -> None:
-    """Print a result on stdout: JSON, or a line an entry."""
+    """Print a result on stdout: as JSON, or one line per entry."""
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -1,4 +1,4 @@
-"""compressae encode"""
+"""Command encode: compress a table to codes."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""compressae index"""
+"""Command index: build a search index."""
 
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,19 @@ def index(
 
     From codes and their model, or from embeddings and a model (which are encoded first), the index
     takes dense queries. From codes alone, or a scipy sparse .npz, it takes sparse queries. The
-    options of codes are for embeddings.
+    options of codes apply to embeddings only.
     """
-    matrix = source.suffix == ".npz"
-    coded = matrix or (source / "config.json").exists()
-    if not coded and model is None:
-        open_embeddings(source)  # What is missing altogether is said first.
+    is_matrix = source.suffix == ".npz"
+    is_coded = is_matrix or (source / "config.json").exists()
+    if not is_coded and model is None:
+        open_embeddings(source)  # A file that cannot be read is reported before the missing model.
         raise click.UsageError("embeddings need a model: give -m MODEL")
-    if coded and any(options.values()):
+    if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     common.check_output(output, INVERTED if model is None else COMPRESSED, overwrite)
     codes: Codes
     built: CompressedIndex | InvertedIndex
-    if not coded:
+    if not is_coded:
         assert model is not None
         items = open_embeddings(source)
         from compressae.model import CompresSAE
@@ -65,7 +65,7 @@ def index(
             codes = common.encode_rows(encoder, items, options, device, show)
         built = CompressedIndex(encoder.projection, codes)
     else:
-        codes = common.sparse_rows(source) if matrix else load_codes(source)
+        codes = common.sparse_rows(source) if is_matrix else load_codes(source)
         if model is not None:
             built = CompressedIndex(Projection.load(model), codes)
         else:

@@ -1,4 +1,4 @@
-"""compressae info"""
+"""Command info: describe an artifact or a table."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from compressae.cli import common
 from compressae.retrieval.io.artifacts import load_artifact, read_config
 from compressae.retrieval.io.embeddings import open_embeddings
 
-#: Parts of an artifact's settings that a person reads, by kind.
+#: Settings of an artifact that the summary shows, by kind.
 _SHOWN = {
     "model": ("dim", "latents", "nonzeros"),
     "codes": ("rows", "latents", "model_id"),
@@ -21,9 +21,9 @@ _SHOWN = {
 @click.argument("artifact", type=click.Path(path_type=Path))
 @common.json_option
 def info(artifact: Path, as_json: bool) -> None:
-    """Say what ARTIFACT is, and check its files: a saved folder, or a table of embeddings.
+    """Describe ARTIFACT, a saved folder or a table of embeddings, and check its files.
 
-    --json prints everything that is recorded.
+    --json prints all of its config.
     """
     if not (artifact / "config.json").exists():
         items = open_embeddings(artifact)
@@ -37,17 +37,17 @@ def info(artifact: Path, as_json: bool) -> None:
 
 
 def _summary(config: dict[str, Any]) -> dict[str, Any]:
-    """The lines that a person wants of a config: what it is, its shapes, how it was made."""
+    """Summarise a config: kind, shapes, settings, bytes and format."""
     settings = config["settings"]
     lines: dict[str, Any] = {"kind": config["kind"]}
-    # The parts of an index: its model and its codes.
+    # An index records its model and its codes as parts.
     parts = {config["kind"]: settings}
     parts |= {name: settings[name] for name in ("model", "packed", "codes") if name in settings}
     for kind, part in parts.items():
         form = "codes" if kind == "packed" else kind
         lines |= {name: part[name] for name in _SHOWN.get(form, ()) if name in part}
-        made = part.get("made") or part.get("training") or {}
-        words = [f"{k} {v}" for k, v in made.items() if isinstance(v, str | int | float) and v]
+        recipe = part.get("made") or part.get("training") or {}
+        words = [f"{k} {v}" for k, v in recipe.items() if isinstance(v, str | int | float) and v]
         if words:
             lines["training" if form == "model" else "codes"] = ", ".join(words)
     search = settings.get("search")

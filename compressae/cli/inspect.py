@@ -1,4 +1,4 @@
-"""compressae inspect"""
+"""Command inspect: write an atlas of the latents of an index."""
 
 from pathlib import Path
 
@@ -30,14 +30,14 @@ from compressae.retrieval.io.labels import read_labels
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="The page, an HTML file; an older one is replaced.",
+    help="The page, an HTML file; replaces an older one.",
 )
 @common.model_option(False, "Folder of the model, where INDEX is codes.")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="A UTF-8 text (or .gz) of a line for each row of the table that was indexed: the first "
-    "names id 0. Rows are shown by id if not given.",
+    help="A UTF-8 text (or .gz) with a line for each row of the indexed table; the first is that "
+    "of id 0.  [default: ids]",
 )
 @click.option(
     "--top",
@@ -49,7 +49,7 @@ from compressae.retrieval.io.labels import read_labels
 @click.option(
     "--latents",
     type=click.IntRange(min=1),
-    help="List this many, the most used; all that some row has if not given.",
+    help="Number of latents listed, the most used first.  [default: all that a row uses]",
 )
 @common.json_option
 def inspect(
@@ -61,10 +61,10 @@ def inspect(
     latents: int | None,
     as_json: bool,
 ) -> None:
-    """Write an atlas of the latents of INDEX: a page to look through in a browser.
+    """Write an atlas of the latents of INDEX: a page for a browser.
 
-    For each latent: how many rows have it, the rows at its positive and its negative end, and the
-    latents nearest to it. INDEX may be codes where their model is given.
+    It shows for each latent the number of rows that use it, the rows of largest positive and
+    negative values, and the nearest latents. INDEX may be codes; give their model then.
     """
     check_file_destination(output)
     kind = read_config(index)["kind"]
@@ -81,19 +81,19 @@ def inspect(
         opened = InvertedIndex.load(index)
     else:
         opened = CompressedIndex.load(index)
-    found = atlas(opened, texts, top, latents)
-    write_atlas(found, output, f"Atlas of latents: {index.resolve().name}")
+    result = atlas(opened, texts, top, latents)
+    write_atlas(result, output, f"Atlas of latents: {index.resolve().name}")
     common.say(
         {
             "atlas": str(output),
             "bytes": output.stat().st_size,
-            "rows": found.rows,
-            "latents": found.latents,
-            "live": found.live,
-            "dead": found.latents - found.live,
-            "listed": len(found.numbers),
-            "nonzeros": found.nonzeros,
-            "list_imbalance": found.list_imbalance,
+            "rows": result.rows,
+            "latents": result.latents,
+            "live": result.live,
+            "dead": result.latents - result.live,
+            "listed": len(result.numbers),
+            "nonzeros": result.nonzeros,
+            "list_imbalance": result.list_imbalance,
         },
         as_json,
     )

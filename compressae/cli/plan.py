@@ -1,4 +1,4 @@
-"""compressae plan"""
+"""Command plan: list codes that fit a memory size."""
 
 import json
 import math
@@ -14,8 +14,17 @@ from compressae.coding.plan import TRAINED_NONZEROS, Plan, fitting
 from compressae.coding.plan import plan as measured_plans
 from compressae.retrieval.io.embeddings import open_embeddings
 
-_SHOWN = ("h", "k", "values", "residual B", "code B", "held B", "total GB", "recall@100",
-          "expected")  # fmt: skip
+_COLUMNS = (
+    "h",
+    "k",
+    "values",
+    "residual B",
+    "code B",
+    "held B",
+    "total GB",
+    "recall@100",
+    "expected",
+)
 
 
 @click.command(
@@ -27,15 +36,18 @@ _SHOWN = ("h", "k", "values", "residual B", "code B", "held B", "total GB", "rec
 )
 @click.argument("embeddings", required=False, type=click.Path(path_type=Path))
 @click.option("--items", required=True, type=float, help="Rows of the whole table, such as 100e6.")
-@click.option("--memory", required=True, help="What search may hold, such as '8GB' or '80B/row'.")
+@click.option("--memory", required=True, help="Memory for search, such as '8GB' or '80B/row'.")
 @click.option("--dim", type=click.IntRange(min=1), help="d.  [default: that of EMBEDDINGS]")
 @click.option(
-    "--latents", default="4096,16384", show_default=True, help="Numbers to try, comma apart."
+    "--latents", default="4096,16384", show_default=True, help="Numbers to try, comma-separated."
 )
 @click.option(
-    "--queries", default=1000, show_default=True, type=click.IntRange(min=1),
+    "--queries",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=1),
     help="Rows of EMBEDDINGS held out as queries, at most a tenth.",
-)  # fmt: skip
+)
 @click.option("--codes-only", is_flag=True, help="Leave the posting lists out of the memory.")
 @common.json_option
 def plan(
@@ -48,11 +60,11 @@ def plan(
     codes_only: bool,
     as_json: bool,
 ) -> None:
-    """Say which latents, nonzeros, values and residual codes fit a memory.
+    """List the latents, nonzeros, values and residual codes that fit a memory size.
 
-    With EMBEDDINGS, a sample of the table (20,000 to 200,000 rows do), each is trained and measured
-    there and the best comes first. 'expected' moves the sample's recall along its own trend to the
-    whole table's rows. Without EMBEDDINGS nothing is measured.
+    With EMBEDDINGS, a sample of the table (20,000 to 200,000 rows), each plan is trained and
+    measured on it, and the best comes first. 'expected' extrapolates the recall on the sample to
+    all rows of the table. Without EMBEDDINGS nothing is measured.
     """
     if not (math.isfinite(items) and items >= 1 and items == int(items)):
         raise click.UsageError(f"--items {items}: expected a whole number of at least 1")
@@ -64,7 +76,7 @@ def plan(
         raise click.UsageError(f"--latents {latents!r}: expected numbers, comma apart")
     if embeddings is None:
         if dim is None:
-            raise click.UsageError("give --dim, or EMBEDDINGS, whose width it then is")
+            raise click.UsageError("give --dim, or EMBEDDINGS")
         plans = fitting(int(items), dim, memory, choices, lists=not codes_only)
     else:
         sample = open_embeddings(embeddings)
@@ -75,11 +87,11 @@ def plan(
                 sample, int(items), memory, choices, queries, not codes_only, show
             )
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in plans]))
+        click.echo(json.dumps([asdict(entry) for entry in plans]))
         return
     _print(plans)
     if embeddings is None:
-        click.echo("Nothing was measured: give a sample of the table for recalls.")
+        click.echo("Nothing was measured: give a sample of the table to measure recall.")
         return
     top = plans[0]
     table, trained = shlex.quote(str(embeddings)), min(TRAINED_NONZEROS, top.latents)
@@ -92,14 +104,21 @@ def plan(
 
 
 def _print(plans: list[Plan]) -> None:
+    """Print plans as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*_SHOWN)
-    for one in plans:
-        recalls = ("" if r is None else f"{r:.3f}" for r in (one.recall, one.expected))
+    table = Table(*_COLUMNS)
+    for entry in plans:
+        recalls = ("" if r is None else f"{r:.3f}" for r in (entry.recall, entry.expected))
         table.add_row(
-            str(one.latents), str(one.nonzeros), one.value_type, str(one.residual_bytes),
-            str(one.code_bytes), f"{one.held_bytes:.0f}", f"{one.total_bytes / 1e9:.3g}", *recalls,
-        )  # fmt: skip
+            str(entry.latents),
+            str(entry.nonzeros),
+            entry.value_type,
+            str(entry.residual_bytes),
+            str(entry.code_bytes),
+            f"{entry.held_bytes:.0f}",
+            f"{entry.total_bytes / 1e9:.3g}",
+            *recalls,
+        )
     Console(width=None if Console().is_terminal else 120).print(table)

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Show the progress of long work on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -10,15 +10,15 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Report(Protocol):
-    """A function that is called with the work done."""
+    """Function that reports progress."""
 
     def __call__(self, done: int, total: int, details: str = "") -> None:
-        """Show that ``done`` of ``total`` is done."""
+        """Report that ``done`` of ``total`` steps are done."""
 
 
 @contextmanager
 def progress(what: str, seconds: float = _SECONDS_BETWEEN_LINES) -> Iterator[Report]:
-    """Yield a function to call with (done, total, details) as often as one likes.
+    """Yield a function that reports progress; call it with (done, total, details) at any rate.
 
     Args:
         what: name of the work.
@@ -26,8 +26,8 @@ def progress(what: str, seconds: float = _SECONDS_BETWEEN_LINES) -> Iterator[Rep
     """
     started = time.monotonic()
 
-    def left(done: int, total: int) -> str:
-        # From the mean speed so far: a step of a minute has an estimate after the first one.
+    def time_left(done: int, total: int) -> str:
+        """Estimate the time left from the mean speed so far; empty before the first step."""
         if not done:
             return ""
         return f"{(time.monotonic() - started) * (total - done) / done:.0f} s left"
@@ -48,20 +48,19 @@ def progress(what: str, seconds: float = _SECONDS_BETWEEN_LINES) -> Iterator[Rep
             task = bar.add_task(what, total=1, details="", left="")
 
             def show(done: int, total: int, details: str = "") -> None:
-                bar.update(
-                    task, completed=done, total=total, details=details, left=left(done, total)
-                )
+                left = time_left(done, total)
+                bar.update(task, completed=done, total=total, details=details, left=left)
 
             yield show
         return
-    last = started
+    last_line = started
 
     def write(done: int, total: int, details: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last < seconds and done < total:
+        nonlocal last_line
+        if time.monotonic() - last_line < seconds and done < total:
             return
-        last = time.monotonic()
-        line = f"{what} {done:,}/{total:,} {details} {left(done, total) or '? s left'}"
+        last_line = time.monotonic()
+        line = f"{what} {done:,}/{total:,} {details} {time_left(done, total) or '? s left'}"
         print(" ".join(line.split()), file=sys.stderr, flush=True)
 
     yield write

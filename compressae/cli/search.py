@@ -1,4 +1,4 @@
-"""compressae search"""
+"""Command search: find the nearest items of queries."""
 
 import json
 from collections.abc import Sequence
@@ -36,44 +36,44 @@ from compressae.retrieval.io.labels import read_labels
     default=10,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Results a query.",
+    help="Results per query.",
 )
 @click.option(
     "--scoring",
     type=click.Choice(SCORINGS),
     default="asymmetric",
     show_default=True,
-    help="How dense queries are compared with codes.",
+    help="How dense queries are scored against codes.",
 )
 @click.option(
     "--candidates",
-    help="Items rescored a query, or 'all'.  [default: as tuned, or 3,000 or 10 times -k]",
+    help="Items rescored per query, or 'all'.  [default: as tuned, or 3,000 or 10 times -k]",
 )
 @click.option(
     "--query-nonzeros",
     type=click.IntRange(min=1),
-    help="Entries of the query that search the lists; more find more and take longer.  "
+    help="Entries of a query that search the lists; more raise recall and time.  "
     "[default: as tuned, or 64]",
 )
 @click.option(
     "--allowed",
     type=click.Path(path_type=Path),
-    help="A .npy of the only ids that may be found, or of one flag an id.",
+    help="A .npy of the ids to search among, or of one flag per id.",
 )
 @click.option(
     "--rerank",
     type=click.Path(path_type=Path),
-    help="The items' embeddings: the best items are read from them and reranked exactly.",
+    help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
 @click.option(
     "--rerank-candidates",
     type=click.IntRange(min=1),
-    help="Items read from --rerank a query.  [default: 4 times -k]",
+    help="Items reranked per query.  [default: 4 times -k]",
 )
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="A UTF-8 text (or .gz) of a line for each row of the indexed table, printed with results.",
+    help="A UTF-8 text (or .gz) with a line for each row of the indexed table, printed with hits.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
@@ -102,15 +102,15 @@ def search(
 ) -> None:
     """Find the nearest items of QUERIES.
 
-    Dense queries are a table like the embeddings. An index without a model takes sparse queries:
-    codes, or a scipy .npz. Prints "query: id score, …" unless -o is given; with --labels a line a
-    result.
+    Dense queries are a table of the same width as the embeddings. An index without a model takes
+    sparse queries: codes or a scipy .npz. Prints "query: id score, …" unless -o is given; with
+    --labels one line per result.
     """
     if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
     if output is not None:
         check_file_destination(output)
-    filtered = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
+    searchable = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
     texts = None if labels is None else read_labels(labels)
     if read_config(index)["kind"] == INVERTED:
         if device != "auto" and names_gpu(device):
@@ -123,11 +123,11 @@ def search(
                 raise click.UsageError(
                     "candidates, query nonzeros and reranking are for an index made with -m MODEL"
                 )
-        hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, filtered)
+        hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, searchable)
     else:
-        gpu = names_gpu(device)
+        on_gpu = names_gpu(device)
         searcher = loaded = CompressedIndex.load(index)
-        if gpu:
+        if on_gpu:
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(loaded, device)  # type: ignore[assignment]
@@ -137,7 +137,7 @@ def search(
             scoring,  # type: ignore[arg-type]
             candidates if candidates in (None, "all") else int(candidates),  # type: ignore[arg-type]
             query_nonzeros,
-            filtered,
+            searchable,
             rerank,
             rerank_candidates,
         )
@@ -149,6 +149,7 @@ def search(
 
 
 def _print(hits: Hits, texts: Sequence[str] | None, as_json: bool) -> None:
+    """Print hits on stdout: JSON lines, one line per query, or with labels one line per result."""
     if texts is not None and hits.ids.max(initial=-1) >= len(texts):
         raise InputError(
             f"{len(texts)} labels, but id {hits.ids.max()} was found; give one for each row of the "

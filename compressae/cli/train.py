@@ -1,4 +1,4 @@
-"""compressae train"""
+"""Command train: train a sparse autoencoder."""
 
 import shutil
 import signal
@@ -35,9 +35,9 @@ from compressae.training.loop import train as train_model
     "--hold-out",
     default=0,
     show_default=True,
-    help="Rows kept out of training, to be the queries of 'evaluate'.",
+    help="Rows held out of training, for the queries of 'evaluate'.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint MODEL.checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume from the checkpoint MODEL.checkpoint.")
 @common.json_option
 def train(
     embeddings: Path,
@@ -50,7 +50,7 @@ def train(
 ) -> None:
     """Train a sparse autoencoder on EMBEDDINGS (.npy, .safetensors or a folder of shards).
 
-    The state is kept in MODEL.checkpoint once a minute and at Ctrl-C; --resume goes on from it.
+    Writes a checkpoint MODEL.checkpoint once a minute and at Ctrl-C; --resume continues from it.
 
     On several GPUs: torchrun --nproc-per-node 4 -m compressae train … --recipe autoencoder.
     """
@@ -69,6 +69,7 @@ def _train(
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
+    """Train on the device of ``settings`` and save the model."""
     config = common.make_config(hold_out, settings)
     common.check_output(output, KIND, overwrite)
     checkpoint = output.with_name(output.name + ".checkpoint")
@@ -81,7 +82,7 @@ def _train(
         if not checkpoint.exists():
             cure = "no checkpoint had been written yet"
         raise click.ClickException(f"stopped; {cure}") from None
-    if Replicas.here().rank > 0:  # The first process writes what all of them have.
+    if Replicas.here().rank > 0:  # Only the first process writes the model.
         return
     model.save(output)
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -96,16 +97,21 @@ def run(
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> CompresSAE:
-    """Train with progress on stderr, and measure what ``check`` compares with; Ctrl-C stops at the
-    end of a step."""
-    replicas = Replicas.here()
-    shown = progress("training") if replicas.rank == 0 else nullcontext()
-    with shown as show, stop_at_a_step() as stopped:
+    """Train with progress on stderr and measure the reference figures for ``check``.
 
-        def report(now: TrainProgress) -> None:
+    Ctrl-C stops at the end of a step.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped.
+    """
+    replicas = Replicas.here()
+    display = progress("training") if replicas.rank == 0 else nullcontext()
+    with display as show, stop_at_a_step() as is_stopped:
+
+        def report(step: TrainProgress) -> None:
             if show is not None:
-                show(now.step, now.steps, training_details(now))
-            if stopped():
+                show(step.step, step.steps, training_details(step))
+            if is_stopped():
                 raise KeyboardInterrupt
 
         model = train_model(items, config, device, report, checkpoint, resume, replicas)
@@ -115,7 +121,7 @@ def run(
 
 
 def training_details(step: TrainProgress) -> str:
-    """Loss, cosine, dead latents and speed of a training step, in one line."""
+    """Format loss, cosine, dead latents and speed of a training step as one line."""
     return (
         f"loss {step.loss:.4f} cosine {step.cosine:.4f} dead {step.dead_latents}/{step.latents} "
         f"{step.rows_per_second:,.0f} rows/s"
@@ -124,17 +130,17 @@ def training_details(step: TrainProgress) -> str:
 
 @contextmanager
 def stop_at_a_step() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only makes the given function true; a second one interrupts at once."""
-    seen = False
+    """Yield a function: whether Ctrl-C was pressed. A second Ctrl-C interrupts at once."""
+    interrupted = False
 
-    def note(number: int, frame: Any) -> None:
-        nonlocal seen
-        if seen:
+    def handle(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        seen = True
+        interrupted = True
 
-    before = signal.signal(signal.SIGINT, note)
+    old_handler = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: seen
+        yield lambda: interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, old_handler)

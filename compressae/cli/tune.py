@@ -1,4 +1,4 @@
-"""compressae tune"""
+"""Command tune: set the fastest search that reaches a recall."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -26,29 +26,29 @@ from compressae.retrieval.io.embeddings import open_embeddings
     default=100,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Results a query.",
+    help="Results per query.",
 )
 @click.option(
     "--recall",
     default=0.99,
     show_default=True,
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of what a scan of all codes finds that the search has to find.",
+    help="Recall to reach, relative to a scan of all codes.",
 )
 @click.option(
     "--exact",
     type=click.Path(path_type=Path),
-    help="The items' embeddings: recall against exact cosine is measured too.",
+    help="The items' embeddings, to measure recall against exact cosine too.",
 )
 @common.json_option
 def tune(
     index: Path, queries: Path, count: int, recall: float, exact: Path | None, as_json: bool
 ) -> None:
-    """Set how many entries of a query search the lists and how many items are rescored.
+    """Set the query nonzeros and the candidates of INDEX.
 
-    Of the settings that reach the recall on QUERIES, some hundred like those to come, the fastest
-    is written into INDEX. The recall is that of the candidates: the share of what a scan of all
-    codes finds. What the codes themselves lose comes on top; --exact measures both together.
+    Measures settings on QUERIES, some hundred representative ones, and writes the fastest that
+    reaches the recall into INDEX. The recall is relative to a scan of all codes. It leaves out the
+    loss of the codes themselves; --exact measures both together.
     """
     searcher = CompressedIndex.load(index)
     with progress("tuning") as show:
@@ -61,7 +61,7 @@ def tune(
 
 
 def _entry(setting: Setting) -> dict[str, Any]:
-    """A setting by the names that say what its recalls are relative to."""
+    """Convert a setting to JSON entries; name each recall by what it is relative to."""
     entry = asdict(setting)
     entry["recall_of_scan"] = entry.pop("recall")
     exact = entry.pop("exact_recall")

@@ -1,6 +1,7 @@
-"""compressae update"""
+"""Command update: add, replace and remove rows of an index."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,28 +23,28 @@ from compressae.retrieval.io.embeddings import open_embeddings
 @click.option(
     "--add",
     type=click.Path(path_type=Path),
-    help="Rows to add: a table; codes or a scipy .npz where the index has no model.",
+    help="Rows to add: a table, or codes or a scipy .npz if the index has no model.",
 )
 @click.option(
     "--ids",
     type=click.Path(path_type=Path),
-    help="A .npy of the added rows' ids; the row of an id that is there is replaced.  "
+    help="A .npy of ids of the added rows; rows of ids in the index are replaced.  "
     "[default: the next ids]",
 )
 @common.json_option
 def update(
     index: Path, remove: Path | None, add: Path | None, ids: Path | None, as_json: bool
 ) -> None:
-    """Remove, replace and add rows of INDEX by id; it is saved compacted.
+    """Remove, replace and add rows of INDEX by id, and save it compacted.
 
-    Nothing is changed where anything is wrong.
+    An error leaves INDEX unchanged.
     """
     if add is None and remove is None:
         raise click.UsageError("nothing to do: give --add or --remove")
     if ids is not None and add is None:
         raise click.UsageError("--ids are those of --add, which is missing")
     searcher: InvertedIndex | CompressedIndex
-    rows: object = None
+    rows: Any = None
     if read_config(index)["kind"] == INVERTED:
         searcher = InvertedIndex.load(index)
         rows = None if add is None else common.sparse_rows(add)
@@ -52,16 +53,16 @@ def update(
         rows = None if add is None else _encode(searcher, add)
     removed = added = replaced = 0
     if remove is not None:
-        gone = common.load_ids(remove)
-        searcher.remove(gone)
-        removed = len(gone)
+        removed_ids = common.load_ids(remove)
+        searcher.remove(removed_ids)
+        removed = len(removed_ids)
     if add is not None:
-        new = None if ids is None else common.load_ids(ids)
-        if new is not None:
-            known = new[searcher.segments.known(new)]
-            searcher.remove(known)
-            replaced = len(known)
-        added = len(searcher.add(rows, new)) - replaced
+        new_ids = None if ids is None else common.load_ids(ids)
+        if new_ids is not None:
+            replaced_ids = new_ids[searcher.segments.known(new_ids)]
+            searcher.remove(replaced_ids)
+            replaced = len(replaced_ids)
+        added = len(searcher.add(rows, new_ids)) - replaced
     searcher.save(index)
     common.say(
         {
@@ -75,8 +76,8 @@ def update(
     )
 
 
-def _encode(index: CompressedIndex, table: Path) -> object:
-    """Codes of a table's rows like those of the index."""
+def _encode(index: CompressedIndex, table: Path) -> Any:
+    """Encode a table like the codes of the index."""
     rows = open_embeddings(table)
     from compressae.coding.compress import encode_like
     from compressae.model import CompresSAE

@@ -1,1 +1,1 @@
-"""Coding: rows of a table to codes, budgets shared out over rows, plans for a memory."""
+"""Encode tables to codes, allot byte budgets to rows, plan codes for a memory size."""

@@ -1,4 +1,4 @@
-"""From rows to nonzeros, and from nonzeros to bytes."""
+"""Encode rows to nonzeros, and quantise nonzeros to the bytes of packed rows."""
 
 import copy
 from dataclasses import dataclass
@@ -24,13 +24,23 @@ from compressae.retrieval.codes.quantizer import (
 from compressae.retrieval.codes.size import check_latents
 from compressae.retrieval.errors import InputError
 
-#: Rounds in which levels become the means of the values that took them.
+#: Rounds of ``fit_quantizer`` that move each level to the mean of the values assigned to it.
 _LEVEL_ROUNDS = 2
+#: Ridge of the least-squares values.
 _RIDGE = 1e-4
 
 
 def encode_rows(model: CompresSAE, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The encoder's code of unit rows x (m, d): ids (m, k) int32 and values (m, k) float32."""
+    """Encode unit rows x (m, d) with the model's encoder.
+
+    Args:
+        model: a trained model; its device encodes.
+        x: (m, d) float32.
+        k: nonzeros of a row.
+
+    Returns:
+        Latents (m, k) int32 and values (m, k) float32, by descending |value|.
+    """
     with torch.no_grad():
         ids, values = model.encode(torch.from_numpy(x).to(model.encoder.device), k)
     return fetch(ids), fetch(values)
@@ -40,16 +50,22 @@ def encode_rows(model: CompresSAE, x: np.ndarray, k: int) -> tuple[np.ndarray, n
 class Coder:
     """Encoder of the rows of one table.
 
-    Reconstruction errors are weighted by a matrix (see ``fit_error_weighting``): rows and decoder
-    are multiplied by it once, which leaves plain least squares. Methods take and return arrays, or
-    tensors where the coder has a device: see ``put``.
+    Rows and decoder are multiplied by an error weighting (see ``fit_error_weighting``), so that
+    plain least squares minimises the weighted error. Methods take and return numpy arrays, or
+    tensors if the coder has a device.
 
     Attributes:
-        model: its decoder (and, without pursuit, its encoder) is used.
+        model: a trained model; its encoder is used only without pursuit.
         error_weighting: (d, d) float32.
-        pursuit: choose latents by orthogonal matching pursuit; else by the encoder, in one shot.
-        refit: take least-squares values; else, without pursuit, the encoder's.
+        pursuit: choose latents by orthogonal matching pursuit instead of the encoder.
+        refit: take least-squares values instead of the encoder's; implied by pursuit.
         device: device of the tensors; None for arrays on the CPU.
+
+    >>> model = CompresSAE(dim=4, latents=16, nonzeros=2)
+    >>> coder = Coder(model, np.eye(4, dtype=np.float32), pursuit=True)
+    >>> ids, values = coder.code(np.eye(4, dtype=np.float32), k=2)
+    >>> ids.shape, values.shape
+    ((4, 2), (4, 2))
     """
 
     model: CompresSAE
@@ -59,56 +75,57 @@ class Coder:
     device: torch.device | None = None
 
     def put(self, array: np.ndarray) -> Any:
-        """An array as this coder takes it."""
+        """Move an array to the coder's device."""
         return put(array, self.device)
 
     @cached_property
     def decoder(self) -> Any:
-        """(h, d) float32 unit rows."""
+        """Decoder (h, d) float32, rows of unit length."""
         decoder = self.model.decoder.detach()
         return decoder.cpu().numpy() if self.device is None else decoder.to(self.device)
 
     @cached_property
     def weighted_decoder(self) -> Any:
-        """(h, d) float32, times the error weighting."""
+        """Decoder (h, d) float32 times the error weighting."""
         return self.weigh(self.decoder)
 
     @cached_property
     def _placed_weighting(self) -> Any:
+        """Error weighting (d, d) on the coder's device."""
         return self.put(self.error_weighting)
 
     def weigh(self, x: Any) -> Any:
-        """Rows x (m, d) times the error weighting."""
+        """Multiply rows x (m, d) by the error weighting."""
         return x @ self._placed_weighting
 
     @cached_property
     def _encoder(self) -> CompresSAE:
-        """The model on the coder's device; the user's own stays where it is."""
+        """The model, or a copy of it, on the coder's device."""
         if self.device == self.model.encoder.device:
             return self.model
         return copy.deepcopy(self.model).to(self.device)
 
     def encode(self, x: Any, k: int) -> tuple[Any, Any]:
-        """The encoder's latents (m, k) int32 and values (m, k) float32 by descending |value|."""
+        """Encode unit rows x (m, d) with the model's encoder; see ``encode_rows``."""
         if self.device is None:
             return encode_rows(self.model, x, k)
         with torch.no_grad():
             return self._encoder.encode(x, k)
 
     def support(self, x: Any, k: int) -> Any:
-        """Latents (m, k) int32 of unit rows x (m, d), those chosen first first."""
+        """Choose latents (m, k) int32 of unit rows x (m, d), in the order of their choice."""
         if self.pursuit:
             return pursue(x, self.decoder, pursuit_schedule(k))[0]
         return self.encode(x, k)[0]
 
     def code(self, x: Any, k: int) -> tuple[Any, Any]:
-        """Latents (m, k) int32 and values (m, k) float32 by descending |value|."""
+        """Encode unit rows x (m, d): latents and values (m, k) by descending |value|."""
         if self.pursuit or self.refit:
             return self.values(x, self.support(x, k))
         return self.encode(x, k)
 
     def values(self, x: Any, ids: Any) -> tuple[Any, Any]:
-        """The same latents with least-squares values, by descending |value|."""
+        """Fit least-squares values to latents ids (m, k); sort both by descending |value|."""
         values = refit(self.weigh(x), ids, self.weighted_decoder, _RIDGE)
         if self.device is not None:
             order = values.abs().argsort(dim=1, descending=True, stable=True)
@@ -117,25 +134,29 @@ class Coder:
         return np.take_along_axis(ids, order, 1), np.take_along_axis(values, order, 1)
 
     def error_reduction(self, x: Any, ids: Any) -> Any:
-        """(m, k) float32: by how much each latent in turn lessens the weighted squared error."""
+        """Reduction of the weighted squared error by each successive latent (m, k) float32."""
         return error_reduction(self.weigh(x), ids, self.weighted_decoder, _RIDGE)
 
     def scales(self, x: Any, ids: Any, values: Any) -> Any:
-        """Factors (m,) float32 of codes that are not packed: their gains, or, of the encoder's own
-        values, what makes x̂ a unit vector."""
+        """Factors (m,) float32 of plain codes: their gains, or 1/‖x̂‖ of the encoder's values."""
         if self.pursuit or self.refit:
             return self.gains(self.weigh(x), decode(ids, values, self.weighted_decoder))
         length = namespace(x).linalg.norm(decode(ids, values, self.decoder), axis=1)
         return _ratio(namespace(x).ones_like(length), length)
 
     def gains(self, x: Any, reconstruction: Any) -> Any:
-        """Least-squares factors (m,) float32 of weighted reconstructions of weighted rows."""
+        """Gains (m,) float32: the least-squares factor of each weighted reconstruction.
+
+        Args:
+            x: (m, d) weighted rows.
+            reconstruction: (m, d) weighted.
+        """
         dots = partial(namespace(x).einsum, "nd,nd->n")
         return _ratio(dots(x, reconstruction), dots(reconstruction, reconstruction))
 
 
 def _ratio(a: Any, b: Any) -> Any:
-    """a / b where b is above 0, else 1."""
+    """Divide a by b where b is above 0; 1 elsewhere."""
     where = namespace(a).where
     return where(b > 0, a / where(b > 0, b, 1), 1)
 
@@ -148,44 +169,59 @@ def fit_quantizer(
     residual_bytes: int,
     typical: int | None = None,
 ) -> RowQuantizer:
-    """A row quantiser from a sample x (m, d) of unit rows.
+    """Fit a row quantiser to a sample of unit rows.
 
     Args:
-        coder: of the table.
-        x: the sample.
-        nonzeros: K, the most of a row.
-        value_bits: a nonzero, on average over a row of ``typical`` nonzeros (of K when None).
-        residual_bytes: m.
-        typical: see there.
+        coder: the coder of the table.
+        x: (m, d) float32, the sample.
+        nonzeros: K, the largest number of nonzeros of a row.
+        value_bits: bits of a value, on average over a row of ``typical`` nonzeros.
+        residual_bytes: bytes of a row's residual code.
+        typical: nonzeros of most rows; K when None.
 
     Raises:
-        InputError: too few rows to train residual codes; more latents than packed ids can name.
+        InputError: fewer than 256 rows for residual codes; or more latents than packed ids can
+            name.
+
+    >>> model = CompresSAE(dim=4, latents=16, nonzeros=2)
+    >>> coder = Coder(model, np.eye(4, dtype=np.float32), pursuit=True)
+    >>> x = np.random.default_rng(0).standard_normal((300, 4), dtype=np.float32)
+    >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
+    >>> quantizer = fit_quantizer(coder, x, nonzeros=2, value_bits=2, residual_bytes=1)
+    >>> quantizer.layout.lengths  # Bytes of a row of 0, 1 and 2 nonzeros.
+    array([2, 3, 4])
     """
     m, d = x.shape
     if residual_bytes and m < 256:
         raise InputError(f"{m} rows: residual codes are trained on at least 256; use none")
     latents = coder.model.latents
     check_latents(latents)
+
+    # Fit the levels of each rank to the least-squares values, then quantise those jointly.
     x = coder.put(x)
     weighted, decoder = coder.weigh(x), coder.weighted_decoder
     ids, values = coder.code(x, nonzeros)
-    known = fetch(values)
-    levels, bits = fit_levels(known, value_bits, typical or nonzeros)
+    value_array = fetch(values)
+    levels, bits = fit_levels(value_array, value_bits, typical or nonzeros)
     codes = quantize_on_support(weighted, ids, values, decoder, levels, 1 << bits)
+
+    # Joint quantisation assigns other values to a level: move each level to their mean, repeat.
     for _ in range(_LEVEL_ROUNDS):
         numbers = fetch(codes)
         for rank, size in enumerate(1 << bits):
-            number = np.bincount(numbers[:, rank], minlength=size)
-            total = np.bincount(numbers[:, rank], known[:, rank], minlength=size)
-            used = number > 0
-            levels[rank, :size][used] = (total / np.maximum(number, 1))[used]
+            counts = np.bincount(numbers[:, rank], minlength=size)
+            sums = np.bincount(numbers[:, rank], value_array[:, rank], minlength=size)
+            is_used = counts > 0
+            levels[rank, :size][is_used] = (sums / np.maximum(counts, 1))[is_used]
         codes = quantize_on_support(weighted, ids, values, decoder, levels, 1 << bits)
+
+    # Fit the residual's rotation and centroids to what the quantised nonzeros leave.
     reconstruction = decode(ids, level_values(levels, codes), decoder)
     rotation = np.empty((d, 0), np.float32)
     codebooks = np.empty((0, 256, 0), np.float32)
     if residual_bytes:
         rotation, codebooks = fit_residual(fetch(weighted - reconstruction), residual_bytes)
-    back = np.linalg.inv(coder.error_weighting.astype(np.float64)).astype(np.float32)
+    inverse_weighting = np.linalg.inv(coder.error_weighting.astype(np.float64)).astype(np.float32)
     quantizer = RowQuantizer(
         latents=latents,
         error_weighting=coder.error_weighting,
@@ -193,9 +229,11 @@ def fit_quantizer(
         value_bits=bits,
         gains=np.ones(256, np.float32),
         project=rotation,
-        restore=back @ rotation,
+        restore=inverse_weighting @ rotation,
         codebooks=codebooks,
     )
+
+    # Space the gains evenly over those of the sample, without its extremes.
     gains = fetch(_close(coder, quantizer, weighted, reconstruction)[1])
     low, high = np.quantile(gains, [0.001, 0.999])
     quantizer.gains[:] = np.linspace(low, max(high, low + 1e-6), 256)
@@ -203,22 +241,40 @@ def fit_quantizer(
 
 
 def pack_rows(coder: Coder, quantizer: RowQuantizer, x: Any, ids: Any, values: Any) -> np.ndarray:
-    """Unit rows x (m, d) with their nonzeros (m, k), by descending |value|, as bytes (m, …)."""
+    """Pack unit rows to bytes (m, quantizer.layout.lengths[k]) uint8.
+
+    Args:
+        coder: the coder of the table.
+        quantizer: the quantiser of the table.
+        x: (m, d) unit rows.
+        ids: (m, k) latents by descending |value|; k ≤ K.
+        values: (m, k).
+    """
     weighted, decoder = coder.weigh(x), coder.weighted_decoder
     sizes = 1 << quantizer.value_bits
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
-    parts, gains = _close(coder, quantizer, weighted, reconstruction)
-    head = namespace(x).concatenate([parts, quantizer.encode_gain(gains)[:, None]], axis=1)
+    residual_codes, gains = _close(coder, quantizer, weighted, reconstruction)
+    gain_bytes = quantizer.encode_gain(gains)[:, None]
+    head = namespace(x).concatenate([residual_codes, gain_bytes], axis=1)
     return fetch(packed.pack(head, ids, codes, quantizer.layout))
 
 
 def _close(
     coder: Coder, quantizer: RowQuantizer, weighted: Any, reconstruction: Any
 ) -> tuple[Any, Any]:
-    """Residual codes (m, residual_bytes) of what a reconstruction leaves, and the gains (m,) of
-    both together."""
-    parts = quantizer.encode_residual(weighted - reconstruction)
+    """Encode the residual of a reconstruction and fit the gain of both together.
+
+    Args:
+        coder: the coder of the table.
+        quantizer: the quantiser of the table.
+        weighted: (m, d) weighted rows.
+        reconstruction: (m, d) weighted, from the quantised nonzeros.
+
+    Returns:
+        Residual codes (m, residual_bytes) uint8 and gains (m,) float32.
+    """
+    residual_codes = quantizer.encode_residual(weighted - reconstruction)
     if quantizer.residual_bytes:
-        reconstruction = reconstruction + coder.weigh(quantizer.decode_residual(parts))
-    return parts, coder.gains(weighted, reconstruction)
+        reconstruction = reconstruction + coder.weigh(quantizer.decode_residual(residual_codes))
+    return residual_codes, coder.gains(weighted, reconstruction)

@@ -1,4 +1,4 @@
-"""Compress whole tables to codes, in batches and without gradients."""
+"""Compress tables to codes, in batches and without gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +26,10 @@ from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, unit_rows
 
-#: Numbers of one batch's (rows, h) activations: 64 MiB of float32; more on a GPU, where they are
-#: never held together and each launch of a kernel is to have enough to do.
+#: Activations (rows, h) of one batch: 64 MiB of float32. More on a GPU, where they are never in
+#: memory together and a larger batch uses a kernel launch better.
 _ACTIVATIONS, _ON_GPU = 1 << 24, 1 << 27
-#: Rows that the error weighting, the levels and the residual's centroids are fitted to.
+#: Rows of the sample that the error weighting and the quantiser are fitted to.
 _SAMPLE_ROWS = 1 << 16
 
 Progress = Callable[[int, int], None] | None
@@ -51,9 +51,9 @@ def compress(
     """Compress a table to packed codes: a few bytes a row.
 
     Latents are chosen by pursuit. Rows are scaled to their least-squares length under the table's
-    error weighting (see ``fit_error_weighting``), so that (W q)·s estimates a unit query's cosine
-    with the row. Resident memory is the codes and one batch, whatever the size of the table; with
-    a budget also 6 to 8 bytes a nonzero considered, twice as many as a row gets on average.
+    error weighting (see ``fit_error_weighting``), so that (W q)·s estimates the cosine of a unit
+    query with the row. Resident memory is the codes and one batch. A budget adds 6 to 8 bytes a
+    nonzero considered, and considers twice as many as a row gets on average.
 
     Args:
         model: a trained model.
@@ -61,26 +61,27 @@ def compress(
         value_type: "int2" (when None), "int3" or "int4": 2, 3 or 4 bits a value on average. Ids
             take ⌈log2 h⌉ bits, the gain one byte.
         nonzeros: k; the model's when None.
-        residual_bytes: bytes a row for the residual x − x̂.
-        budget: bytes of the whole codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
+        residual_bytes: bytes of a row's code of the residual x − x̂.
+        budget: bytes of the codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
             "48 B/row". Rows then differ in k: nonzeros go where they reduce the error most. The
-            codes never take a byte more, and less than 1 % stays unused (of some hundred rows).
-        importance: (n,) weights of rows for the budget, ≥ 0: popularity, say. Even when None.
-        like: packed codes whose quantiser these rows share, as rows of one table coded at another
-            time; it sets value type, nonzeros and residual bytes, and, of codes that kept to a
-            budget, as many bytes a row unless ``budget`` is given.
-        progress: called after each batch with (rows done, rows to do).
-        device: "cpu", "cuda", "cuda:NUMBER", or "auto", the model's GPU or else one where there is
-            one. Codes of one device are read on any; those of a GPU differ from the CPU's where
-            rounding decides.
+            codes never exceed the budget. They use over 99 % of it from some hundred rows on.
+        importance: (n,) ≥ 0, by which the budget weights the errors of rows: popularity, for
+            example. Equal when None.
+        like: packed codes of the same table whose quantiser these rows share. It sets the value
+            type, nonzeros and residual bytes. If its rows differ in k and ``budget`` is None, these
+            rows get as many bytes a row.
+        progress: called after each batch with (rows done, all rows).
+        device: "cpu", "cuda", "cuda:NUMBER" or "auto": the model's GPU, or else a GPU if there is
+            one. Codes can be read on any device. Those of a GPU may differ from those of a CPU by
+            rounding.
 
     Returns:
         ``PackedCodes`` (n, h).
 
     Raises:
-        InputError: the table's width is not the model's; a row is NaN, infinite or zero; settings
-            that do not go together; a budget too small for one nonzero a row, or larger than any
-            codes of this table.
+        InputError: the width of the table is not that of the model; a row holds NaN or infinity, or
+            only zeros; settings exclude each other; or the budget is too small for one nonzero a
+            row, or larger than any codes of this table.
 
     >>> from compressae import TrainConfig, load_sample, train
     >>> items = load_sample().embeddings.subset(np.arange(2000))
@@ -92,6 +93,8 @@ def compress(
     tensors = _tensors(model, device)
     items = as_embeddings(items)
     check_width(model, items)
+
+    # Codes to match set the value type, nonzeros and residual bytes, and a budget if ragged.
     if like is not None:
         if value_type is not None or nonzeros is not None or residual_bytes:
             raise InputError(
@@ -103,6 +106,8 @@ def compress(
         residual_bytes = like.residual_bytes
         if budget is None and like.counts is not None:
             budget = _equal_budget(like, len(items))
+
+    # Check the options.
     value_type = value_type or "int2"
     bits = value_bits(value_type)
     if not 0 <= residual_bytes <= model.dim:
@@ -110,7 +115,7 @@ def compress(
             f"{residual_bytes} residual bytes: expected 0 to {model.dim}, the dimensions"
         )
     if importance is not None and budget is None:
-        raise InputError("importance without a budget, which it shares out; give one")
+        raise InputError("importance without a budget; give a budget too")
     if nonzeros is not None and budget is not None and like is None:
         raise InputError("nonzeros and a budget, which decides them row by row; give one of them")
     k = _check_nonzeros(model, nonzeros)
@@ -119,8 +124,14 @@ def compress(
             f"{k} nonzeros: packed rows hold at most {MOST_NONZEROS}; store the values as int8"
         )
     residual_bytes = int(residual_bytes)
-    sample = None if like is not None else _sample(items)
-    weighting = like.quantizer.error_weighting if sample is None else fit_error_weighting(sample)
+
+    # Fit the error weighting to a sample of the table, or take that of the codes to match.
+    sample = weighting = None
+    if like is None:
+        sample = _sample(items)
+        weighting = fit_error_weighting(sample)
+    else:
+        weighting = like.quantizer.error_weighting
     coder = Coder(model, weighting, pursuit=True, refit=True, device=tensors)
     settings: dict[str, Any] = {
         "refit": True,
@@ -130,11 +141,13 @@ def compress(
     }
 
     def quantizer(most: int, typical: int) -> RowQuantizer:
+        """Fit a quantiser of up to ``most`` nonzeros, or take that of the codes to match."""
         if like is not None:
             return like.quantizer
         assert sample is not None
         return fit_quantizer(coder, sample, most, bits, residual_bytes, typical)
 
+    # Encode in two passes under a budget, in one without.
     with current(tensors):
         if budget is not None:
             total = parse_bytes(budget, len(items))
@@ -152,23 +165,23 @@ def encode(
     progress: Progress = None,
     device: str = "auto",
 ) -> SparseCodes:
-    """Encode a table to plain CSR codes: ids and values of k nonzeros a row.
+    """Encode a table to plain codes: CSR arrays of k nonzeros a row.
 
     Args:
         model: a trained model.
         items: (n, d) embeddings: an array, a path or ``Embeddings``.
         value_type: "float32", "float16", or "int8" with a float32 scale a row.
         nonzeros: k; the model's when None.
-        refit: take least-squares values instead of the encoder's; an encoder's own values are
-            scaled so that x̂ has unit length. None: yes, unless the model is of the paper's recipe.
+        refit: take least-squares values. Otherwise the encoder's values are scaled so that x̂ has
+            unit length. None means True, but False for a model of the recipe "paper".
         progress, device: see ``compress``.
 
     Returns:
-        ``SparseCodes`` (n, h), nonzeros of a row by descending |value|.
+        ``SparseCodes`` (n, h); the nonzeros of a row by descending |value|.
 
     Raises:
-        InputError: the table's width is not the model's; a row is NaN, infinite or zero; another
-            value type.
+        InputError: the width of the table is not that of the model; a row holds NaN or infinity, or
+            only zeros; or the value type or the number of nonzeros is not supported.
 
     >>> from compressae import TrainConfig, load_sample, train
     >>> items = load_sample().embeddings.subset(np.arange(2000))
@@ -195,7 +208,7 @@ def encode(
 def encode_like(
     model: CompresSAE, items: Any, like: Codes, progress: Progress = None, device: str = "auto"
 ) -> Codes:
-    """Encode more rows (m, d) to stand beside codes in one index: of their form and quantiser.
+    """Encode rows to add to an index: codes of the same kind, settings and quantiser.
 
     Args:
         model: the model that made ``like``: ``CompresSAE.from_projection(index.projection)``.
@@ -203,8 +216,17 @@ def encode_like(
         like: codes of the index: ``index.codes``.
         progress, device: see ``compress``.
 
+    Returns:
+        Codes (m, h) that ``like.check_compatible`` accepts.
+
     Raises:
-        InputError: see ``compress``.
+        InputError: see ``compress``; or another model made ``like``.
+
+    >>> items = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
+    >>> model = CompresSAE(dim=8, latents=32, nonzeros=4)
+    >>> codes = compress(model, items)
+    >>> encode_like(model, items[:10] + 1, codes).quantizer is codes.quantizer
+    True
     """
     if isinstance(like, PackedCodes):
         return compress(model, items, like=like, progress=progress, device=device)
@@ -212,7 +234,7 @@ def encode_like(
     items = as_embeddings(items)
     check_width(model, items)
     _check_like(model, like)
-    # The error weighting is not stored with plain codes: it is fitted to their reconstructions.
+    # Plain codes do not store the error weighting: fit it to reconstructions of their rows.
     rows = np.unique(np.linspace(0, len(like) - 1, min(len(like), _SAMPLE_ROWS)).astype(int))
     decoder = model.decoder.detach().cpu().numpy()
     weighting = fit_error_weighting(like.take(rows).reconstruct(decoder))
@@ -225,10 +247,15 @@ def encode_like(
 
 
 def check_width(model: CompresSAE, items: Embeddings) -> None:
-    """Refuse a table of another width than the model's.
+    """Refuse a table whose width is not that of the model.
 
     Raises:
         InputError: see above.
+
+    >>> check_width(CompresSAE(dim=8, latents=32, nonzeros=4), as_embeddings(np.ones((2, 7))))
+    Traceback (most recent call last):
+    compressae.retrieval.errors.InputError: array: rows of 7 columns, but the model was trained on \
+8; give embeddings like those it was trained on
     """
     if items.shape[1] != model.dim:
         raise InputError(
@@ -238,6 +265,7 @@ def check_width(model: CompresSAE, items: Embeddings) -> None:
 
 
 def _check_like(model: CompresSAE, like: Codes) -> None:
+    """Refuse codes of another model."""
     if like.model_id != model.model_id:
         raise InputError(
             f"codes of model {like.model_id}, but this is model {model.model_id}; give codes "
@@ -246,6 +274,7 @@ def _check_like(model: CompresSAE, like: Codes) -> None:
 
 
 def _check_nonzeros(model: CompresSAE, nonzeros: int | None) -> int:
+    """k, the model's when None; refuse one outside 1…h."""
     k = model.nonzeros if nonzeros is None else int(nonzeros)
     if not 1 <= k <= model.latents:
         raise InputError(f"{k} nonzeros: expected 1 to {model.latents}, the model's latents")
@@ -253,24 +282,27 @@ def _check_nonzeros(model: CompresSAE, nonzeros: int | None) -> int:
 
 
 def _equal_budget(like: PackedCodes, rows: int) -> int:
-    """Bytes of so many more rows, as many a row as codes that kept to a budget have."""
-    each = (len(like.data) - SPARE) / len(like)
-    return int(np.ceil(each * rows)) + ragged_bytes(rows)
+    """Budget of ``rows`` rows that take as many bytes a row as ``like``."""
+    mean_bytes = (len(like.data) - SPARE) / len(like)
+    return int(np.ceil(mean_bytes * rows)) + ragged_bytes(rows)
 
 
 def _sample(items: Embeddings) -> np.ndarray:
-    """Unit rows spread evenly over the table, at most ``_SAMPLE_ROWS``."""
+    """Sample at most ``_SAMPLE_ROWS`` unit rows, evenly spaced over the table."""
     n = len(items)
     return unit_rows(items.take(np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))))
 
 
 def _tensors(model: CompresSAE, device: str) -> torch.device | None:
-    """The GPU that codes rows, None for the CPU."""
-    own = model.encoder.device
-    return tensors_on(own if device == "auto" and own.type == "cuda" else pick_device(device))
+    """The GPU that encodes; None for the CPU."""
+    model_device = model.encoder.device
+    if device == "auto" and model_device.type == "cuda":
+        return tensors_on(model_device)
+    return tensors_on(pick_device(device))
 
 
 def _batch(coder: Coder) -> int:
+    """Rows of a batch."""
     numbers = _ACTIVATIONS if coder.device is None else _ON_GPU
     return max(1, numbers // max(coder.model.latents, coder.model.dim))
 
@@ -283,28 +315,31 @@ def _plain(
     settings: dict[str, Any],
     progress: Progress,
 ) -> SparseCodes:
-    """CSR codes of k nonzeros a row."""
+    """Encode a table to plain codes of k nonzeros a row."""
     n, latents = len(items), coder.model.latents
-    ids_kept = np.empty((n, k), id_dtype(latents))
-    values_kept = np.empty((n, k), value_type)
+    ids = np.empty((n, k), id_dtype(latents))
+    values = np.empty((n, k), value_type)
     scales = np.empty(n, np.float32) if value_type == "int8" else None
     for start, rows in items.batches(_batch(coder)):
+        # Encode a batch and quantise its values.
         x = coder.put(unit_rows(rows))
-        ids, v = coder.code(x, k)
-        v = v * coder.scales(x, ids, v)[:, None]
-        part = SparseCodes.from_rows(fetch(ids), fetch(v), latents, value_type)
+        batch_ids, batch_values = coder.code(x, k)
+        batch_values = batch_values * coder.scales(x, batch_ids, batch_values)[:, None]
+        batch = SparseCodes.from_rows(fetch(batch_ids), fetch(batch_values), latents, value_type)
         stop = start + len(x)
-        ids_kept[start:stop] = part.indices.reshape(-1, k)
-        values_kept[start:stop] = part.values.reshape(-1, k)
-        if scales is not None and part.scales is not None:  # The gain after quantisation.
-            v = coder.put(part.row_values().reshape(-1, k))
-            scales[start:stop] = part.scales * fetch(coder.scales(x, ids, v))
+        ids[start:stop] = batch.indices.reshape(-1, k)
+        values[start:stop] = batch.values.reshape(-1, k)
+        # Fit the scales again to the quantised values.
+        if scales is not None and batch.scales is not None:
+            batch_values = coder.put(batch.row_values().reshape(-1, k))
+            factors = fetch(coder.scales(x, batch_ids, batch_values))
+            scales[start:stop] = batch.scales * factors
         if progress is not None:
             progress(stop, n)
     indptr = np.arange(n + 1, dtype=np.int64) * k
-    ids_flat, values_flat = ids_kept.reshape(-1), values_kept.reshape(-1)
+    flat_ids, flat_values = ids.reshape(-1), values.reshape(-1)
     model_id = coder.model.model_id
-    return SparseCodes(indptr, ids_flat, values_flat, scales, latents, model_id, settings)
+    return SparseCodes(indptr, flat_ids, flat_values, scales, latents, model_id, settings)
 
 
 def _packed(
@@ -314,7 +349,7 @@ def _packed(
     settings: dict[str, Any],
     progress: Progress,
 ) -> PackedCodes:
-    """Packed codes of K nonzeros a row."""
+    """Encode a table to packed codes of K nonzeros a row."""
     n, length = len(items), int(quantizer.layout.lengths[-1])
     data = np.zeros(n * length + SPARE, np.uint8)
     out = data[: n * length].reshape(n, length)
@@ -336,11 +371,12 @@ def _budgeted(
     settings: dict[str, Any],
     progress: Progress,
 ) -> PackedCodes:
-    """Packed codes whose rows differ in k, within ``budget`` bytes.
+    """Encode a table to packed codes of at most ``budget`` bytes, whose rows differ in k.
 
-    Two passes: the first measures the error reduction of each further nonzero of a row, the second
-    codes each row with as many as it was allotted.
+    The first pass measures the error reduction of each successive nonzero of a row. The second
+    encodes each row with the nonzeros allotted to it.
     """
+    # Consider up to twice the mean number of nonzeros that the budget allows.
     n, model = len(items), coder.model
     base = ragged_bytes(n)
     typical = mean_nonzeros(
@@ -350,34 +386,43 @@ def _budgeted(
         settings["residual_bytes"],
     )
     most = int(min(MOST_NONZEROS, model.latents, max(2 * typical, 2)))
+
+    # Fit the quantiser, or take that of the codes to match, which sets K.
     quantizer = quantizer_of(most, min(most, max(1, round(typical))))
     most = quantizer.nonzeros
     lengths = quantizer.layout.lengths
-    scale = check_importance(importance, n)
+    importance = check_importance(importance, n)
     check_budget(budget, n, lengths, base)
+
+    # First pass: choose K latents of each row and measure their error reductions.
     reductions = np.empty((n, most), np.float16)
-    chosen = np.empty((n, most), id_dtype(model.latents))
+    supports = np.empty((n, most), id_dtype(model.latents))
     for start, rows in items.batches(_batch(coder)):
         x = coder.put(unit_rows(rows))
         stop = start + len(x)
         ids = coder.support(x, most)
-        chosen[start:stop] = fetch(ids)
+        supports[start:stop] = fetch(ids)
         reductions[start:stop] = fetch(coder.error_reduction(x, ids))
         if progress is not None:
             progress(stop, 2 * n)
-    counts = allot(reductions, lengths, budget - base, scale)
+
+    # Allot nonzeros to rows; from them follow the bytes and the place of each row.
+    counts = allot(reductions, lengths, budget - base, importance)
     ends = np.cumsum(lengths[counts])
     data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
+
+    # Second pass: encode the rows of a batch that have equal k together.
     for start, rows in items.batches(_batch(coder)):
         x = coder.put(unit_rows(rows))
         batch_counts = counts[start : start + len(x)]
         for k in np.unique(batch_counts):
-            here = np.flatnonzero(batch_counts == k)
-            some = x[coder.put(here)]
-            ids, values = coder.values(some, coder.put(chosen[start + here, :k].astype(np.int32)))
+            members = np.flatnonzero(batch_counts == k)
+            member_x = x[coder.put(members)]
+            support = coder.put(supports[start + members, :k].astype(np.int32))
+            ids, values = coder.values(member_x, support)
             length = int(lengths[k])
-            places = (ends[start + here] - length)[:, None] + np.arange(length)
-            data[places] = pack_rows(coder, quantizer, some, ids, values)
+            positions = (ends[start + members] - length)[:, None] + np.arange(length)
+            data[positions] = pack_rows(coder, quantizer, member_x, ids, values)
         if progress is not None:
             progress(n + start + len(x), 2 * n)
     settings = {**settings, "nonzeros": most, "budget": budget}

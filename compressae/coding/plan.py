@@ -1,4 +1,4 @@
-"""Which codes fit a memory, and what recall to expect of them."""
+"""Plan codes for a memory size: which settings fit, and the recall to expect of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,32 +25,35 @@ from compressae.retrieval.metrics import recall_at
 from compressae.training.config import TrainConfig, held_out_rows
 from compressae.training.loop import train
 
+#: Numbers of latents that are tried.
 LATENTS = (4096, 16384)
+#: K of the measured recall@K.
 TOP = 100
-#: Nonzeros that are tried; besides, as many as fit without residual codes.
+#: Numbers of nonzeros that are tried, besides the largest that fits without residual codes.
 _NONZEROS = (4, 8, 16, 32)
+#: Largest number of nonzeros that is tried.
 _MOST = 64
-#: Tried at every k; the others only at the best one, for they differ little.
+#: Value type that is tried at every k. The other is tried only at the best k: they differ little.
 _VALUE_TYPE: PackedType = "int2"
 _OTHER_VALUE_TYPE: PackedType = "int4"
-#: k that models are trained at; codes of any other k are made with them.
+#: k of the trained models, which also encode with any other k.
 TRAINED_NONZEROS = 16
+#: Rows that a sample needs.
 _LEAST_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of codes, what they take, and what they were measured to give.
+    """Settings of codes, their bytes and their measured recall.
 
     Attributes:
         latents, nonzeros, value_type, residual_bytes: the settings.
-        code_bytes: of a row.
-        held_bytes: of a row: code and posting lists.
-        total_bytes: of all rows and the constants that search holds: the model and, at most, the
-            quantiser.
-        recall: recall@100 among the sample's rows; None where nothing was measured.
-        expected: the same among as many rows as were planned for: ``recall`` moved along the trend
-            that it showed from a quarter of the sample to all of it, as many doublings as it takes.
+        code_bytes: bytes of a row's code.
+        held_bytes: bytes of a row's code and posting lists.
+        total_bytes: bytes of all rows, the model and, at most, the quantiser.
+        recall: recall@100 on the rows of the sample; None if not measured.
+        expected: recall@100 extrapolated to all rows of the table: the change from a quarter of the
+            sample to all of it, two doublings, continues with every further doubling.
     """
 
     latents: int
@@ -73,19 +76,26 @@ def fitting(
     nonzeros: Sequence[int] | None = None,
     lists: bool = True,
 ) -> list[Plan]:
-    """Settings whose index of ``items`` rows takes at most ``memory``, residual codes filling it.
+    """List settings whose index takes at most ``memory``, with the largest residual codes that fit.
 
     Args:
-        items: rows.
+        items: number of rows.
         dim: d.
-        memory: bytes, or such as "8 GB" or "80 B/row".
+        memory: bytes, or text such as "8 GB" or "80 B/row".
         latents: numbers of latents to consider.
         value_types: value types to consider.
-        nonzeros: numbers of nonzeros to consider; 4 to 32 and the most that fit when None.
-        lists: count the posting lists, which search by candidates needs; a scan does not.
+        nonzeros: numbers of nonzeros to consider; 4 to 32, and the largest that fits, when None.
+        lists: count the posting lists, which a search by candidates needs and a scan does not.
+
+    Returns:
+        Plans without recalls.
 
     Raises:
-        InputError: nothing fits, or more latents than packed codes can name.
+        InputError: nothing fits; or more latents than packed codes can name.
+
+    >>> plans = fitting(1_000_000, dim=128, memory="64 B/row", latents=[1024], nonzeros=[4, 8])
+    >>> [(plan.nonzeros, plan.residual_bytes, plan.code_bytes) for plan in plans]
+    [(4, 43, 50), (8, 25, 38)]
     """
     total = parse_bytes(memory, items, "memory")
     check_latents(max(latents))
@@ -95,18 +105,19 @@ def fitting(
             bits = value_bits(value_type)
             counts = nonzeros
             if counts is None:
-                # Some usual numbers, and the most nonzeros that fit without residual codes.
-                pure = [
+                # Usual numbers, and the largest that fits without residual codes.
+                without_residual = [
                     k
                     for k in range(1, min(_MOST, h) + 1)
                     if _size(items, dim, h, k, bits, 0, lists)[2] <= total
                 ]
-                counts = [*(k for k in _NONZEROS if k <= h), *pure[-1:]]
+                counts = [*(k for k in _NONZEROS if k <= h), *without_residual[-1:]]
             for k in counts:
+                # The largest number of residual bytes that fits.
                 sizes = [_size(items, dim, h, k, bits, m, lists) for m in range(dim + 1)]
-                fitting = [m for m, size in enumerate(sizes) if size[2] <= total]
-                if fitting:
-                    m = fitting[-1]
+                fitting_bytes = [m for m, size in enumerate(sizes) if size[2] <= total]
+                if fitting_bytes:
+                    m = fitting_bytes[-1]
                     plans[h, k, value_type] = Plan(h, k, value_type, m, *sizes[m])
     if not plans:
         least = min(
@@ -124,12 +135,12 @@ def fitting(
 def _size(
     items: int, dim: int, h: int, k: int, bits: int, m: int, lists: bool
 ) -> tuple[int, float, int]:
-    """Code bytes and held bytes of a row, and bytes of all rows and constants."""
+    """Bytes of settings, in the order of ``Plan``: code_bytes, held_bytes, total_bytes."""
     code = int(row_lengths(h, bits, m, k)[-1])
-    posted = list_bytes(items, items * k, h) if lists else 0
+    postings = list_bytes(items, items * k, h) if lists else 0
     model = 2 * 4 * h * dim + 4 * h
     constants = model + quantizer_bytes(dim, k, m) + SPARE
-    return code, code + posted / items, items * code + posted + constants
+    return code, code + postings / items, items * code + postings + constants
 
 
 def plan(
@@ -141,69 +152,84 @@ def plan(
     lists: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Plan]:
-    """Plans that fit, measured on a sample of the table, best first.
+    """Measure the recall of the plans that fit on a sample of the table.
 
-    For each h a model is trained on the sample; for each plan its codes are made and held-out
-    queries are answered by scoring all of them. Value types but int2 are tried only at the best
-    plan's h and k.
+    Trains a model on the sample for each h. Encodes the sample for each plan and answers held-out
+    queries by a scan of all codes. int2 values are tried for every plan, int4 only at the best h
+    and k.
 
     Args:
-        sample: (n, d) embeddings like the table's, 2,000 rows or more.
-        items, memory, latents, lists: as of ``fitting``; latents above n / 4 are left out.
-        queries: rows of the sample held out, at most a tenth of it.
-        progress: called with (steps done, steps, what is done).
+        sample: (n, d) embeddings of the table, n ≥ 2000.
+        items, memory, latents, lists: see ``fitting``; latents above n / 4 are left out.
+        queries: rows of the sample held out as queries, at most a tenth of it.
+        progress: called with (steps done, all steps, name of the next step).
+
+    Returns:
+        Plans by descending recall.
 
     Raises:
         InputError: nothing fits, or the sample is too small.
     """
+    # List the plans that fit and split the sample into queries and rows to search.
     sample = as_embeddings(sample, "sample")
     n, dim = sample.shape
     if n < _LEAST_ROWS:
         raise InputError(f"{sample.name}: {n} rows; a plan needs at least {_LEAST_ROWS:,}")
-    tried = [h for h in latents if h <= n // 4] or [min(latents)]
-    plans = fitting(items, dim, memory, tried, lists=lists)
-    tried = sorted({one.latents for one in plans})
-    held, kept = held_out_rows(n, min(queries, n // 10))
-    measure = _Measure(sample.take(held), sample.subset(np.sort(kept)), items)
-    steps = len(tried) + len(plans) + 1
+    latent_counts = [h for h in latents if h <= n // 4] or [min(latents)]
+    plans = fitting(items, dim, memory, latent_counts, lists=lists)
+    latent_counts = sorted({plan.latents for plan in plans})
+    query_rows, corpus_rows = held_out_rows(n, min(queries, n // 10))
+    measure = _Measure(sample.take(query_rows), sample.subset(np.sort(corpus_rows)), items)
+    steps = len(latent_counts) + len(plans) + 1
     done = 0
 
     def show(what: str) -> None:
+        """Report the start of a step."""
         nonlocal done
         if progress is not None:
             progress(done, steps, what)
         done += 1
 
+    # Train a model for each h and measure its plans.
     models: dict[int, CompresSAE] = {}
     measured = []
-    for h in tried:
+    for h in latent_counts:
         show(f"training h = {h}")
-        config = TrainConfig(latents=h, nonzeros=min(TRAINED_NONZEROS, h), hold_out=len(held))
+        config = TrainConfig(latents=h, nonzeros=min(TRAINED_NONZEROS, h), hold_out=len(query_rows))
         models[h] = train(sample, config, device="cpu")
-    for one in plans:
-        show(f"h = {one.latents}, k = {one.nonzeros}")
-        measured.append(measure(models[one.latents], one))
-    top = max(measured, key=_rank)
+    for plan in plans:
+        show(f"h = {plan.latents}, k = {plan.nonzeros}")
+        measured.append(measure(models[plan.latents], plan))
+
+    # Measure the other value type at the best h and k, if it fits.
+    top = max(measured, key=_recall)
     show("other values")
     try:
         others = fitting(
             items, dim, memory, [top.latents], [_OTHER_VALUE_TYPE], [top.nonzeros], lists
         )
     except InputError:
-        others = []  # They do not fit.
-    measured += [measure(models[top.latents], one) for one in others]
+        others = []
+    measured += [measure(models[top.latents], plan) for plan in others]
     if progress is not None:
         progress(steps, steps, "")
-    return sorted(measured, key=_rank, reverse=True)
+    return sorted(measured, key=_recall, reverse=True)
 
 
-def _rank(one: Plan) -> float:
-    assert one.recall is not None
-    return one.recall
+def _recall(plan: Plan) -> float:
+    """Recall of a measured plan."""
+    assert plan.recall is not None
+    return plan.recall
 
 
 class _Measure:
-    """Recall of plans' codes among a sample's rows."""
+    """Measures the recall of plans on the rows of a sample.
+
+    Args:
+        queries: (q, d) held-out rows.
+        corpus: (n, d) ``Embeddings``, the other rows of the sample.
+        items: number of rows of the whole table.
+    """
 
     def __init__(self, queries: np.ndarray, corpus: Any, items: int) -> None:
         self.queries, self.corpus = unit_rows(queries), corpus
@@ -214,14 +240,16 @@ class _Measure:
         ]
         self.doublings = float(np.log2(items / n))
 
-    def __call__(self, model: CompresSAE, one: Plan) -> Plan:
+    def __call__(self, model: CompresSAE, plan: Plan) -> Plan:
+        """Encode the corpus as planned and fill in ``recall`` and ``expected``."""
         codes = compress(
-            model, self.corpus, one.value_type, one.nonzeros, residual_bytes=one.residual_bytes
+            model, self.corpus, plan.value_type, plan.nonzeros, residual_bytes=plan.residual_bytes
         )
         rows = codes.reconstruct(model.decoder.detach().numpy())
-        few, all_of_them = (
+        quarter_recall, recall = (
             recall_at(largest_dots(self.queries, rows[:size], TOP), truth, TOP)
             for size, truth in zip(self.sizes, self.truths, strict=True)
         )
-        expected = all_of_them + (all_of_them - few) / 2 * self.doublings  # A quarter: two of them.
-        return replace(one, recall=all_of_them, expected=float(np.clip(expected, 0, 1)))
+        # From a quarter of the corpus to all of it are two doublings.
+        expected = recall + (recall - quarter_recall) / 2 * self.doublings
+        return replace(plan, recall=recall, expected=float(np.clip(expected, 0, 1)))

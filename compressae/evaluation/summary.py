@@ -131,7 +131,7 @@ def _constants(evaluation: Evaluation, records: list[Record]) -> str:
             name = FAMILY if record.method in OURS else record.method
             share = 100 * record.constant_bytes / codes
             parts.append(
-                f"{record.constant_bytes / 1e6:.1f} MB for {name} ({share:.0f} % of its codes)"
+                f"{record.constant_bytes / 1e6:.1f} MB for {name} ({share:,.0f} % of its codes)"
             )
     if not parts:
         return ""

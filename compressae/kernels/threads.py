@@ -48,7 +48,7 @@ def over_rows(work: Callable[[int, int], None], n: int, threads: int | None = No
     >>> squares
     [0, 1, 4, 9]
     """
-    threads = min(threads or available_threads(), n)
+    threads = 1 if n <= 1 else min(threads or available_threads(), n)
     if threads <= 1 or getattr(_worker, "in_pool", False):
         work(0, n)
         return

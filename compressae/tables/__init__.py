@@ -1,4 +1,4 @@
-"""Trainable tables that are smaller than n × d floats, each called as ``torch.nn.Embedding`` is.
+"""Trainable tables smaller than n × d floats, each called like ``torch.nn.Embedding``.
 
 Public names are imported when first used, so that ``import compressae.tables`` costs nothing.
 """
@@ -23,30 +23,24 @@ if TYPE_CHECKING:
     from compressae.tables.pruned import PrunedTable
     from compressae.tables.quantized import IntegerTable, QuantizedTable
 
-_HOME = {
-    "Action": "bet.actions",
-    "ActionSampler": "bet.actions",
-    "BudgetedTable": "budgeted",
-    "CodedTable": "coded",
-    "CompositionalTable": "compositional",
-    "FitnessPredictor": "bet.predictor",
-    "FullTable": "full",
-    "HashedTable": "hashed",
-    "IntegerTable": "quantized",
-    "Partitions": "partitioner",
-    "PathTable": "path",
-    "PrunedTable": "pruned",
-    "QuantizedTable": "quantized",
-    "Table": "base",
-    "TableBag": "bag",
-    "Trial": "bet.searching",
-    "WidthSearch": "bet.searching",
-    "find_collision": "partitioner",
-    "partition": "partitioner",
-    "power_widths": "budgets",
-    "uniform_widths": "budgets",
-    "widths_of_shares": "budgets",
+_MODULES = {
+    "bag": ["TableBag"],
+    "base": ["Table"],
+    "bet.actions": ["Action", "ActionSampler"],
+    "bet.predictor": ["FitnessPredictor"],
+    "bet.searching": ["Trial", "WidthSearch"],
+    "budgeted": ["BudgetedTable"],
+    "budgets": ["power_widths", "uniform_widths", "widths_of_shares"],
+    "coded": ["CodedTable"],
+    "compositional": ["CompositionalTable"],
+    "full": ["FullTable"],
+    "hashed": ["HashedTable"],
+    "partitioner": ["Partitions", "find_collision", "partition"],
+    "path": ["PathTable"],
+    "pruned": ["PrunedTable"],
+    "quantized": ["IntegerTable", "QuantizedTable"],
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Action",
@@ -78,3 +72,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'compressae.tables' has no attribute {name!r}")
     return getattr(import_module(f"compressae.tables.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

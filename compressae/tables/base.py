@@ -1,4 +1,4 @@
-"""Base class of all tables: settings they share, id checks, padding, counts of numbers and bytes."""
+"""Base class of all tables: shared settings, id checks, padding, counts of numbers and bytes."""
 
 from abc import ABC, abstractmethod
 from typing import Any, TypedDict

@@ -35,12 +35,7 @@ class BudgetedTable(RaggedTable):
     def from_dense(
         cls, source: Any, widths: Any, padding_idx: int | None = None
     ) -> "BudgetedTable":
-        """Copy the first ``widths[i]`` entries of each trained row.
-
-        Args:
-            source: as in ``dense_rows``.
-            widths: (n,) integers, 0 to d.
-            padding_idx: see ``Table``.
+        """Copy the first ``widths[i]`` entries of trained rows; ``source`` as in ``dense_rows``.
 
         Raises:
             InputError: widths out of range, or not one a row.
@@ -53,9 +48,7 @@ class BudgetedTable(RaggedTable):
         padding_idx = padding_of(source, padding_idx)
         table = cls(widths, d, padding_idx=padding_idx, device=device, dtype=rows.dtype)
         with torch.no_grad():
-            table.values.copy_(
-                rows[torch.arange(d, device=device) < widths.to(device)[:, None]]
-            )
+            table.values.copy_(rows[torch.arange(d, device=device) < widths.to(device)[:, None]])
         return table
 
     @property

@@ -112,11 +112,7 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
 
 
 def check_shares(shares: Any, name: str, n: int | None = None) -> np.ndarray:
-    """Convert shares (n,) to float64; ``name`` begins the messages.
-
-    Raises:
-        InputError: they are not n finite numbers of 0 or more.
-    """
+    """Convert shares (n,) to float64; refuse negative ones and those that are not finite."""
     try:
         shares = np.asarray(shares, np.float64)
     except (TypeError, ValueError) as error:
@@ -131,11 +127,7 @@ def check_shares(shares: Any, name: str, n: int | None = None) -> np.ndarray:
 
 
 def check_budget(n: int, d_max: int, entries: int, least: int) -> None:
-    """Refuse a budget that is not an integer, or too small for ``least`` entries in n rows.
-
-    Raises:
-        InputError: see above.
-    """
+    """Refuse a budget that is not an integer, or too small for ``least`` entries in n rows."""
     for name, count in (("rows", n), ("d_max", d_max), ("entries", entries), ("least", least)):
         if not isinstance(count, Integral):
             raise InputError(f"{name} {count!r}: expected a whole number; round it down by int()")

@@ -41,7 +41,7 @@ _SHORTEST = 1e-4
 
 
 class CodedTable(Table):
-    """Row i = gains[g_i] · Σ_r levels[r, c_ir] · decoder[l_ir]: packed sparse codes, decoded lazily.
+    """Row i = gains[g_i] · Σ_r levels[r, c_ir] · decoder[l_ir]: packed codes, decoded on demand.
 
     The latents l, level numbers c and gain numbers g are integers, packed like ``PackedCodes``, and
     fixed. Shared parameters are trainable: ``decoder`` (h, d), ``levels`` (K, L) and ``gains``
@@ -89,7 +89,6 @@ class CodedTable(Table):
                 f"with a decoder of {len(rows)} rows: expected as many latents as rows, and no "
                 "residual bytes; compress the table without them"
             )
-        super().__init__(len(codes), rows.shape[1], padding_idx)
         buffers = {
             "data": codes.data,
             "counts": codes.counts,
@@ -103,13 +102,29 @@ class CodedTable(Table):
             "gains": quantizer.gains,
         }
         device = rows.device if device is None else device
-        for name, array in buffers.items():
-            buffer = None if array is None else torch.as_tensor(array).to(device, copy=True)
-            self.register_buffer(name, buffer)
-        for name, array in parameters.items():
-            parameter = nn.Parameter(torch.as_tensor(array).to(device, dtype, copy=True))
-            self.register_parameter(name, parameter)
-        self._layout = _layout(self.value_bits, len(self.decoder))
+        state = {
+            name: torch.as_tensor(array).to(
+                device, dtype if name in parameters else None, copy=True
+            )
+            for name, array in (buffers | parameters).items()
+            if array is not None
+        }
+        self._set_state(state, padding_idx, trainable=True)
+
+    def _set_state(
+        self, state: dict[str, Tensor], padding_idx: int | None, trainable: bool
+    ) -> None:
+        """Construct the table from its tensors."""
+        latents, d = state["decoder"].shape
+        layout, counts = _layout(state["value_bits"], latents), state.get("counts")
+        stride = int(layout.lengths[-1])
+        n = (len(state["data"]) - SPARE) // stride if counts is None else len(counts)
+        super().__init__(n, d, padding_idx)
+        for name in ("data", "counts", "blocks", "value_bits"):
+            self.register_buffer(name, state.get(name))
+        for name in ("decoder", "levels", "gains"):
+            self.register_parameter(name, nn.Parameter(state[name], requires_grad=trainable))
+        self._layout = layout
 
     @classmethod
     def from_state_dict(
@@ -117,8 +132,7 @@ class CodedTable(Table):
     ) -> "CodedTable":
         """Make a table from the ``state_dict()`` of another, copying its tensors.
 
-        The state of an exported table, whose decoder is float16, gives a table without trainable
-        parameters.
+        A decoder in float16, as of an exported table, gives no trainable parameters.
 
         Raises:
             InputError: a tensor is missing.
@@ -129,18 +143,9 @@ class CodedTable(Table):
                 f"a state without {', '.join(sorted(missing))}: expected a coded table's; give "
                 "what its state_dict() returned"
             )
-        state = {name: tensor.detach().clone() for name, tensor in state.items()}
-        trainable = state["decoder"].dtype != torch.float16
-        counts, (latents, d) = state.get("counts"), state["decoder"].shape
-        layout = _layout(state["value_bits"], latents)
-        n = (len(state["data"]) - SPARE) // int(layout.lengths[-1])
         table = cls.__new__(cls)
-        Table.__init__(table, n if counts is None else len(counts), d, padding_idx)
-        for name in ("data", "counts", "blocks", "value_bits"):
-            table.register_buffer(name, state.get(name))
-        for name in ("decoder", "levels", "gains"):
-            table.register_parameter(name, nn.Parameter(state[name], requires_grad=trainable))
-        table._layout = layout
+        state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        table._set_state(state, padding_idx, state["decoder"].dtype != torch.float16)
         return table
 
     @classmethod
@@ -206,13 +211,16 @@ class CodedTable(Table):
         if value_type is None:
             value_type = "int2" if mean_nonzeros(each, latents, 2) <= d / 3 else "int4"
         bits = value_bits(value_type)
-        most = max(1, min(-(-d // 2), latents // 2, MOST_NONZEROS // 2))  # More add error.
-        budget = min(left, ragged_bytes(n) + n * int(row_lengths(latents, bits, 0, most)[-1]))
+        # More than d/2 add error. Beside each row is its count; one nonzero fits at least.
+        most = max(1, min(d // 2, latents // 2, MOST_NONZEROS // 2))
+        sizes = row_lengths(latents, bits, 0, most)
+        budget = max(n * (1 + int(sizes[-1])), ragged_bytes(n) + n * int(sizes[1]))
+        budget = min(left, budget)
         typical = int(max(1, min(mean_nonzeros(each, latents, bits), most, _TRAINED_NONZEROS)))
         model = train(rows[nonzero], TrainConfig(latents, typical, seed=seed))
 
         # A sample first: its quantiser serves all rows, so the bytes of its levels are known.
-        # A row of zeros has no direction: it is coded like the longest, in one nonzero, with gain 0.
+        # A row of zeros has no direction: it is coded like the longest, in one nonzero, gain 0.
         units = np.where(nonzero[:, None], rows, rows[lengths.argmax()])
         sample = units[np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))]
         try:
@@ -261,11 +269,6 @@ class CodedTable(Table):
             return self._decode(ids * lengths[-1], torch.full_like(ids, len(lengths) - 1))
         starts = row_starts(ids, self.blocks, self.counts, lengths)
         return self._decode(starts, self.counts[ids].long())
-
-    def _all_rows(self) -> Tensor:
-        counts = self.nonzeros
-        sizes = torch.as_tensor(self._layout.lengths, device=counts.device)[counts]
-        return self._decode(sizes.cumsum(0) - sizes, counts)
 
     def _decode(self, starts: Tensor, counts: Tensor) -> Tensor:
         """Reconstruct rows (m, d) of ``counts`` (m,) nonzeros at bytes ``starts`` (m,)."""

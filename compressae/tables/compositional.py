@@ -84,23 +84,14 @@ class CompositionalTable(Table):
     ) -> "CompositionalTable":
         """Make tables of at most ``entries`` numbers in all, the first table the largest.
 
-        Args:
-            num_embeddings: n.
-            embedding_dim: d.
-            entries: the budget.
-            kind: see ``partition``.
-            parts: tables; 2 for "quotient-remainder".
-            combine: see the class.
-            **settings: see the class.
+        ``kind`` and ``parts`` are those of ``partition``, the other arguments those of the class.
 
         Raises:
             InputError: too few entries for tables that distinguish all ids.
         """
         width = max(_widths(embedding_dim, parts, combine), default=1)
         partitions = partition(num_embeddings, kind, parts, rows=entries // width)
-        return CompositionalTable(
-            num_embeddings, embedding_dim, partitions, combine, **settings
-        )
+        return CompositionalTable(num_embeddings, embedding_dim, partitions, combine, **settings)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -110,14 +101,10 @@ class CompositionalTable(Table):
         for table in self.tables:
             table.normal_(0, spread[self.combine])
 
-    def _classes(self, ids: Tensor) -> list[Tensor]:
-        """Compute the row (m,) int64 in each table of ids (m,)."""
-        return self.partitioner(ids)
-
     def _lookup(self, ids: Tensor) -> Tensor:
         parts = [
             functional.embedding(classes, table, sparse=self.sparse)
-            for classes, table in zip(self._classes(ids), self.tables, strict=True)
+            for classes, table in zip(self.partitioner(ids), self.tables, strict=True)
         ]
         if self.combine == "concat":
             return torch.cat(parts, dim=1)

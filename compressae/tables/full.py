@@ -1,6 +1,6 @@
 """The full table: one row for each id, the reference of all other tables."""
 
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,13 @@ class FullTable(Table):
         self.reset_parameters()
 
     @classmethod
-    def from_dense(cls, source: Any, *, padding_idx: int | None = None) -> "FullTable":
-        """Copy trained rows (n, d); ``source`` as in ``dense_rows``."""
+    def from_dense(
+        cls, source: Any, *arguments: Any, padding_idx: int | None = None, **settings: Any
+    ) -> Self:
+        """Copy trained rows (n, d); ``source`` as in ``dense_rows``, the rest as in the class."""
         rows = dense_rows(source)
-        n, d = rows.shape
-        table = cls(n, d, padding_idx=padding_of(source, padding_idx), device="meta")
+        padding_idx = padding_of(source, padding_idx)
+        table = cls(*rows.shape, *arguments, padding_idx=padding_idx, device="meta", **settings)
         table.weight = nn.Parameter(rows)
         return table
 

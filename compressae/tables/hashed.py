@@ -5,6 +5,7 @@ from typing import Unpack
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from compressae.retrieval.errors import InputError
 from compressae.tables.base import Table, TableSettings
@@ -69,12 +70,12 @@ class HashedTable(CompositionalTable):
 
     def hashes(self, ids: Tensor) -> Tensor:
         """Compute the row of ``weight`` of each id (m,), both int64."""
-        return self._classes(ids)[0]
-
-    def _classes(self, ids: Tensor) -> list[Tensor]:
         if self._factors is not None:
             ids = (self._factors[0] * ids + self._factors[1]) % _PRIME
-        return super()._classes(ids)
+        return self.partitioner(ids)[0]
+
+    def _lookup(self, ids: Tensor) -> Tensor:
+        return functional.embedding(self.hashes(ids), self.weight, sparse=self.sparse)
 
     def get_extra_state(self) -> Tensor:
         """Return the hash's factors: other factors would assign other rows to ids."""

@@ -42,7 +42,7 @@ def partition(
     >>> partition(1000, "mixed-radix", parts=3).sizes
     (10, 10, 10)
     >>> partition(1000, rows=130).sizes
-    (120, 9)
+    (121, 9)
     """
     if kind not in get_args(Complementary):
         raise InputError(
@@ -127,8 +127,8 @@ class Partitioner(nn.Module):
         collision = find_collision(rule, n) if complementary else None
         if collision is not None:
             raise InputError(
-                f"partitions are not complementary: ids {collision[0]} and {collision[1]} have the "
-                "same class in each; expected any two ids to differ in one; use more classes"
+                f"partitions are not complementary: ids {collision[0]} and {collision[1]} are in "
+                "the same class of each; expected any two ids to differ in one; use more classes"
             )
 
     def forward(self, ids: Tensor) -> list[Tensor]:

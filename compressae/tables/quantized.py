@@ -3,11 +3,11 @@
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from compressae.retrieval.errors import InputError
-from compressae.tables.base import Table, TableSettings, dense_rows, padding_of
+from compressae.tables.base import Table, TableSettings
 from compressae.tables.full import FullTable
 
 _SCALES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,30 +50,6 @@ class QuantizedTable(FullTable):
         super().__init__(num_embeddings, embedding_dim, **settings)
         self.bits, self.scale_dtype = _check_bits(bits), scale_dtype
 
-    @classmethod
-    def from_dense(
-        cls,
-        source: Any,
-        bits: int = 8,
-        scale_dtype: torch.dtype = torch.float32,
-        *,
-        padding_idx: int | None = None,
-    ) -> "QuantizedTable":
-        """Start from trained rows (n, d).
-
-        Args:
-            source: as in ``dense_rows``.
-            bits: 8 or 4.
-            scale_dtype: see the class.
-            padding_idx: see ``Table``.
-        """
-        rows = dense_rows(source)
-        n, d = rows.shape
-        padding_idx = padding_of(source, padding_idx)
-        table = cls(n, d, bits, scale_dtype, padding_idx=padding_idx, device="meta")
-        table.weight = nn.Parameter(rows)
-        return table
-
     @torch.no_grad()
     def export(self) -> "IntegerTable":
         """Round to integers and scales, whose rows equal this table's bit by bit.
@@ -82,7 +58,8 @@ class QuantizedTable(FullTable):
             InputError: rows with NaN or infinity, or too large for the type of the scales.
         """
         codes, scales = _quantize(self.weight, self.bits, self.scale_dtype)
-        largest, reach = float(self.weight.abs().max()), _largest(self.bits, self.scale_dtype)
+        largest = float(self.weight.abs().max())
+        reach = (2 ** (self.bits - 1) - 1) * float(torch.finfo(self.scale_dtype).max)
         if not largest <= reach:
             raise InputError(
                 f"entries up to {largest:g}: expected {reach:g} at most in int{self.bits} with "
@@ -175,11 +152,6 @@ def _check_bits(bits: int) -> int:
     if bits not in (4, 8):
         raise InputError(f"bits {bits}: expected 8 or 4")
     return bits
-
-
-def _largest(bits: int, scale_dtype: torch.dtype) -> float:
-    """Largest entry that codes with such scales represent."""
-    return (2 ** (bits - 1) - 1) * float(torch.finfo(scale_dtype).max)
 
 
 def _quantize(rows: Tensor, bits: int, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:

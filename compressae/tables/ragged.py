@@ -34,9 +34,7 @@ class RaggedTable(Table):
     lengths: Tensor
     blocks: Tensor
 
-    def __init__(
-        self, widths: Any, embedding_dim: int, **settings: Unpack[TableSettings]
-    ) -> None:
+    def __init__(self, widths: Any, embedding_dim: int, **settings: Unpack[TableSettings]) -> None:
         widths = check_widths(widths, embedding_dim)
         super().__init__(len(widths), embedding_dim, **settings)
         ends, device = widths.cumsum(0), self._factory["device"]
@@ -118,7 +116,8 @@ def check_widths(widths: Any, embedding_dim: int) -> Tensor:
     widths = torch.as_tensor(widths).detach().cpu()
     if widths.ndim != 1 or widths.is_floating_point() or widths.dtype == torch.bool:
         raise InputError(
-            f"widths {tuple(widths.shape)} of {widths.dtype}: expected whole numbers (n,), one a row"
+            f"widths {tuple(widths.shape)} of {widths.dtype}: expected whole numbers (n,), one a "
+            "row"
         )
     widths = widths.long()
     if len(widths) and (int(widths.min()) < 0 or int(widths.max()) > embedding_dim):

@@ -1,4 +1,4 @@
-"""Train an encoder and a decoder by gradients: recipes "autoencoder" and "paper"."""
+"""Train an encoder and a decoder by gradient descent: recipes "autoencoder" and "paper"."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ from compressae.training import checkpoint as saved
 from compressae.training.config import TrainConfig
 from compressae.training.distributed import ALONE, Replicas
 
-#: Part of the training during which dead latents are resampled; after it they settle.
+#: Part of the training during which dead latents are resampled; the rest lets them settle.
 _RESAMPLE_UNTIL = 0.7
-#: A latent is dead when no row of the last so many batches used it.
+#: Batches without a use after which a latent is dead.
 _DEAD_AFTER = 60
-#: Noise on the data rows that recipe "autoencoder" starts from, as a share of their length.
+#: Length of the noise added to the initial data rows of the recipe "autoencoder"; rows have 1.
 _START_NOISE = 0.3
-#: Share of a GPU's free memory that the table may take there; a larger one is sent batch by batch.
+#: Share of a GPU's free memory that the table may take; a larger table is copied batch by batch.
 _TABLE_SHARE = 0.5
 
 
@@ -33,9 +33,9 @@ class Step:
     """Loss and codes of a batch of n rows.
 
     Attributes:
-        loss: mean(1 − cos) at k nonzeros, and ``wide_weight`` times that at 4k.
+        loss: mean(1 − cos) at k nonzeros plus ``wide_weight`` times that at 4k.
         cosines: (n,) cos(x, x̂) at k.
-        indices: (n, k) int32 latents of the rows.
+        indices: (n, k) int32 latents.
         values: (n, k) float32.
     """
 
@@ -46,10 +46,20 @@ class Step:
 
 
 def take_gradients(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
-    """Compute the loss of rows x (n, d) and set the ``grad`` of each of the model's parameters.
+    """Compute the loss of rows x (n, d) and set the ``grad`` of each parameter of the model.
 
-    On the CPU by autograd; on a GPU by kernels that hold neither (n, h) nor (n, k, d), with
-    products in bfloat16 for the choice of latents and for the sums over rows.
+    Uses autograd on the CPU. On a GPU, kernels compute the gradients without (n, h) or (n, k, d) in
+    memory; the choice of latents and the sums over rows use bfloat16 products.
+
+    Args:
+        model: its parameters receive the gradients.
+        x: (n, d) float32.
+        wide_weight: weight of the loss at 4k nonzeros; 0 leaves it out.
+
+    >>> model = CompresSAE(dim=4, latents=16, nonzeros=2)
+    >>> step = take_gradients(model, torch.eye(4), wide_weight=0.1)
+    >>> tuple(step.cosines.shape), tuple(step.indices.shape), tuple(model.decoder.grad.shape)
+    ((4,), (4, 2), (16, 4))
     """
     if uses_triton(x):
         return _by_kernels(model, x, wide_weight)
@@ -73,36 +83,63 @@ def take_gradients(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
 
 @torch.no_grad()
 def _by_kernels(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
+    """Compute the loss and the gradients on a GPU."""
+    # Gradients of the codes' values and of the two reconstructions.
     k, h, d = model.nonzeros, model.latents, model.dim
     x = torch.nn.functional.normalize(x)
     ids, values = encode(x, model.encoder, model.encoder_bias, min(4 * k, h) if wide_weight else k)
-    cosines, to_values, to_rows = cosine_gradients(ids, values, model.decoder, x, k, wide_weight)
+    cosines, grad_values, grad_rows = cosine_gradients(
+        ids, values, model.decoder, x, k, wide_weight
+    )
+
+    # Decoder: Sᵀ times the gradients of the reconstructions.
     products = torch.bfloat16
-    to_decoder = sparse.sparse_t_matmul(ids[:, :k], values[:, :k], to_rows[0], h, products=products)
+    grad_decoder = sparse.sparse_t_matmul(
+        ids[:, :k], values[:, :k], grad_rows[0], h, products=products
+    )
     if ids.shape[1] > k:
-        to_decoder += sparse.sparse_t_matmul(
-            ids[:, k:], values[:, k:], to_rows[1], h, products=products
+        grad_decoder += sparse.sparse_t_matmul(
+            ids[:, k:], values[:, k:], grad_rows[1], h, products=products
         )
-    with_ones = torch.nn.functional.pad(x, (0, 4))  # Four, so that rows stay aligned.
-    with_ones[:, d] = 1
-    to_encoder = sparse.sparse_t_matmul(ids, to_values, with_ones, h, products=products)
-    model.decoder.grad = to_decoder
-    model.encoder.grad = to_encoder[:, :d].contiguous()
-    model.encoder_bias.grad = to_encoder[:, d].contiguous()
+
+    # Encoder and bias: a column of ones beside x sums the bias; four columns keep rows aligned.
+    x_and_ones = torch.nn.functional.pad(x, (0, 4))
+    x_and_ones[:, d] = 1
+    grad_encoder = sparse.sparse_t_matmul(ids, grad_values, x_and_ones, h, products=products)
+    model.decoder.grad = grad_decoder
+    model.encoder.grad = grad_encoder[:, :d].contiguous()
+    model.encoder_bias.grad = grad_encoder[:, d].contiguous()
     loss = 1 - cosines[0].mean() + wide_weight * (1 - cosines[1].mean())
     return Step(loss, cosines[0], ids[:, :k], values[:, :k])
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU; 0 on the CPU, where rows stay in their file."""
+    """Free bytes of a GPU's memory; 0 on the CPU, where rows are read from their file."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 class GradientRun:
-    """State of a training run between two steps.
+    """State of a run between two steps; it has the methods of ``PursuitRun``.
 
-    Every random choice comes from a generator of the seed and the step or epoch, so that the state
-    holds no generator and a resumed run repeats an uninterrupted one.
+    Every random choice comes from a generator seeded by the seed and the step or epoch, so that a
+    resumed run repeats an uninterrupted one.
+
+    Args:
+        items: (n, d) embeddings.
+        config: the settings of the training.
+        device: device of the model.
+        replicas: the processes that share each batch.
+
+    Raises:
+        InputError: a batch has fewer rows than there are processes.
+
+    >>> from compressae.retrieval.io.embeddings import as_embeddings
+    >>> items = as_embeddings(np.random.default_rng(0).standard_normal((64, 4)))
+    >>> config = TrainConfig(latents=16, nonzeros=2, steps=3, batch=32, recipe="autoencoder")
+    >>> run = GradientRun(items, config, torch.device("cpu"))
+    >>> loss, cosine = run.advance()
+    >>> run.step, tuple(run.next_batch().shape)
+    (1, (32, 4))
     """
 
     def __init__(
@@ -136,7 +173,7 @@ class GradientRun:
         self._table = self._on_device()
 
     def _on_device(self) -> Tensor | None:
-        """All unit rows (n, d) on the GPU, or None where they take too much of it."""
+        """Copy all unit rows (n, d) to the GPU; None if they take too much of its memory."""
         n, d = self.items.shape
         if 4 * n * d > _TABLE_SHARE * _free_bytes(self.device):
             return None
@@ -147,7 +184,7 @@ class GradientRun:
 
     @torch.no_grad()
     def _start_from_rows(self) -> None:
-        """Initialise both matrices from data rows plus noise, of unit length."""
+        """Initialise encoder and decoder with unit rows: data rows plus noise."""
         rng = np.random.default_rng([self.config.seed, 0, 0])
         n, d = self.items.shape
         h = self.config.latents
@@ -158,7 +195,10 @@ class GradientRun:
         self.model.encoder.copy_(self.model.decoder)
 
     def next_batch(self) -> Tensor:
-        """Unit rows (batch, d) of this step; each epoch visits the rows once, in a new order."""
+        """Read this process's unit rows (m, d) of the batch of this step.
+
+        Each epoch visits every row once, in a new order.
+        """
         n, config = len(self.items), self.config
         steps_an_epoch = n // self.batch
         epoch, place = divmod(self.step, steps_an_epoch)
@@ -173,13 +213,18 @@ class GradientRun:
         return torch.from_numpy(unit_rows(self.items.take(rows))).to(self.device)
 
     def advance(self) -> tuple[Tensor, Tensor]:
-        """Take one optimiser step: (loss, mean cosine at k) of its batch."""
+        """Take one optimiser step: (loss, mean cosine at k) of its batch.
+
+        Raises:
+            InputError: the loss is NaN or infinite.
+        """
+        # Gradients of the batch: sums over processes, weighted by their shares of the rows.
         config, model = self.config, self.model
         assert config.wide_weight is not None
         x = self.next_batch()
         step = take_gradients(model, x, config.wide_weight)
         means = torch.stack([step.loss, step.cosines.mean()])
-        if self.replicas.count > 1:  # Means of the whole batch from means of the shares.
+        if self.replicas.count > 1:
             share = len(x) / self.batch
             means *= share
             grads = [p.grad.mul_(share) for p in model.parameters() if p.grad is not None]
@@ -190,14 +235,18 @@ class GradientRun:
                 f"step {self.step}: the loss is {loss.item()}; expected a finite one; lower the "
                 f"learning rate ({config.learning_rate})"
             )
+
+        # Learning rate of the step, and the latents that it used.
         model.project_decoder_gradient()
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.step)
         self.step += 1
         self.last_used[step.indices.long().flatten()] = self.step
         self.replicas.max(self.last_used)
-        due = self.step % config.resample_every == 0 and self.step < _RESAMPLE_UNTIL * self.steps
-        resamples = config.recipe == "autoencoder" and due
+
+        # Update the parameters. Residuals of dead latents come from the model before the update.
+        is_due = self.step % config.resample_every == 0 and self.step < _RESAMPLE_UNTIL * self.steps
+        resamples = config.recipe == "autoencoder" and is_due
         dead, residuals = self._residuals(x, step) if resamples else (None, None)
         self.optimizer.step()
         model.normalize_decoder()
@@ -206,15 +255,20 @@ class GradientRun:
         return loss, cosine
 
     def dead_latents(self) -> int:
-        """Number of latents that no row of the last batches used."""
+        """Number of latents that no row of the last ``_DEAD_AFTER`` batches used."""
         return int((self.last_used <= self.step - _DEAD_AFTER).sum())
 
     @torch.no_grad()
     def _residuals(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Dead latents (m,) and what as many badly coded rows of the batch lack (m, d).
+        """Draw residuals of poorly reconstructed rows of the batch for the dead latents.
 
-        Rows are drawn with weight 1 − cos, and lack the unit residual x − (x·x̂/‖x̂‖²) x̂.
+        Rows are drawn with probability proportional to 1 − cos. The residual of a row is
+        x − (x·x̂/‖x̂‖²) x̂, normalised.
+
+        Returns:
+            Dead latents (m,) and as many residuals (m, d).
         """
+        # Weights of all rows of the batch, from all processes.
         share = self.replicas.share(self.batch)
         weights = torch.zeros(self.batch, dtype=torch.float64, device=self.device)
         weights[share] = (1 - step.cosines).clamp(min=0).double()
@@ -225,20 +279,23 @@ class GradientRun:
         residuals = torch.zeros(len(dead), x.shape[1], device=self.device)
         if len(dead) == 0:
             return dead, residuals
+
+        # All processes draw the same rows; each fills in the residuals of its share.
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         drawn = rng.choice(self.batch, len(dead), replace=False, p=weight / weight.sum())
-        mine = torch.from_numpy((drawn >= share.start) & (drawn < share.stop)).to(self.device)
-        rows = torch.from_numpy(drawn).to(self.device)[mine] - share.start
-        x, near = x[rows], self.model.decode(step.indices[rows], step.values[rows])
-        near = torch.nn.functional.normalize(near)
-        rest = x - (x * near).sum(1, keepdim=True) * near
-        residuals[mine] = torch.nn.functional.normalize(rest)
+        in_share = torch.from_numpy((drawn >= share.start) & (drawn < share.stop)).to(self.device)
+        rows = torch.from_numpy(drawn).to(self.device)[in_share] - share.start
+        x = x[rows]
+        reconstruction = self.model.decode(step.indices[rows], step.values[rows])
+        reconstruction = torch.nn.functional.normalize(reconstruction)
+        residual = x - (x * reconstruction).sum(1, keepdim=True) * reconstruction
+        residuals[in_share] = torch.nn.functional.normalize(residual)
         self.replicas.sum(residuals)
         return dead, residuals
 
     @torch.no_grad()
     def _resample_dead(self, dead: Tensor, residuals: Tensor) -> None:
-        """Re-initialise dead latents (m,) from residuals (m, d), and reset Adam's moments there."""
+        """Re-initialise dead latents (m,) from residuals (m, d) and reset their Adam moments."""
         model = self.model
         model.decoder[dead] = residuals
         model.encoder[dead] = residuals

@@ -1,6 +1,7 @@
 """The command that says whether a model still fits."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def test_a_batch_that_fits(made):
         lines[1:-1], ["mean cosine", "low", "recall@10", "live", "list"], strict=True
     ):
         assert line.startswith(name) and line.endswith(": fits")
+    figures = r"0\.\d+ \(FVU 0\.\d+\)"
+    assert re.fullmatch(rf"mean cosine: {figures}, now {figures}, limit 0\.\d+: fits", lines[1])
     assert sorted(path.name for path in made.iterdir()) == before
 
 

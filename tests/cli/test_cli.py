@@ -101,7 +101,10 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
     np.savez(tmp_path / "several.npz", np.ones(400))
     expected = {
         "int8": (["--values", "int8", "--no-refit"], 4 * (2 + 1) + 4),
-        "more": (["--values", "int4", "--nonzeros", 6, "--residual-bytes", 3], 1 + 3 + 6 * 10 / 8 + 0.5),
+        "more": (
+            ["--values", "int4", "--nonzeros", 6, "--residual-bytes", 3],
+            1 + 3 + 6 * 10 / 8 + 0.5,
+        ),
         "budget": (budget, 5),
         "like": (["--like", made / "codes"], 5),
     }
@@ -116,8 +119,14 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
         (["--budget", "2 B/row"], "one nonzero a row takes"),
         (["--budget", "much"], "expected bytes above 0"),
         (["--importance", tmp_path / "weights.npy"], "importance without a budget"),
-        (["--budget", "5 B/row", "--importance", made / "queries.npy"], "finite numbers of 0 or more"),
-        (["--budget", "5 B/row", "--importance", tmp_path / "no.npy"], "a .npy of one number a row"),
+        (
+            ["--budget", "5 B/row", "--importance", made / "queries.npy"],
+            "finite numbers of 0 or more",
+        ),
+        (
+            ["--budget", "5 B/row", "--importance", tmp_path / "no.npy"],
+            "a .npy of one number a row",
+        ),
         (["--budget", "5 B/row", "--importance", tmp_path / "letters.npy"], "one number a row"),
         (["--budget", "5 B/row", "--importance", tmp_path / "empty.npy"], "one number a row"),
         (["--budget", "5 B/row", "--importance", tmp_path / "several.npz"], "one number a row"),

@@ -73,8 +73,69 @@ def test_without_a_model_one_is_trained_if_it_is_needed(made, tmp_path):
     assert code == 0 and "training" in err and "warning" not in err
     entries = json.loads(out)["methods"]
     assert [m["method"] for m in entries] == ["dense", "asymmetric", "asymmetric"]
-    _, _, err = call(*command, "--methods", "dense,binary")
+    _, _, err = call(*command, "--overwrite", "--methods", "dense,binary")
     assert "training" not in err
+
+
+def test_an_older_report_is_replaced_with_overwrite_alone(made, tmp_path):
+    command = ["evaluate", made / "table.npy", "-o", tmp_path / "report", "--queries", 120]
+    succeed(*command, "--methods", "dense")
+    refused(tmp_path, "give --overwrite to replace it", *command, "--methods", "binary")
+    succeed(*command, "--methods", "binary", "--overwrite")
+    assert [m["method"] for m in methods_of(tmp_path / "report")] == ["binary"]
+
+
+def test_everything_learns_from_the_same_rows(made, tmp_path):
+    """Rows outside the sample are replaced by noise: no quantiser and no weight may change."""
+    command = [
+        "--queries",
+        120,
+        "--train-rows",
+        300,
+        "--bytes",
+        8,
+        *SMALL,
+        "--methods",
+        "dense,int8,pca,pca-int8,pq,rq,rabitq,ivf-pq:nprobe=8,hnsw:ef=100,asymmetric-all,"
+        "asymmetric-all:values=float16:nonzeros=3",
+    ]
+    table = np.load(made / "table.npy")
+    kept = np.sort(held_out_rows(600, 120)[1])
+    sample = kept[np.sort(np.random.default_rng(0).permutation(480)[:300])]
+    others = np.setdiff1d(kept, sample)
+    other = table.copy()
+    other[others] = np.random.default_rng(1).standard_normal((len(others), 16))
+    np.save(tmp_path / "other.npy", other)
+    scores = []
+    for name, place in (("a", made / "table.npy"), ("b", tmp_path / "other.npy")):
+        out = succeed("evaluate", place, "-o", tmp_path / name, *command)
+        assert "Trained on 300 rows: int8, pca, pca-int8, pq, rq, rabitq, ivf-pq" in out
+        assert "Not trained: dense, hnsw." in out
+        with np.load(tmp_path / name / "hits.npz") as held:
+            scores.append(
+                [
+                    dict(zip(ids.tolist(), row.tolist(), strict=True))
+                    for i in range(11)
+                    for ids, row in zip(held[f"{i}_ids"], held[f"{i}_scores"], strict=True)
+                ]
+            )
+    compared = 0
+    for a, b in zip(*scores, strict=True):
+        for row in set(a) & set(b) & set(sample.tolist()):
+            assert a[row] == pytest.approx(b[row], abs=1e-6)
+            compared += 1
+    assert compared > 11 * 120 * 10
+    found = methods_of(tmp_path / "a")
+    assert {m["trained_rows"] for m in found} == {0, 300}
+    about = json.loads((tmp_path / "a" / "report.json").read_text())["about"]
+    assert about["train_rows"] == about["model"]["training"]["rows"] == 300
+    assert "learned from the same 300 of these rows" in (tmp_path / "a" / "report.md").read_text()
+
+
+def test_rows_to_train_on_are_checked(made, tmp_path):
+    command = ["evaluate", made / "table.npy", "-o", tmp_path / "report", "--queries", 120]
+    refused(tmp_path, "expected at most 480", *command, "--train-rows", 481)
+    refused(tmp_path, "leave out -m", *command, "--train-rows", 300, "-m", made / "model")
 
 
 def test_a_table_of_queries_and_labels(made, tmp_path):
@@ -139,16 +200,17 @@ def test_settings_come_from_a_file_and_the_command_line_wins(made, tmp_path):
     ]
     few, many = methods_of(tmp_path / "report")[3:]
     assert "50 candidates for 100 results" in few["error"] and many["error"] is None
-    succeed(*command, "--methods", "pq,binary", "--bytes", "16")
+    succeed(*command, "--overwrite", "--methods", "pq,binary", "--bytes", "16")
     assert [m["label"] for m in methods_of(tmp_path / "report")] == ["pq B=16", "binary"]
     (tmp_path / "null.yaml").write_text("methods: [dense]\nbytes:\nlatents:\nqueries: 120\n")
-    succeed("evaluate", made / "table.npy", "--settings", tmp_path / "null.yaml", *command[-2:])
+    null = ("--settings", tmp_path / "null.yaml", "--overwrite")
+    succeed("evaluate", made / "table.npy", *null, *command[-2:])
     wrong = tmp_path / "wrong.yaml"
     for text, said in (
         ("querys: 3", "no option 'querys'; expected some of batch, bytes"),
         ("- 3", "expected options by name"),
         ("a: [", "no YAML"),
-        ("methods: 3", "expected names, comma apart, or a list"),
+        ("methods: 3", "expected names, separated by commas, or a list"),
         ("bytes: few", "expected bytes a row, such as 32,64"),
         ("latents: 64.9", "64.9' is not a valid integer"),
         ("queries: [3]", "queries: [3]; expected one value"),
@@ -205,7 +267,7 @@ def test_failures_are_lines_and_the_others_are_reported(made, tmp_path, monkeypa
     assert "tell 480 rows apart" in out.replace("\n", " ")
     assert [m["error"] is None for m in methods_of(tmp_path / "report")] == [True] + [False] * 4
     before = methods_of(tmp_path / "report")
-    code, _, err = call(*command, "--methods", "magic")
+    code, _, err = call(*command, "--overwrite", "--methods", "magic")
     assert code == 1 and "every method failed: unknown method" in err
     assert methods_of(tmp_path / "report") == before  # Nothing is not written over something.
 

@@ -109,8 +109,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(made, tmp_path):
         ([tmp_path / "none", "-o", out], "none: no such folder"),
         ([made / "labels.txt", "-o", out], "holds no config.json"),
         ([made / "model", "-o", out], "is model; expected index"),
-        ([made / "index", "-o", tmp_path / "no" / "a.html"], "its folder does not exist"),
-        ([tmp_path / "none", "-o", tmp_path / "no" / "a.html"], "its folder does not exist"),
+        ([made / "index", "-o", tmp_path / "no" / "a.html"], "no does not exist; create it"),
+        (
+            [tmp_path / "none", "-o", tmp_path / "no" / "a.html"],
+            "no does not exist; create it first",
+        ),
         ([made / "index", "-o", tmp_path / "folder"], "a folder stands there"),
         *(
             ([made / "index", "--labels", tmp_path / name, "-o", out], message)

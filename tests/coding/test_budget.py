@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressae import CompresSAE, InputError
-from compressae.coding.budget import allot, check_budget, check_importance, parse_bytes
+from compressae.coding.budget import allot, check_budget, check_importance
+from compressae.retrieval.codes.size import parse_bytes
 from compressae.retrieval.io.embeddings import unit_rows
 
 N, D, H = 900, 16, 64

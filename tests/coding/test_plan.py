@@ -30,12 +30,12 @@ def test_a_plan_takes_what_its_index_takes(table, latents, lists):
     n = len(table)
     for one in fitting(n, D, "150 B/row", [latents], ["int2", "int4"], lists=lists):
         model = CompresSAE(D, latents, one.nonzeros)
-        codes = make_codes(model, table, one.values, residual_bytes=one.residual_bytes)
+        codes = make_codes(model, table, one.value_type, residual_bytes=one.residual_bytes)
         index = CompressedIndex(model.projection, codes)
         assert isinstance(codes, PackedCodes)
         held = codes.nbytes + (index.list_nbytes if lists else 0)
         arrays = codes.quantizer.arrays()
-        constants = sum(a.nbytes for a in [*model.arrays().values(), *arrays.values()])
+        constants = sum(a.nbytes for a in [*model.projection.arrays().values(), *arrays.values()])
         # Levels are planned for as if each rank had all 256.
         spare = 4 * 256 * one.nonzeros - arrays["levels"].nbytes
         assert codes.nbytes == one.code_bytes * n + SPARE
@@ -90,8 +90,8 @@ def test_plans_are_measured_and_the_best_comes_first(table):
     assert recalls[0] < 1
     for one in plans:
         assert 0 <= one.expected < one.recall  # A hundred times the rows are harder.
-    tried = {(one.latents, one.nonzeros) for one in plans if one.values == "int4"}
-    best = next(one for one in plans if one.values == "int2")
+    tried = {(one.latents, one.nonzeros) for one in plans if one.value_type == "int4"}
+    best = next(one for one in plans if one.value_type == "int2")
     assert tried <= {(best.latents, best.nonzeros)}
     same = plan(table, 2160, "40 B/row", [64], lists=False)
     assert all(one.expected == one.recall for one in same)  # As many rows as were measured.
@@ -118,7 +118,7 @@ def test_the_command(table, tmp_path):
     code, out, _ = call(tmp_path / "table.npy", *size, "--json")
     top = json.loads(out)[0]
     assert code == 0 and top["recall"] > 0.3
-    assert options[:4] == ["--values", top["values"], "--nonzeros", str(top["nonzeros"])]
+    assert options[:4] == ["--values", top["value_type"], "--nonzeros", str(top["nonzeros"])]
     for wrong, said in [
         (["--items", "0.5", "--memory", "1GB", "--dim", 4], "a whole number of at least 1"),
         (["--items", "10", "--memory", "1GB"], "give --dim, or EMBEDDINGS"),

@@ -239,7 +239,7 @@ def test_a_page_is_written_whole_or_not_at_all(model, table, tmp_path, monkeypat
     assert path.read_text() == "older" and list(tmp_path.iterdir()) == [path]
     write_atlas(found, path)
     assert path.read_text().startswith("<!doctype html>") and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(InputError, match="its folder does not exist"):
+    with pytest.raises(InputError, match=r"folder .*none does not exist; create it first"):
         check_file_destination(tmp_path / "none" / "page.html")
     with pytest.raises(InputError, match="a folder stands there"):
         write_atlas(found, tmp_path)

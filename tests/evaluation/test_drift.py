@@ -83,6 +83,8 @@ def test_figures_are_their_definitions(model, m):
     assert found.cosine[0] == pytest.approx(cosines.mean(), abs=1e-4)
     assert found.cosine[1] == pytest.approx(cosines.std(ddof=1) / m**0.5, rel=1e-2)
     assert found.low[0] == pytest.approx(np.quantile(cosines, 0.05), abs=1e-3)
+    unexplained = np.square(x - near).sum() / np.square(x - x.mean(0)).sum()
+    assert found.fvu[0] == pytest.approx(unexplained, rel=1e-3)
 
     rows = codes.astype(bool).toarray().astype(int)
     pairs = rows @ rows.T
@@ -126,7 +128,7 @@ def test_live_latents_are_those_of_a_draw():
 
 def test_standard_errors_are_the_spread_of_draws(model):
     many = [measure_quality(model, draw(200, seed)) for seed in range(100, 180)]
-    for name in ("cosine", "low", "list_imbalance"):
+    for name in ("cosine", "low", "list_imbalance", "fvu"):
         values, errors = np.array([getattr(one, name) for one in many]).T
         assert errors.mean() == pytest.approx(values.std(), rel=0.35), name
     values, errors = np.array([one.recall[-1][1:] for one in many]).T
@@ -168,9 +170,8 @@ def test_a_finding_is_worse_past_its_limit_which_holds_the_margin_and_noise():
     assert found["mean cosine"] == Finding("mean cosine", 0.9, 0.88, pytest.approx(limit), False)
     assert found["recall@10 of 100 rows"].limit == pytest.approx(0.8 - RECALL_MARGIN - 0.02)
     assert found["recall@10 of 100 rows"].worse
-    assert found["list imbalance"].limit == pytest.approx(
-        IMBALANCE_MARGIN * 1.2 + 2 * IMBALANCE_MARGIN * 0.02
-    )
+    limit = IMBALANCE_MARGIN * 1.2 + 2 * IMBALANCE_MARGIN * 0.02
+    assert found["list imbalance"].limit == pytest.approx(limit)
     assert found["list imbalance"].worse is False
     live = found["live latents of 1000 rows"]
     assert live.worse and (live.reference, live.now) == (60 / H, 40 / H)
@@ -179,6 +180,18 @@ def test_a_finding_is_worse_past_its_limit_which_holds_the_margin_and_noise():
     limit = 1 - 1.5 * grown * 0.1 - 2 * np.hypot(1.5 * grown * 0.003, 0.004)
     assert wide[0].limit == pytest.approx(limit)
     assert not next(one for one in wide if one.name.startswith("recall")).worse
+
+
+def test_variance_unexplained_stands_beside_the_cosine(model, table):
+    found = check(model, draw(400, 30))
+    reference = Reference.from_settings(model.settings["reference"]).quality
+    direct = measure_quality(model, table[held_out_rows(3000, 500)[0]])
+    assert found.fvu[0] == reference.fvu[0] == pytest.approx(direct.fvu[0], rel=1e-5)
+    assert 0 < found.fvu[1] < 1
+    older = Reference.from_settings(model.settings["reference"])
+    older = replace(older, quality=replace(older.quality, fvu=None))  # Of a model saved before.
+    older = Reference.from_settings(older.to_settings())
+    assert older.quality.fvu is None and check(model, draw(400, 30), older).fvu[0] is None
 
 
 def test_the_verdict_says_why():

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from compressae import InputError
 from compressae.evaluation import report
 from compressae.evaluation.plots import frontier
 from compressae.evaluation.protocol import Evaluation, Record
-from compressae.evaluation.summary import label, summarise
+from compressae.evaluation.summary import full_name, label, summarise, training, verdict
 from compressae.retrieval import Hits
 
 TRUTH = np.tile(np.arange(100), (2, 1))
@@ -45,7 +46,9 @@ def asymmetric(C, shift, speed):
         "candidates": C,
     }
     sizes = dict(code_bytes=64.0, bytes_an_item=1262.4, constant_bytes=6_300_000)
-    return record("asymmetric", settings, shift, queries_per_second=speed, **sizes)
+    return record(
+        "asymmetric", settings, shift, queries_per_second=speed, trained_rows=19_000, **sizes
+    )
 
 
 GOOD = asymmetric(1000, 5, 2377.4)
@@ -97,6 +100,87 @@ def test_figures_have_intervals(evaluation):
     assert label(shown) == "truncate B=16 values=float16"
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "name"),
+    [
+        (
+            "asymmetric-all",
+            {"nonzeros": 16, "residual_bytes": 31},
+            "scan, 16 nonzeros + 31 residual bytes",
+        ),
+        ("asymmetric", {"nonzeros": 8, "candidates": 3000}, "lists, 3,000 candidates, 8 nonzeros"),
+        ("sparse", {"nonzeros": 36, "residual_bytes": 0}, "sparse queries, 36 nonzeros"),
+        ("asymmetric-all", {"nonzeros": 5, "values": "int4"}, "scan, 5 nonzeros, int4 values"),
+    ],
+)
+def test_our_rows_are_named_by_what_was_chosen(method, settings, name):
+    assert full_name(Record(method, settings)) == f"compressae, {name}"
+
+
+def scan(shift, settings=None, **sizes):
+    sizes = {"code_bytes": 64.0, "bytes_an_item": 64.0, "constant_bytes": 1000, **sizes}
+    settings = {"code_bytes": 64} if settings is None else settings
+    return record("asymmetric-all", settings, shift, queries_per_second=1.0, **sizes)
+
+
+def rival(method, shift, held=64.0, constants=1000):
+    sizes = dict(code_bytes=held, bytes_an_item=held, constant_bytes=constants)
+    return record(method, {}, shift, queries_per_second=1.0, **sizes)
+
+
+START = "At 64 B, compressae keeps 91 % of the exact top 100; "
+BEST = START + "the best other method at about the same bytes (rq) keeps "
+NONE = "no other method was measured at about the same bytes."
+CONSTANTS = "Constants, whatever the number of items, add "
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([scan(9), rival("rq", 12), rival("pq", 30), DENSE], [BEST + "88 %."]),
+        (
+            [scan(9), rival("rq", 5, held=70.0)],
+            [START + "another method at about the same bytes (rq) keeps 95 % and is ahead."],
+        ),
+        ([scan(9), rival("rq", 9)], [BEST + "91 %: no clear difference."]),
+        ([scan(9), rival("rq", 5, held=71.0)], [START + NONE]),
+        (
+            [scan(9, constant_bytes=121_700), rival("rq", 12, constants=25_000_000)],
+            [
+                BEST + "88 %.",
+                CONSTANTS + "0.1 MB for compressae (10 % of its codes) and 25.0 MB for rq (2,056 % "
+                "of its codes).",
+            ],
+        ),
+        (
+            [scan(30, {"nonzeros": 5}, code_bytes=6.01, bytes_an_item=6.01), scan(9), GOOD],
+            [
+                "At 6 B, compressae keeps 70 % of the exact top 100; " + NONE,
+                "At 64 B of codes (1,262 B with posting lists), compressae keeps 95 % of the exact "
+                "top 100; " + NONE,
+                CONSTANTS + "6.3 MB for compressae (518 % of its codes).",
+            ],
+        ),
+        ([DENSE], ["compressae was not measured."]),
+        ([DENSE, FAILED], ["compressae failed."]),
+    ],
+    ids=["ahead", "behind", "equal", "larger", "constants", "two sizes", "without", "failed"],
+)
+def test_the_verdict_is_said_in_words(evaluation, records, said):
+    assert verdict(replace(evaluation, records=records)) == said
+
+
+def test_figures_of_training_rows(evaluation):
+    records = [replace(GOOD, trained_rows=500), replace(rival("pq", 3), trained_rows=500), DENSE]
+    summary = summarise(replace(evaluation, records=records))
+    assert training(summary) == [
+        "Trained on 500 rows: asymmetric, pq.",
+        "Not trained: dense.",
+    ]
+    summary["about"]["train_rows"] = 500
+    assert "Everything is learned from the same 500 of these rows" in report.markdown(summary)
+
+
 @pytest.mark.parametrize(("width", "gone"), [(300, 0), (120, 5), (60, 7)])
 def test_a_narrow_terminal_has_fewer_columns_and_whole_cells(evaluation, monkeypatch, width, gone):
     class Terminal(rich.console.Console):
@@ -118,12 +202,15 @@ def test_markdown_is_a_table_with_its_legend(evaluation):
     assert len(table) == 6 and {line.count("|") for line in table} == {columns + 1}
     assert "19,000 items of 384 dimensions from items.npy" in "\n".join(lines)
     assert any(line.startswith("- asymmetric: x·ŷ") for line in lines)
+    assert lines[2] == f"**{' '.join(verdict(evaluation))}**"
+    assert "Trained on 19,000 rows: asymmetric." in lines and "Not trained: dense." in lines
     assert "- odd: null" in lines
 
 
 def test_print_table(evaluation, capsys):
     report.print_table(summarise(evaluation))
     out = capsys.readouterr().out
+    assert "Trained on 19,000 rows: asymmetric.\nNot trained: dense.\nAt 64 B of codes" in out
     assert "0.950 ±.000" in out and "sparse failed: no room for <b>it</b> | at all" in out
 
 
@@ -227,9 +314,21 @@ def test_the_page_draws_every_method_and_says_what_failed(page):
     assert page.locator("tbody tr").count() == 4
     assert "failed: no room for <b>it</b> | at all" in page.locator("tbody tr").nth(3).inner_text()
     assert page.locator("tbody b").count() == 0
+    assert page.locator("tbody tr.ours").count() == 3
     # Fewer bytes, or no other as good: GOOD and the slower one have equal bytes.
     assert page.locator("#size-chart .mark.best").count() == 2
     assert page.locator("#speed-chart .mark.best").count() == 3
+
+
+def test_the_page_opens_with_the_verdict_and_fits_a_screen(page, evaluation):
+    sentences = page.locator("main > .verdict p").all_text_contents()
+    assert sentences == verdict(evaluation) and len(sentences) == 2
+    assert page.locator("main > *").nth(1).get_attribute("class") == "verdict"
+    page.set_viewport_size({"width": 1300, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(
+        "(box => box.scrollWidth <= box.clientWidth)(document.querySelector('.scroll'))"
+    )
 
 
 def test_pointing_at_a_mark_shows_its_settings(page):
@@ -237,7 +336,9 @@ def test_pointing_at_a_mark_shows_its_settings(page):
     assert not tip.is_visible()
     marks.nth(1).hover()
     said = tip.inner_text()
+    assert said.startswith("compressae, lists, 3,000 candidates, 16 nonzeros + 35 residual bytes\n")
     assert "asymmetric k=16 residual=35 C=3000" in said and "1,200 queries/s" in said
+    assert "trained on 19,000 rows" in said
     assert "recall@10 0.800 [0.800, 0.800]" in said
     page.mouse.move(5, 5)
     assert not tip.is_visible()
@@ -265,9 +366,17 @@ def test_the_table_sorts_by_any_column_with_failures_last(page):
         rows = page.locator("tbody tr")
         return [rows.nth(i).locator("td").nth(n).inner_text() for i in range(3 if n else 4)]
 
-    assert [one.split()[0] for one in column(0)] == ["asymmetric", "asymmetric", "dense", "sparse"]
+    ours = [
+        f"compressae, lists, {C} candidates, 16 nonzeros + 35 residual bytes"
+        for C in ("1,000", "3,000")
+    ]
+    assert [cell.split("\n")[0] for cell in column(0)] == [
+        *ours,
+        "dense",
+        "compressae, sparse queries",
+    ]
     page.get_by_role("button", name="queries/s").click()
-    assert column(11) == ["2,377", "1,200", "900"] and column(0)[3] == "sparse"
+    assert column(11) == ["2,377", "1,200", "900"] and column(0)[3] == "compressae, sparse queries"
     page.get_by_role("button", name="queries/s").click()
-    assert column(11) == ["900", "1,200", "2,377"] and column(0)[3] == "sparse"
+    assert column(11) == ["900", "1,200", "2,377"] and column(0)[3] == "compressae, sparse queries"
     assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"

@@ -94,11 +94,13 @@ def test_unpacking_by_start_is_the_reference(function, table, seed):
         for i, start, k in zip(chosen, starts, counts, strict=True)
     ]  # fmt: skip
     assert (ids.dtype, codes.dtype) == (torch.int32, torch.uint8)
-    assert ids.tolist() == sum((row_ids for row_ids, _ in expected), [])
-    assert codes.tolist() == sum((row_codes for _, row_codes in expected), [])
+    assert ids.tolist() == [i for row_ids, _ in expected for i in row_ids]
+    assert codes.tolist() == [c for _, row_codes in expected for c in row_codes]
 
 
-@pytest.mark.parametrize(("start", "count"), [(-1, 1), (1, 2), (2, 1), (2**63 - 1, 1), (0, 3), (0, -1)])
+@pytest.mark.parametrize(
+    ("start", "count"), [(-1, 1), (1, 2), (2, 1), (2**63 - 1, 1), (0, 3), (0, -1)]
+)
 def test_unpacking_rows_outside_the_data_is_refused(start, count):
     layout = Layout(4, np.array([4, 4]), 1)
     data = np.zeros(3 + SPARE, np.uint8)

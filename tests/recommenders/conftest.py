@@ -1,6 +1,8 @@
-"""Pairs that the tests of recommenders share."""
+"""Pairs that the tests of recommenders share, and one thread."""
 
+import faiss
 import pytest
+import torch
 from recommender_data import blocks, write  # Puts scripts/ on the path.
 
 
@@ -16,3 +18,14 @@ def pairs_split(data):
     from recommenders.interactions import read_split
 
     return read_split(data)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """One thread of torch and of faiss: tables are so small that others only wait."""
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    faiss.omp_set_num_threads(before[1])

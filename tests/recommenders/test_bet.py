@@ -9,7 +9,6 @@ import pytest
 import torch
 from benchmarks.gowalla.command import main
 from click.testing import CliRunner
-from recommender_data import blocks, write
 from recommenders.bet import (
     Settings,
     begun,
@@ -27,16 +26,14 @@ from recommenders.training import Run, recipe_for
 from compressae.retrieval.errors import InputError
 from compressae.tables import BudgetedTable, FullTable, uniform_widths
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 N, D, ENTRIES = 200, 16, 640
 SMALL = {"epochs": 6, "batch": 256, "candidates": 64, "check_every": 2, "learning_rate": 0.02}
 FEW = Settings(iterations=6, candidates=8, tune_rate=0.02, retrain=2)
 
 
-@pytest.fixture
-def split(tmp_path):
-    return bet_split(read_split(write(tmp_path / "pairs.npz", blocks())), 0)
+@pytest.fixture(scope="module")
+def split(pairs_split):
+    return bet_split(pairs_split, 0)
 
 
 def maker(model, loss="softmax"):
@@ -163,13 +160,18 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", [("search", 3), ("retrain 1 of 2", 2), ("retrain 2 of 2", 5)])
-def test_going_on_equals_not_stopping(split, tmp_path, stage):
+@pytest.fixture(scope="module")
+def uninterrupted(split, tmp_path_factory):
+    """(make, recipe, a search to run, the same run without a stop)."""
     full, make, recipe = trained("mf", split, epochs=4)
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
     run = partial(search_and_retrain, split, make, full, ENTRIES, recipe)
-    whole = run(tmp_path / "whole", settings=FEW)
+    return make, recipe, run, run(tmp_path_factory.mktemp("whole"), settings=FEW)
+
+
+@pytest.mark.parametrize("stage", [("search", 3), ("retrain 1 of 2", 2), ("retrain 2 of 2", 5)])
+def test_going_on_equals_not_stopping(split, uninterrupted, tmp_path, stage):
+    make, recipe, run, whole = uninterrupted
+    (tmp_path / "parts").mkdir()
 
     def interrupt(*now):
         if now[:2] == stage:
@@ -217,8 +219,8 @@ QUICK = ("--dim", 16, "--keep", 0.2, "--epochs", 4, "--batch", 256, "--iteration
 
 
 @pytest.mark.parametrize("protocol", ["bet", "lightgcn"])
-def test_the_script_writes_what_it_says(tmp_path, protocol):
-    data, out = write(tmp_path / "pairs.npz", blocks()), tmp_path / "out"
+def test_the_script_writes_what_it_says(data, tmp_path, protocol):
+    out = tmp_path / "out"
     done = script(data, "-o", out, *QUICK, "--protocol", protocol)
     assert done.exit_code == 0, done.output
     widths, table = np.load(out / "widths.npy"), np.load(out / "table.npy")
@@ -266,16 +268,15 @@ def test_the_script_writes_what_it_says(tmp_path, protocol):
         (("--axes", "principal", "--model", "ncf"), "axes 'principal' change"),
     ],
 )
-def test_bad_input_is_one_line_and_no_work(tmp_path, changed, message):
-    data = write(tmp_path / "pairs.npz", blocks())
+def test_bad_input_is_one_line_and_no_work(data, tmp_path, changed, message):
     done = script(data, "-o", tmp_path / "out", *QUICK, *changed)
     assert done.exit_code == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith(f"Error: {message}") and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_other_settings_and_places_are_one_line(tmp_path):
-    data, out = write(tmp_path / "pairs.npz", blocks()), tmp_path / "out"
+def test_other_settings_and_places_are_one_line(data, tmp_path):
+    out = tmp_path / "out"
     assert script(data, "-o", out, *QUICK, "--no-test").exit_code == 0
     refused = script(data, "-o", out, *QUICK, "--no-test", "--resume", "--tune-epochs", 2)
     assert refused.exit_code == 1 and "checkpoint of tune_epochs = 1" in refused.stderr

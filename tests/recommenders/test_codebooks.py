@@ -6,7 +6,6 @@ import pytest
 import torch
 from benchmarks.gowalla.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable, owners
 from benchmarks.gowalla.joined import JoinedTable
-from recommender_data import SCRIPTS  # noqa: F401
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable, HashedTable, QuantizedTable

@@ -19,18 +19,11 @@ from recommenders.training import Recipe, Run
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 #: What is made where no method is named.
 USUAL = sorted({*METHODS} - {"bet-long"})
 EVERY = {(name, share) for name in USUAL for share in (80, 90, 95)} - {
     ("dense", share) for share in (80, 90, 95)
 } | {("dense", 0)}
-
-
-@pytest.fixture
-def data(tmp_path):
-    return write(tmp_path / "pairs.npz", blocks())
 
 
 @pytest.fixture

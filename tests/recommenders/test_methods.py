@@ -6,7 +6,7 @@ import torch
 from benchmarks.gowalla.cells import sizes
 from benchmarks.gowalla.codebooks import ProductTable, ResidualTable
 from benchmarks.gowalla.joined import JoinedTable
-from benchmarks.gowalla.methods import METHODS
+from benchmarks.gowalla.methods import METHODS, SMOKE_METHODS
 from benchmarks.gowalla.workbench import DoesNotFit, Setting, Workbench
 from recommender_data import blocks, write
 from recommenders.interactions import read_split, subset
@@ -15,8 +15,6 @@ from recommenders.training import Recipe
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import BudgetedTable, FullTable, IntegerTable
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 UNTRAINED = ("pq", "opq", "rq", "codes", *(name for name in METHODS if name.endswith("-items")))
 
@@ -85,7 +83,7 @@ def test_budgets_are_kept_and_used(untrained, name, dim):
 def test_codes_are_as_many_as_fit(untrained, name, removed):
     bench = untrained(12)
     budget = int(bench.n * 12 * 4 * (100 - removed) / 100)
-    table = METHODS[name].function(bench, budget)
+    table = SMOKE_METHODS[name].function(bench, budget)
     m = bench.facts["m"]
     assert table.nbytes <= budget and table.codes.shape == (1200, m)
     larger = {
@@ -116,9 +114,8 @@ def test_a_budget_that_is_too_small_is_said(untrained, name):
         METHODS[name].function(untrained(16), 40)
 
 
-def test_codebooks_want_as_many_rows(untrained, tmp_path):
-    few = read_split(write(tmp_path / "few.npz", blocks()))
-    bench = bench_of(few, tmp_path, 16)
+def test_codebooks_want_as_many_rows(untrained, pairs_split, tmp_path):
+    bench = bench_of(pairs_split, tmp_path, 16)
     with pytest.raises(DoesNotFit, match="200 rows; codebooks of 256 entries"):
         METHODS["pq"].function(bench, 10**6)
 
@@ -129,7 +126,7 @@ def test_codebooks_want_as_many_rows(untrained, tmp_path):
 def test_each_method_trains_with_each_model(whole, tmp_path, name, model):
     loss = dict(loss="bpr", decay=0.0) if model == "ncf" else {}
     bench = bench_of(whole, tmp_path, 32, model, **loss)
-    method = METHODS[name]
+    method = SMOKE_METHODS[name]
     budget = bench.n * 32 * 4 // (1 if name == "dense" or method.counts == "items" else 3)
     if model == "ncf" and method.counts == "items":
         with pytest.raises(DoesNotFit, match="no dot products"):

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from recommender_data import blocks, write
-from recommenders.interactions import read_split
 from recommenders.losses import bpr, sampled_softmax
 from recommenders.models import MF, NCF, LightGCN
 from recommenders.propagation import normalised_adjacency, propagate
@@ -20,8 +18,8 @@ from compressae.tables import FullTable
 
 
 @pytest.fixture
-def train(tmp_path):
-    return read_split(write(tmp_path / "pairs.npz", blocks())).train
+def train(pairs_split):
+    return pairs_split.train
 
 
 def dense_adjacency(train):

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import recommender_data  # noqa: F401 (puts scripts/ on the path)
 from recommenders.ranking import evaluate, judge, rank
 from scipy.sparse import csr_array
 

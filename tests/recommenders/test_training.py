@@ -8,7 +8,6 @@ import pytest
 import torch
 from benchmarks.gowalla.command import main
 from click.testing import CliRunner
-from recommender_data import blocks, write
 from recommenders.interactions import hold_out, read_split
 from recommenders.models import MF, NCF, LightGCN
 from recommenders.ranking import evaluate
@@ -17,14 +16,12 @@ from recommenders.training import Recipe, Run
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = Recipe(epochs=30, batch=256, candidates=64, check_every=5, learning_rate=0.02)
 
 
-@pytest.fixture
-def split(tmp_path):
-    return hold_out(read_split(write(tmp_path / "pairs.npz", blocks())), 0.2, 0)
+@pytest.fixture(scope="module")
+def split(pairs_split):
+    return hold_out(pairs_split, 0.2, 0)
 
 
 def started(kind, split, recipe, unit="users", seed=0):
@@ -131,8 +128,7 @@ def script(*arguments):
     return CliRunner().invoke(main, ["train", *map(str, arguments)])
 
 
-def test_the_script_writes_what_it_says(tmp_path):
-    data = write(tmp_path / "pairs.npz", blocks())
+def test_the_script_writes_what_it_says(data, tmp_path):
     settings = ("--dim", 16, "--epochs", 8, "--batch", 256, "--candidates", 64)
     done = script(data, "-o", tmp_path / "out", *settings)
     assert done.exit_code == 0, done.output
@@ -162,8 +158,7 @@ def test_the_script_writes_what_it_says(tmp_path):
     assert "Traceback" not in refused.stderr
 
 
-def test_the_script_under_bets_protocol(tmp_path):
-    data = write(tmp_path / "pairs.npz", blocks())
+def test_the_script_under_bets_protocol(data, tmp_path):
     done = script(data, "-o", tmp_path / "out", "--protocol", "bet", "--model", "mf", "--loss",
                   "bpr", "--dim", 8, "--epochs", 4, "--batch", 256)  # fmt: skip
     assert done.exit_code == 0, done.output

@@ -5,9 +5,8 @@ import pytest
 import torch
 from code_forms import make_codes
 
-from compressae import CompresSAE, InputError, TrainConfig, train
+from compressae import CompresSAE, InputError, TrainConfig, encode_like, train
 from compressae.coding.coder import Coder, fit_quantizer
-from compressae.coding.compress import compress_like
 from compressae.kernels.backend import fetch, put, tensors_on, use
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
@@ -104,7 +103,7 @@ def test_plain_codes(device, model, table, recipe, values, monkeypatch):
 
 def test_rows_beside_plain_codes(device, model, table):
     known = of_arrays(model, table, values="float32")
-    more = compress_like(model, table[:5], known)
+    more = encode_like(model, table[:5], known)
     np.testing.assert_allclose(
         more.to_scipy().toarray(), known.take(np.arange(5)).to_scipy().toarray(), atol=0.05
     )
@@ -176,6 +175,9 @@ def test_auto_takes_a_gpu_that_kernels_run_on(monkeypatch):
 
 def test_an_absent_device_is_refused(model, table, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for work in (lambda: make_codes(model, table, device="cuda"), lambda: train(table, device="cuda")):
+    for work in (
+        lambda: make_codes(model, table, device="cuda"),
+        lambda: train(table, device="cuda"),
+    ):
         with pytest.raises(InputError, match="torch finds no GPU"):
             work()

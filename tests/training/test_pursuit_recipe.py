@@ -54,7 +54,7 @@ def test_an_update_is_the_least_squares_dictionary(table, monkeypatch):
     monkeypatch.setattr("compressae.training.pursuit._SOLVER_STEPS", 200)
     run = PursuitRun(as_embeddings(table), CONFIG)
     run.ids, run.values = pursue(run.x, run.weights, [1, 1, 1])
-    run.met[:] = True
+    run.seen[:] = True
     before = run.weights.astype(np.float64)
     run._solve()
     s = np.zeros((len(table), 48))
@@ -67,13 +67,13 @@ def test_unused_latents_become_residuals_until_late(table):
     run = PursuitRun(as_embeddings(table), CONFIG)
     run.weights[:5] = unit_rows(np.ones((5, 24), np.float32) * 1e-3)  # One direction five times.
     run.advance()
-    uses = [run.dead_latents()]
+    dead = [run.dead_latents()]
     for _ in range(10):
         run.advance()
-        uses.append(run.dead_latents())
-    assert uses[-1] == 48
+        dead.append(run.dead_latents())
+    assert dead[-1] == 0
     run.step = 59
-    run.met[:] = False
+    run.seen[:] = False
     before = run._uses()
     run.advance()
     assert (before == 0).all() and np.isfinite(run.weights).all()
@@ -84,7 +84,7 @@ def test_the_loss_is_reported_of_each_batch(table):
     train(table, CONFIG, progress=seen.append)
     assert [now.step for now in seen] == list(range(1, 61))
     assert seen[-1].loss < 0.3 * seen[0].loss and seen[-1].cosine > seen[0].cosine
-    assert all(0 < now.cosine <= 1 and now.dead_latents <= 48 for now in seen)
+    assert all(0 < now.cosine <= 1 and 0 <= now.dead_latents <= 48 for now in seen)
 
 
 def test_large_tables_are_sampled(table, monkeypatch):

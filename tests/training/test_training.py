@@ -6,8 +6,8 @@ import torch
 
 from compressae import CompresSAE, InputError, TrainConfig, train
 from compressae.retrieval.io.embeddings import as_embeddings
-from compressae.training.gradient import take_gradients
-from compressae.training.loop import _Run, held_out_rows
+from compressae.training.config import held_out_rows
+from compressae.training.gradient import GradientRun, take_gradients
 
 CONFIG = TrainConfig(latents=64, nonzeros=4, recipe="autoencoder", steps=60, batch=64, seed=5)
 
@@ -94,7 +94,7 @@ def test_resuming_refuses_other_settings_and_tables(table, tmp_path):
         train(table, CONFIG, checkpoint=tmp_path / "nowhere", resume=True)
 
 
-def test_dead_latents_are_revived_unless_the_recipe_is_the_papers(table):
+def test_dead_latents_are_resampled_unless_the_recipe_is_the_papers(table):
     """Half of the latents point where no data lies; only replacement brings them to use."""
     live = {}
     for recipe in ("autoencoder", "paper"):
@@ -161,8 +161,8 @@ def test_the_learning_rate_rises_holds_and_falls():
     assert rates[99] == pytest.approx(0.02)
 
 
-def test_a_revived_latent_is_the_residual_of_a_row_and_starts_without_momentum(table):
-    run = _Run(as_embeddings(table), CONFIG, torch.device("cpu"))
+def test_a_resampled_latent_is_the_residual_of_a_row_and_starts_without_momentum(table):
+    run = GradientRun(as_embeddings(table), CONFIG, torch.device("cpu"))
     for _ in range(3):
         run.advance()
     dead = torch.tensor([3, 9])
@@ -171,7 +171,7 @@ def test_a_revived_latent_is_the_residual_of_a_row_and_starts_without_momentum(t
     x = run.next_batch()
     step = take_gradients(run.model, x, 0.0)
     before = run.model.decoder.detach().clone()
-    run._revive(*run._lacking(x, step))
+    run._resample_dead(*run._residuals(x, step))
 
     near = torch.nn.functional.normalize(run.model.decode(step.indices, step.values).detach())
     residual = torch.nn.functional.normalize(x - (x * near).sum(1, keepdim=True) * near)
@@ -184,4 +184,4 @@ def test_a_revived_latent_is_the_residual_of_a_row_and_starts_without_momentum(t
         for key in ("exp_avg", "exp_avg_sq"):
             moments = run.optimizer.state[parameter][key]
             assert not moments[dead].any() and moments.any()
-    assert run.dead_latents() == 64
+    assert run.dead_latents() == 0

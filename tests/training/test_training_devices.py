@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from compressae import CompresSAE, InputError, TrainConfig, train, training
+from compressae import CompresSAE, InputError, TrainConfig, train
 from compressae.kernels.backend import use
 from compressae.retrieval.io.embeddings import Embeddings, as_embeddings
+from compressae.training import gradient
 from compressae.training.distributed import launched
-from compressae.training.gradient import take_gradients
-from compressae.training.loop import _Run
+from compressae.training.gradient import GradientRun, take_gradients
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_gradients_by_kernels_equal_autograds(device, table, wide_weight):
     torch.testing.assert_close(found.loss.cpu(), step.loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.cosines.cpu(), step.cosines, rtol=1e-4, atol=1e-5)
     assert torch.equal(found.indices.cpu(), step.indices)
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        scale = gradient.abs().max()  # bfloat16 products: 8 bits of mantissa.
-        assert parameter.grad.shape == gradient.shape
-        assert ((parameter.grad.cpu() - gradient).abs().max() / scale) < 0.02
+    for parameter, wanted in zip(model.parameters(), expected, strict=True):
+        scale = wanted.abs().max()  # bfloat16 products: 8 bits of mantissa.
+        assert parameter.grad.shape == wanted.shape
+        assert ((parameter.grad.cpu() - wanted).abs().max() / scale) < 0.02
 
 
 def test_a_model_is_differentiable_by_kernels(device, table):
@@ -66,7 +66,7 @@ def test_steps_by_kernels_equal_steps_by_autograd(device, table):
     runs = []
     for place, backend in (("cpu", "numba"), (device, "triton")):
         with use(backend):
-            run = _Run(as_embeddings(table), config, torch.device(place))
+            run = GradientRun(as_embeddings(table), config, torch.device(place))
             run.last_used[:] = -100  # Latents that neither step uses are dead at the second.
             start = run.model.decoder.detach().clone()
             for _ in range(2):
@@ -87,7 +87,7 @@ def test_a_table_held_on_the_device_gives_the_same_model(table, monkeypatch):
     monkeypatch.setattr(
         Embeddings, "take", lambda self, rows: taken.append(rows) or take(self, rows)
     )
-    monkeypatch.setattr(training, "_free_bytes", lambda device: 1 << 30)
+    monkeypatch.setattr(gradient, "_free_bytes", lambda device: 1 << 30)
     models.append(train(table, config, "cpu"))
     assert torch.equal(models[0].decoder, models[1].decoder)
     assert torch.equal(models[0].encoder, models[1].encoder)
@@ -109,7 +109,7 @@ def torchrun(processes, *command):
 def test_two_processes_train_the_model_that_one_trains(table, tmp_path):
     """Batches of 51 rows, shares of 25 and 26; latents are revived on the way."""
     np.save(tmp_path / "items.npy", table)
-    settings = "--latents 64 --nnz 3 --steps 40 --batch 51 --recipe autoencoder --device cpu"
+    settings = "--latents 64 --nonzeros 3 --steps 40 --batch 51 --recipe autoencoder --device cpu"
     command = ["-m", "compressae", "train", tmp_path / "items.npy", "-o", tmp_path / "two"]
     done = torchrun(2, *command, *settings.split(), "--json")
     assert done.returncode == 0, done.stderr
@@ -124,11 +124,12 @@ def test_two_processes_train_the_model_that_one_trains(table, tmp_path):
 
 INTERRUPTED = """
 import sys, numpy as np
-from compressae import TrainConfig, train, training
+from compressae import TrainConfig, train
+from compressae.training import gradient
 from compressae.training.distributed import Replicas, launched
 
 folder = sys.argv[1]
-training._DEAD_AFTER = 2  # Latents are revived at steps 3 and 6.
+gradient._DEAD_AFTER = 2  # Latents are revived at steps 3 and 6.
 config = TrainConfig(
     latents=128, nonzeros=3, steps=12, batch=51, recipe="autoencoder", resample_every=3
 )
@@ -157,7 +158,7 @@ with launched("auto") as device:
 @pytest.mark.slow
 def test_an_interrupt_of_one_process_stops_all_at_one_step(table, tmp_path, monkeypatch):
     """And all go on from the one checkpoint to the model of a run that was not interrupted."""
-    monkeypatch.setattr(training, "_DEAD_AFTER", 2)
+    monkeypatch.setattr(gradient, "_DEAD_AFTER", 2)
     np.save(tmp_path / "items.npy", table)
     (tmp_path / "script.py").write_text(INTERRUPTED)
     done = torchrun(2, tmp_path / "script.py", tmp_path)
@@ -166,13 +167,13 @@ def test_an_interrupt_of_one_process_stops_all_at_one_step(table, tmp_path, monk
     config = TrainConfig(
         latents=128, nonzeros=3, steps=12, batch=51, recipe="autoencoder", resample_every=3
     )
-    cosines, revived, revive = [], [], _Run._revive
+    cosines, revived, revive = [], [], GradientRun._resample_dead
 
     def note(self, dead, lacking):
         revived.append(len(dead))
         revive(self, dead, lacking)
 
-    monkeypatch.setattr(_Run, "_revive", note)
+    monkeypatch.setattr(GradientRun, "_resample_dead", note)
     one = train(table, config, "cpu", lambda now: cosines.append(now.cosine))
     assert sum(revived) > 20
     for rank in (0, 1):

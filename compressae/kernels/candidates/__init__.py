@@ -37,7 +37,7 @@ _NO_MASK = np.empty(0, np.bool_)
 _kept = threading.local()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Candidates:
     """Candidates of m queries.
 
@@ -89,7 +89,7 @@ def find_candidates(
     ([array([0, 1], dtype=int32)], array([3., 3.]))
     """
     m = len(indptr) - 1
-    whole = postings.values.dtype == np.int8
+    whole = postings.values.itemsize == 1
     kind: np.dtype = np.dtype(np.float32)
     if whole:
         kind = np.dtype(np.int16 if postings.norm <= _SHORT else np.int32)
@@ -113,9 +113,10 @@ def find_candidates(
         latents, weights, bands, count, shift, _NO_MASK if mask is None else mask, sums, counts,
         rows, scores, filled, complete,
     )  # fmt: skip
+    ends = filled.tolist()
     return Candidates(
-        [rows[i, : filled[i]].copy() for i in range(m)],
-        [scores[i, : filled[i]].copy() for i in range(m)],
+        [row[:end].copy() for row, end in zip(rows, ends, strict=True)],
+        [score[:end].copy() for score, end in zip(scores, ends, strict=True)],
         complete,
         unit,
         slack,

@@ -55,7 +55,9 @@ def open_codes(
     """
     for form in _FORMS:
         if form.stem in tensors and form.stem in settings:
-            return form.from_parts(settings[form.stem], tensors[form.stem])
+            # As plain arrays: numba takes longer to look at a memory map than to search it.
+            arrays = {name: np.asarray(array) for name, array in tensors[form.stem].items()}
+            return form.from_parts(settings[form.stem], arrays)
     raise InputError(f"{path}: holds no codes (an older compressae?); build it again")
 
 
@@ -96,8 +98,13 @@ def query_rows(queries: Any, latents: int) -> CsrRows:
     if getattr(queries, "format", None) == "csr" and queries.dtype.kind in "fiub":
         rows = CsrRows.of(queries.indptr, queries.indices, queries.data, latents)
     elif str(getattr(queries, "layout", None)) == "torch.sparse_csr":
-        parts = (queries.crow_indices(), queries.col_indices(), queries.values().float())
-        rows = CsrRows.of(*(part.detach().cpu().numpy() for part in parts), latents)
+        csr = queries.detach().cpu()
+        rows = CsrRows.of(
+            csr.crow_indices().numpy(),
+            csr.col_indices().numpy(),
+            csr.values().float().numpy(),
+            latents,
+        )
     elif str(getattr(queries, "layout", None)) == "torch.sparse_coo":
         coo = queries.detach().coalesce()
         row, column = coo.indices().cpu().numpy()

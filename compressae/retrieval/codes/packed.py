@@ -1,4 +1,4 @@
-"""PackedCodes: sparse codes and residual codes in a few bytes a row."""
+"""PackedCodes: bit-packed sparse codes and residual codes, a few bytes a row."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -13,26 +13,39 @@ from compressae.retrieval.codes.quantizer import RowQuantizer
 from compressae.retrieval.codes.sparse import SparseCodes, ValueType, id_dtype
 from compressae.retrieval.errors import InputError
 
-#: Rows unpacked at a time.
+#: Rows that ``norms`` unpacks at a time.
 _BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedCodes(Codes):
-    """n rows of latents in ⌈log2 h⌉ bits, quantised values, a residual code and a gain.
+    """n rows of latent ids in ⌈log2 h⌉ bits, quantised values, a residual code and a gain byte.
 
-    Rows may differ in k (a budget gives more nonzeros to some). They are scored where they lie:
+    Rows may differ in k: a budget allots more nonzeros to some. They are scored without unpacking:
     q·y ≈ gain·(q'·s + Σ_b tables[b, residual_b]), with q' = W·q.
 
     Attributes:
-        data: uint8, all rows and ``SPARE`` bytes; see ``compressae.kernels.packed``.
-        counts: (n,) uint8 nonzeros of each row, or None where all have the quantiser's K.
-        quantizer: what made the rows; the same for every row, and not counted in ``nbytes``.
-        model_id: fingerprint of the model that made the codes.
+        data: uint8, the concatenated rows and ``SPARE`` padding bytes; see
+            ``compressae.kernels.packed``.
+        counts: (n,) uint8 nonzeros of each row, or None if all rows have K.
+        quantizer: the quantiser of all rows; not counted in ``nbytes``.
+        model_id: fingerprint of the model that made the codes, or None.
         settings: how they were made.
+        rows: data, layout and counts as the kernels take them.
 
     Raises:
         InputError: the parts do not fit together.
+
+    >>> from compressae import CompresSAE, compress
+    >>> items = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
+    >>> model = CompresSAE(dim=8, latents=32, nonzeros=4)
+    >>> codes = compress(model, items, residual_bytes=2)
+    >>> codes.shape, codes.residual_bytes, codes.nbytes
+    ((300, 32), 2, 2104)
+    >>> codes.reconstruct(model.projection.decoder).shape
+    (300, 8)
+    >>> codes.unpack("int8").nonzeros[:3]
+    array([4, 4, 4])
     """
 
     stem: ClassVar[str] = "packed"
@@ -56,10 +69,10 @@ class PackedCodes(Codes):
                 )
             ends = np.cumsum(lengths[self.counts])
             blocks = np.concatenate([[0], ends[ROW_BLOCK - 1 : -1 : ROW_BLOCK]]).astype(np.int64)
-            whole = len(self.counts) > 0 and size == int(ends[-1])
+            is_whole = len(self.counts) > 0 and size == int(ends[-1])
         else:
-            whole = size > 0 and size % int(lengths[-1]) == 0
-        if self.data.dtype != np.uint8 or not whole:
+            is_whole = size > 0 and size % int(lengths[-1]) == 0
+        if self.data.dtype != np.uint8 or not is_whole:
             raise InputError(
                 f"packed codes: {len(self.data)} bytes of {self.data.dtype} do not fit rows of "
                 f"{lengths.min()} to {lengths[-1]} bytes; encode the table again"
@@ -71,6 +84,7 @@ class PackedCodes(Codes):
 
     @property
     def latents(self) -> int:  # type: ignore[override]
+        """h."""
         return self.quantizer.latents
 
     @property
@@ -83,18 +97,18 @@ class PackedCodes(Codes):
 
     @property
     def nbytes(self) -> int:
-        """Every byte that grows with n: rows, their counts and blocks where they differ in k."""
+        """Bytes that grow with n: the rows and, if they differ in k, counts and block offsets."""
         counts = 0 if self.counts is None else self.counts.nbytes
         return self.data.nbytes + counts + self.rows.blocks.nbytes
 
     @property
     def nonzeros(self) -> np.ndarray:
-        """(n,) int64 nonzeros of each row."""
+        """Nonzeros of each row (n,) int64."""
         return self.rows.nonzeros
 
     @property
     def largest(self) -> float:
-        """No |value|, gains applied, is larger."""
+        """An upper bound of every |value|, gains applied."""
         q = self.quantizer
         levels = max(
             np.abs(row[: 1 << bits]).max() for row, bits in zip(q.levels, q.value_bits, strict=True)
@@ -113,7 +127,7 @@ class PackedCodes(Codes):
         """Decode rows start..stop to CSR; see ``Codes.read``.
 
         Raises:
-            InputError: a latent is outside the codes: they are damaged.
+            InputError: a latent is h or more: the codes are damaged.
         """
         indptr, ids, codes = packed.unpack(self.rows, start, stop, threads=1)
         if len(ids) and int(ids.max()) >= self.latents:
@@ -125,16 +139,20 @@ class PackedCodes(Codes):
         return indptr, ids, values, self.row_factors(factors, start, stop)
 
     def unpack(self, values: ValueType = "float32") -> SparseCodes:
-        """The nonzeros as CSR codes, gains multiplied in; residual codes are left out."""
+        """Unpack the nonzeros to plain codes, gains applied; residual codes are left out.
+
+        Args:
+            values: the value type of the plain codes.
+        """
         indptr, ids, numbers, gains = self.read(0, len(self))
         numbers *= np.repeat(gains, np.diff(indptr))
-        flat = ids.astype(id_dtype(self.latents))
+        ids = ids.astype(id_dtype(self.latents))
         return SparseCodes.from_arrays(
-            indptr, flat, numbers, self.latents, values, self.model_id, self.settings
+            indptr, ids, numbers, self.latents, values, self.model_id, self.settings
         )
 
     def norms(self, dtype: Any = np.float32) -> np.ndarray:
-        """‖s‖ of every row, gains applied: (n,)."""
+        """‖s‖ of every row (n,), gains applied."""
         norms = np.empty(len(self), dtype)
         for start in range(0, len(self), _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, len(self))
@@ -149,7 +167,7 @@ class PackedCodes(Codes):
         rows: np.ndarray | None = None,
         factors: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Dot products (m,) with the nonzeros, summed in float32; see ``Codes.dots``."""
+        """Dot products (m,) float32 with the nonzeros, summed in float32; see ``Codes.dots``."""
         tables = np.zeros((self.residual_bytes, 256), np.float32)
         scores = self.scores(np.asarray(dense_query, np.float32), tables, rows)
         if factors is None:
@@ -157,6 +175,7 @@ class PackedCodes(Codes):
         return (scores * (factors if rows is None else factors[rows])).astype(np.float32)
 
     def query_tables(self, x: np.ndarray) -> np.ndarray:
+        """Look-up tables (q, residual_bytes, 256) float32 of queries x (q, d)."""
         return self.quantizer.tables(x)
 
     def inverse_norms(self) -> np.ndarray:
@@ -176,18 +195,18 @@ class PackedCodes(Codes):
         return packed_planes(self.rows, q.levels, q.gains, self.latents, start, stop)
 
     def take(self, rows: np.ndarray) -> "PackedCodes":
-        """The given rows (m,), m ≥ 1, in that order."""
+        """Select rows (m,), m ≥ 1, in that order."""
         lengths = self.rows.layout.lengths[self.nonzeros]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])[rows]
-        taken = lengths[rows]
-        ends = np.cumsum(taken)
-        place = np.arange(ends[-1]) + np.repeat(starts - ends + taken, taken)
-        data = np.concatenate([self.data[place], np.zeros(SPARE, np.uint8)])
+        lengths = lengths[rows]
+        ends = np.cumsum(lengths)
+        sources = np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+        data = np.concatenate([self.data[sources], np.zeros(SPARE, np.uint8)])
         counts = None if self.counts is None else self.counts[rows]
         return replace(self, data=data, counts=counts)
 
     def join(self, others: "list[PackedCodes]") -> "PackedCodes":
-        """These rows and then the others', which ``check_compatible`` accepts."""
+        """Append the rows of others, which ``check_compatible`` accepts."""
         parts = [self, *others]
         data = [part.data[:-SPARE] for part in parts]
         counts = None
@@ -199,31 +218,31 @@ class PackedCodes(Codes):
         """Refuse codes that cannot stand in one index with these.
 
         Raises:
-            InputError: of another kind, or packed by another quantiser.
+            InputError: another kind, another model or another quantiser.
         """
         if not isinstance(other, PackedCodes):
             raise InputError(
                 f"{type(other).__name__}: expected packed codes, as in the index; make them with "
                 "encode_like(model, rows, like=index.codes)"
             )
-        mine, its = self.quantizer.arrays(), other.quantizer.arrays()
-        same = all(np.array_equal(mine[name], its[name]) for name in mine)
-        if not same or other.latents != self.latents or other.model_id != self.model_id:
+        arrays, other_arrays = self.quantizer.arrays(), other.quantizer.arrays()
+        is_same = all(np.array_equal(arrays[name], other_arrays[name]) for name in arrays)
+        if not is_same or other.latents != self.latents or other.model_id != self.model_id:
             raise InputError(
                 "packed codes of another model or quantiser than the index's; make them with "
                 "encode_like(model, rows, like=index.codes)"
             )
 
     def residual_codes(self) -> np.ndarray:
-        """(n, residual_bytes) uint8."""
+        """Residual codes (n, residual_bytes) uint8."""
         return packed.heads(self.rows)[:, :-1]
 
     def gains(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """(m,) float32 factors of rows start..stop, of all when they are not given."""
+        """Gains (m,) float32 of rows start..stop; of all rows by default."""
         return self.quantizer.gains[packed.heads(self.rows, start, stop)[:, -1]]
 
     def reconstruct(self, decoder: np.ndarray) -> np.ndarray:
-        """Reconstruct rows (n, d) float32 from the model's decoder (h, d), residual included."""
+        """Reconstruct rows (n, d) float32 from the model's decoder (h, d) and residual codes."""
         gains = self.gains()[:, None]
         nonzeros = np.asarray(self.to_scipy() @ decoder, np.float32)
         return nonzeros + gains * self.quantizer.decode_residual(self.residual_codes())
@@ -239,19 +258,25 @@ class PackedCodes(Codes):
             rows: (m,) int64.
         """
         q = self.quantizer
+        if table is None:
+            table = np.zeros((q.residual_bytes, 256), np.float32)
         addressable = 1 << q.layout.id_bits
-        if len(projected) < addressable:  # No id, even a damaged one, reads beyond the end.
+        if len(projected) < addressable:  # An id in damaged codes must not read beyond the end.
             padding = np.zeros(addressable - self.latents, np.float32)
             projected = np.concatenate([projected, padding])
         return packed.rescore(self.rows, q.levels, q.gains, projected, table, rows)
 
     def prefix(self, nonzeros: int) -> "PackedCodes":
-        """The same rows cut to their first k nonzeros, those of largest |value| before
-        quantisation: codes of a smaller k without encoding.
+        """Cut rows to their first k nonzeros: codes of a smaller k without encoding again.
+
+        The first nonzeros of a row are those of largest |value| before quantisation.
+
+        Args:
+            nonzeros: k.
 
         Raises:
-            InputError: k is not within 1…K; or rows carry residual codes, which belong to all of
-                their nonzeros.
+            InputError: k is outside 1…K; or the rows have residual codes, which are fitted to all
+                of their nonzeros.
         """
         if not 1 <= nonzeros <= self.quantizer.nonzeros:
             raise InputError(
@@ -262,24 +287,25 @@ class PackedCodes(Codes):
                 "these codes carry residual codes of all their nonzeros and cannot be cut; encode "
                 f"again with {nonzeros} nonzeros"
             )
+        # Copy the first bytes of each row.
         quantizer = self.quantizer.prefix(nonzeros)
-        lengths = self.rows.layout.lengths
-        old = self.rows.nonzeros
-        starts = np.concatenate([[0], np.cumsum(lengths[old])[:-1]])
-        kept = np.minimum(old, nonzeros)
-        cut = quantizer.layout.lengths[kept]
-        ends = np.cumsum(cut)
+        old_counts = self.rows.nonzeros
+        starts = np.concatenate([[0], np.cumsum(self.rows.layout.lengths[old_counts])[:-1]])
+        new_counts = np.minimum(old_counts, nonzeros)
+        lengths = quantizer.layout.lengths[new_counts]
+        ends = np.cumsum(lengths)
         data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
-        place = np.arange(int(ends[-1])) - np.repeat(ends - cut, cut) + np.repeat(starts, cut)
-        data[: int(ends[-1])] = self.data[place]
-        spare = (8 * (cut - 1) - quantizer.layout.shifts[kept]) % 8  # Bits of the next nonzero.
-        data[ends - 1] &= (255 >> spare).astype(np.uint8)
-        counts = None if self.counts is None else kept.astype(np.uint8)
+        offsets = np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)
+        data[: int(ends[-1])] = self.data[offsets + np.repeat(starts, lengths)]
+        # Clear the bits of the next nonzero in the last byte of a row.
+        surplus_bits = (8 * (lengths - 1) - quantizer.layout.shifts[new_counts]) % 8
+        data[ends - 1] &= (255 >> surplus_bits).astype(np.uint8)
+        counts = None if self.counts is None else new_counts.astype(np.uint8)
         settings = {**self.settings, "nonzeros": nonzeros}
         return PackedCodes(data, counts, quantizer, self.model_id, settings)
 
     def artifact_settings(self) -> dict[str, Any]:
-        """What a saved folder records beside the arrays."""
+        """Settings that a saved folder records beside the arrays."""
         return {
             "rows": len(self),
             "latents": self.latents,
@@ -288,26 +314,30 @@ class PackedCodes(Codes):
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that a saved folder holds."""
-        made = {f"quantizer.{name}": array for name, array in self.quantizer.arrays().items()}
+        """The arrays of a saved folder."""
+        shared = {f"quantizer.{name}": array for name, array in self.quantizer.arrays().items()}
         counts = {} if self.counts is None else {"counts": self.counts}
-        return {"data": self.data, **counts, **made}
+        return {"data": self.data, **counts, **shared}
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "PackedCodes":
-        """Codes of what ``artifact_settings`` and ``arrays`` gave."""
-        made = {
+        """Make codes from the settings and arrays of a saved folder.
+
+        Raises:
+            InputError: a setting or an array is missing, or they do not fit together.
+        """
+        quantizer_arrays = {
             name.removeprefix("quantizer."): array
             for name, array in arrays.items()
             if name.startswith("quantizer.")
         }
-        lacking = {"latents", "model_id", "made", "rows"} - set(settings)
-        if lacking or "data" not in arrays:
+        missing = {"latents", "model_id", "made", "rows"} - set(settings)
+        if missing or "data" not in arrays:
             raise InputError(
-                f"packed codes: {', '.join(sorted(lacking)) or 'data'} missing; encode the table "
+                f"packed codes: {', '.join(sorted(missing)) or 'data'} missing; encode the table "
                 "again"
             )
-        quantizer = RowQuantizer.from_arrays(settings["latents"], made)
+        quantizer = RowQuantizer.from_arrays(settings["latents"], quantizer_arrays)
         codes = cls(
             arrays["data"], arrays.get("counts"), quantizer, settings["model_id"], settings["made"]
         )

@@ -1,4 +1,4 @@
-"""RowQuantizer: what turns the nonzeros and the residual of a row into bytes, and back."""
+"""RowQuantizer: quantise the nonzeros and the residual of a row to bytes, and decode them."""
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -12,32 +12,53 @@ from compressae.retrieval.codes.size import id_bits
 from compressae.retrieval.errors import InputError
 
 _CENTROIDS = 256
-#: Power of the queries' second moment by which errors are weighed, and the ridge under it as a
-#: share of its largest eigenvalue; chosen on WordNet (docs/results/recall_per_byte.md).
+#: Power of the queries' second moment in the error weighting, and the ridge added to the moment as
+#: a share of its largest eigenvalue; chosen on WordNet (docs/results/recall_per_byte.md).
 _WEIGHTING = 0.75
 _RIDGE = 1e-2
-#: Names of arrays in saved files, where they differ: format 2 has them so.
+#: Names of the arrays in saved files, where format 2 uses another name.
 _STORED_AS = {"error_weighting": "metric"}
 
 
 @dataclass(frozen=True, eq=False)
 class RowQuantizer:
-    """Levels of the values, and a product quantiser of what they leave.
+    """Quantiser of packed rows: levels of the values and a product quantiser of the residual.
 
-    Nonzeros of a row are ordered by descending |value| before quantisation; the r-th takes one of
-    its own rank's levels, so that neither a scale nor a sign needs to be stored. The residual
-    r = x − x̂ is kept as y = r·project cut into m parts, each replaced by its nearest of 256
-    centroids (product quantisation, Jégou et al. 2011); r ≈ ŷ·restoreᵀ, so that q·r is m look-ups.
-    One more byte scales the whole row to its least-squares length.
+    The nonzeros of a row are ordered by descending |value|. The r-th takes one of the levels of
+    rank r, so that no scale and no sign is stored. The residual r = x − x̂ is projected to
+    y = r·project and cut into m parts. Each part is replaced by the nearest of 256 centroids
+    (product quantisation, Jégou et al. 2011). Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
+    A gain byte scales the row to its least-squares length.
 
     Attributes:
         latents: h.
         error_weighting: (d, d) float32 A: quantisation minimises ‖(x − x̂)·A‖.
-        levels: (K, L) float32; rank r uses its first 2^value_bits[r].
-        value_bits: (K,) int64.
-        gains: (256,) float32, ascending and even: what a row's gain byte multiplies its score by.
+        levels: (K, L) float32; rank r uses the first 2^value_bits[r].
+        value_bits: (K,) int64 bits of a level number.
+        gains: (256,) float32, ascending, evenly spaced: the factor that each gain byte stands for.
         project, restore: (d, m·s) float32, s dimensions a part; m = 0 without residual codes.
         codebooks: (m, 256, s) float32.
+
+    Raises:
+        InputError: the shapes do not fit together; an id and a level number take more than 25 bits;
+            or an array holds NaN or infinity.
+
+    >>> quantizer = RowQuantizer(
+    ...     latents=4096,
+    ...     error_weighting=np.eye(2, dtype=np.float32),
+    ...     levels=np.array([[-1, -0.5, 0.5, 1], [-0.3, 0.3, np.inf, np.inf]], np.float32),
+    ...     value_bits=np.array([2, 1]),
+    ...     gains=np.linspace(0.5, 1.5, 256, dtype=np.float32),
+    ...     project=np.empty((2, 0), np.float32),
+    ...     restore=np.empty((2, 0), np.float32),
+    ...     codebooks=np.empty((0, 256, 0), np.float32),
+    ... )
+    >>> quantizer.values_of(np.array([[3, 0]], np.uint8))
+    array([[ 1. , -0.3]], dtype=float32)
+    >>> quantizer.encode_gain(np.array([0.5, 0.9, 2.0], np.float32))
+    array([  0, 102, 255], dtype=uint8)
+    >>> quantizer.layout.lengths  # Bytes of a row of 0, 1 and 2 nonzeros.
+    array([1, 3, 5])
     """
 
     latents: int
@@ -51,7 +72,7 @@ class RowQuantizer:
 
     def __post_init__(self) -> None:
         d, (ranks, widest), (m, centroids, s) = self.dim, self.levels.shape, self.codebooks.shape
-        fits = (
+        is_consistent = (
             self.error_weighting.shape == (d, d)
             and self.value_bits.shape == (ranks,)
             and int(self.value_bits.min()) >= 1
@@ -60,7 +81,7 @@ class RowQuantizer:
             and centroids == _CENTROIDS
             and self.project.shape == self.restore.shape == (d, m * s)
         )
-        if not fits:
+        if not is_consistent:
             shapes = {name: array.shape for name, array in self.arrays().items()}
             raise InputError(f"row quantiser: {shapes} do not fit together; encode the table again")
         if id_bits(self.latents) + int(self.value_bits.max()) > MAX_BITS:
@@ -68,67 +89,76 @@ class RowQuantizer:
                 f"row quantiser: {self.latents} latents and values of {self.value_bits.max()} bits;"
                 f" expected at most {MAX_BITS} bits together; encode the table again"
             )
-        read = [self.error_weighting, self.gains, self.project, self.restore, self.codebooks]
-        read += [row[: 1 << bits] for row, bits in zip(self.levels, self.value_bits, strict=True)]
-        if not all(np.isfinite(array).all() for array in read):
+        # Levels beyond a rank's 2^value_bits are padding and may be infinite.
+        numbers = [self.error_weighting, self.gains, self.project, self.restore, self.codebooks]
+        numbers += [
+            row[: 1 << bits] for row, bits in zip(self.levels, self.value_bits, strict=True)
+        ]
+        if not all(np.isfinite(array).all() for array in numbers):
             raise InputError("row quantiser: NaN or infinity in its arrays; encode the table again")
 
     @property
     def dim(self) -> int:
+        """d."""
         return len(self.error_weighting)
 
     @property
     def nonzeros(self) -> int:
-        """K, the most nonzeros of a row."""
+        """K, the largest number of nonzeros of a row."""
         return len(self.value_bits)
 
     @property
     def residual_bytes(self) -> int:
+        """m, the bytes of a row's residual code."""
         return len(self.codebooks)
 
     @cached_property
     def _columns(self) -> np.ndarray:
-        """(m, s, 256): the codebooks, one centroid a column."""
+        """Codebooks transposed (m, s, 256): one centroid a column."""
         return np.ascontiguousarray(self.codebooks.transpose(0, 2, 1))
 
     @cached_property
     def _copies(self) -> dict[tuple[str, str], Any]:
+        """Copies of arrays on devices, by (array name, device)."""
         return {}
 
     def _beside(self, name: str, data: Any) -> Any:
-        """One of the larger arrays where ``data`` is; what a device was given once stays there."""
+        """Return the array ``name`` on the device of ``data``; each device caches its copy."""
         if isinstance(data, np.ndarray):
             return getattr(self, name)
-        place = name, str(data.device)
-        if place not in self._copies:
-            self._copies[place] = beside(getattr(self, name), data)
-        return self._copies[place]
+        key = name, str(data.device)
+        if key not in self._copies:
+            self._copies[key] = beside(getattr(self, name), data)
+        return self._copies[key]
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the parts of a row are."""
+        """Bit layout of a packed row."""
         return Layout(id_bits(self.latents), self.value_bits, self.residual_bytes + 1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that search needs of it, whatever the number of rows."""
+        """Bytes of the arrays that a search reads; independent of n."""
         return self.levels.nbytes + self.gains.nbytes + self.restore.nbytes + self.codebooks.nbytes
 
     def values_of(self, codes: Any) -> Any:
-        """Values (n, k) float32 of level numbers (n, k) uint8, an array or a tensor like them."""
+        """Dequantise level numbers (n, k) uint8 to values (n, k) float32.
+
+        A numpy array returns a numpy array, a tensor a tensor on its device.
+        """
         return level_values(self.levels, codes)
 
     def encode_residual(self, residual: Any) -> Any:
-        """(n, m) uint8 codes of residuals (n, d), an array or a tensor like them."""
+        """Encode residuals (n, d) to codes (n, m) uint8; an array or a tensor like the input."""
         xp, (m, _, s) = namespace(residual), self.codebooks.shape
         if not m:
             return xp.asarray(residual[:, :0], dtype=xp.uint8)
-        if xp is not np:  # ‖y − c‖² is least where ‖c‖²/2 − y·c is.
+        if xp is not np:  # The centroid of least ‖y − c‖² is that of least ‖c‖²/2 − y·c.
             parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
             books = self._beside("codebooks", residual)
-            halves = books.square().sum(2) / 2
-            found = [(halves[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
-            return xp.stack(found, 1).to(xp.uint8)
+            half_norms = books.square().sum(2) / 2
+            nearest = [(half_norms[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
+            return xp.stack(nearest, 1).to(xp.uint8)
         import faiss
 
         quantizer = faiss.ProductQuantizer(m * s, m, 8)
@@ -136,38 +166,41 @@ class RowQuantizer:
         return quantizer.compute_codes(np.ascontiguousarray(residual @ self.project))
 
     def decode_residual(self, codes: Any) -> Any:
-        """(n, d) float32 residuals of codes (n, m), an array or a tensor like them."""
+        """Decode codes (n, m) to residuals (n, d) float32; an array or a tensor like the input."""
         books = self._beside("codebooks", codes)
         parts = level_values(books, codes).reshape(len(codes), -1)
         return parts @ self._beside("restore", codes).T
 
     def tables(self, x: np.ndarray) -> np.ndarray:
-        """Look-up tables (q, m, 256) float32 of queries x (q, d): x · centroid."""
+        """Compute look-up tables (q, m, 256) float32: queries x (q, d) times each centroid."""
         m, _, s = self.codebooks.shape
         return look_up_tables((x @ self.restore).reshape(len(x), m, s), self._columns)
 
     def encode_gain(self, gains: Any) -> Any:
-        """(n,) uint8: the nearest of ``self.gains``; an array or a tensor like ``gains``."""
+        """Quantise gains (n,) to gain bytes (n,) uint8: the index of the nearest of ``self.gains``.
+
+        A numpy array returns a numpy array, a tensor a tensor on its device.
+        """
         low, high = float(self.gains[0]), float(self.gains[-1])
         step = max((high - low) / 255, 1e-9)
         xp = namespace(gains)
         return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
 
     def prefix(self, k: int) -> "RowQuantizer":
-        """The quantiser of rows cut to their first k nonzeros, without residual."""
+        """Cut the quantiser to rows of their first k nonzeros, without a residual code."""
         widest = 1 << int(self.value_bits[:k].max())
-        none = np.empty((self.dim, 0), np.float32)
+        no_projection = np.empty((self.dim, 0), np.float32)
         return replace(
             self,
             levels=self.levels[:k, :widest].copy(),
             value_bits=self.value_bits[:k].copy(),
-            project=none,
-            restore=none,
+            project=no_projection,
+            restore=no_projection,
             codebooks=np.empty((0, _CENTROIDS, 0), np.float32),
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that a saved folder holds."""
+        """The arrays of a saved folder."""
         return {
             _STORED_AS.get(f.name, f.name): getattr(self, f.name)
             for f in fields(self)
@@ -176,7 +209,11 @@ class RowQuantizer:
 
     @classmethod
     def from_arrays(cls, latents: int, arrays: dict[str, np.ndarray]) -> "RowQuantizer":
-        """A quantiser of what ``arrays`` gave."""
+        """Make a quantiser from the arrays of a saved folder.
+
+        Raises:
+            InputError: an array is missing or unknown, or they do not fit together.
+        """
         names = {_STORED_AS.get(f.name, f.name): f.name for f in fields(cls) if f.name != "latents"}
         if set(arrays) != set(names):
             raise InputError(
@@ -187,8 +224,19 @@ class RowQuantizer:
 
 
 def level_values(levels: Any, codes: Any) -> Any:
-    """Equal to ``levels[arange(k), codes]`` of codes (n, k) uint8, an array or a tensor like
-    them."""
+    """Look up the level of each rank's number: equal to ``levels[arange(k), codes]``.
+
+    Args:
+        levels: (≥ k, L) array; entries may be vectors, as in codebooks (m, 256, s).
+        codes: (n, k) uint8.
+
+    Returns:
+        (n, k), or (n, k, s) of vectors: an array, or a tensor on the device of ``codes``.
+
+    >>> level_values(np.array([[-1, 1], [-2, 2]]), np.array([[0, 1], [1, 1]], np.uint8))
+    array([[-1,  2],
+           [ 1,  2]])
+    """
     ranks = np.arange(codes.shape[1])
     if isinstance(codes, np.ndarray):
         return levels[ranks, codes]
@@ -196,14 +244,20 @@ def level_values(levels: Any, codes: Any) -> Any:
 
 
 def fit_error_weighting(queries: np.ndarray) -> np.ndarray:
-    """Weights of errors: a symmetric positive (d, d) float32 matrix A.
+    """Fit an error weighting: a symmetric positive matrix A (d, d) float32.
 
-    The expected squared error of q·x̂ over queries of second moment S is eᵀSe with e = x − x̂, not
-    eᵀe (Guo et al., "Quantization based fast inner product search", AISTATS 2016). A² is a power of
-    S between the two, which does best where the nearest rows matter more than all.
+    Over queries of second moment S, the expected squared error of q·x̂ is eᵀSe with e = x − x̂, not
+    eᵀe (Guo et al., "Quantization based fast inner product search", AISTATS 2016). A² is S to a
+    power below 1, a compromise between the two, because the nearest rows matter more than the mean
+    row. A is scaled so that rows like the queries have a mean squared length of 1 after weighting.
 
     Args:
         queries: (n, d) float32 rows like the queries.
+
+    >>> queries = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
+    >>> fit_error_weighting(queries).round(2)
+    array([[1.08, 0.  ],
+           [0.  , 0.72]], dtype=float32)
     """
     moment, axes = np.linalg.eigh((queries.T @ queries / len(queries)).astype(np.float64))
     weight = (np.maximum(moment, 0) / moment[-1] + _RIDGE) ** (_WEIGHTING / 2)
@@ -212,11 +266,11 @@ def fit_error_weighting(queries: np.ndarray) -> np.ndarray:
 
 
 def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarray, np.ndarray]:
-    """Levels of each rank, with bits shared out so that the squared error is least.
+    """Fit the quantisation levels of each rank and allocate bits to ranks by squared error.
 
-    Each rank's levels are Lloyd–Max quantisers of its values (Lloyd 1982); from one bit each, bits
-    go one by one to the rank whose error falls most, until a row of ``typical`` nonzeros has
-    ``bits`` a nonzero on average, or no error is left.
+    The levels of a rank are a Lloyd–Max quantiser of its values (Lloyd 1982). Each rank starts with
+    one bit. Further bits go one at a time to the rank whose error falls most, until a row of
+    ``typical`` nonzeros has ``bits`` a nonzero on average, or no bit reduces the error.
 
     Args:
         values: (n, K) float32, row by row in descending |value|.
@@ -225,31 +279,41 @@ def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarra
 
     Returns:
         levels (K, L) float32, unused ones infinite, and value_bits (K,) int64, 1 to 8.
+
+    >>> values = np.array([[8, 1], [4, 1], [-4, 1], [-8, 1]], np.float32)
+    >>> levels, value_bits = fit_levels(values, bits=1.5, typical=2)
+    >>> levels, value_bits
+    (array([[-8., -4.,  4.,  8.],
+           [ 1.,  1., inf, inf]], dtype=float32), array([2, 1]))
     """
     ranks = values.shape[1]
     columns = np.sort(values.astype(np.float64), axis=0).T
-    made = [[_lloyd(column, 2), _lloyd(column, 4)] for column in columns]
-    chosen = np.ones(ranks, np.int64)
+    # quantizers[r][b - 1]: levels and error of rank r with b bits, fitted up to one bit ahead.
+    quantizers = [[_lloyd(column, 2), _lloyd(column, 4)] for column in columns]
+    value_bits = np.ones(ranks, np.int64)
     for _ in range(round((bits - 1) * typical)):
-        gains = [
-            made[r][chosen[r] - 1][1] - made[r][chosen[r]][1] if chosen[r] < 8 else -1.0
+        # By how much one more bit would reduce the error of each rank.
+        reductions = [
+            quantizers[r][value_bits[r] - 1][1] - quantizers[r][value_bits[r]][1]
+            if value_bits[r] < 8
+            else -1.0
             for r in range(ranks)
         ]
-        r = int(np.argmax(gains))
-        if gains[r] <= 0:
+        r = int(np.argmax(reductions))
+        if reductions[r] <= 0:
             break
-        chosen[r] += 1
-        if chosen[r] < 8 and len(made[r]) <= chosen[r]:
-            made[r].append(_lloyd(columns[r], 2 << int(chosen[r])))
-    levels = np.full((ranks, 1 << int(chosen.max())), np.inf, np.float32)
+        value_bits[r] += 1
+        if value_bits[r] < 8 and len(quantizers[r]) <= value_bits[r]:
+            quantizers[r].append(_lloyd(columns[r], 2 << int(value_bits[r])))
+    levels = np.full((ranks, 1 << int(value_bits.max())), np.inf, np.float32)
     for r in range(ranks):
-        found = made[r][chosen[r] - 1][0]
-        levels[r, : len(found)] = found
-    return levels, chosen
+        rank_levels = quantizers[r][value_bits[r] - 1][0]
+        levels[r, : len(rank_levels)] = rank_levels
+    return levels, value_bits
 
 
 def _lloyd(column: np.ndarray, count: int, rounds: int = 40) -> tuple[np.ndarray, float]:
-    """``count`` levels of sorted numbers and their mean squared error."""
+    """Fit ``count`` Lloyd–Max levels to sorted numbers: (levels (count,), mean squared error)."""
     sums, squares = (np.concatenate([[0], np.cumsum(c)]) for c in (column, column**2))
     levels = np.quantile(column, (np.arange(count) + 0.5) / count)
     for _ in range(rounds):
@@ -263,36 +327,43 @@ def _lloyd(column: np.ndarray, count: int, rounds: int = 40) -> tuple[np.ndarray
 
 
 def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """A product quantiser of weighted residuals (r·A): a rotation and its parts' centroids.
+    """Fit a product quantiser of weighted residuals r·A: a rotation and centroids.
 
-    Residuals are turned to their principal axes, which go to the m parts so that the product of
-    variances is even (eigenvalue allocation, the parametric form of OPQ: Ge et al. 2013); faiss
-    trains the centroids.
+    Residuals are rotated to their principal axes. The axes are allocated to m parts of nearly equal
+    products of variances (eigenvalue allocation, the parametric form of OPQ: Ge et al. 2013). faiss
+    trains the centroids of each part.
 
     Args:
         weighted: (n, d) float32, n ≥ 256.
         m: parts, one byte each, at most d.
 
     Returns:
-        rotation (d, m·s) float32 with orthonormal or zero columns and codebooks (m, 256, s)
+        rotation (d, m·s) float32 with orthonormal or zero columns, and codebooks (m, 256, s)
         float32, s = ⌈d / m⌉.
+
+    >>> residuals = np.random.default_rng(0).standard_normal((300, 6), dtype=np.float32)
+    >>> rotation, codebooks = fit_residual(residuals, m=2)
+    >>> rotation.shape, codebooks.shape
+    ((6, 6), (2, 256, 3))
     """
     import faiss
 
     d = weighted.shape[1]
-    variance, turn = np.linalg.eigh((weighted.T @ weighted / len(weighted)).astype(np.float64))
+    variance, axes = np.linalg.eigh((weighted.T @ weighted / len(weighted)).astype(np.float64))
+    # Each axis, by descending variance, goes to the part of least log product so far.
     part = -(-d // m)
     members: list[list[int]] = [[] for _ in range(m)]
-    spread = np.zeros(m)
+    log_product = np.zeros(m)
     floor = max(float(variance[-1]), 1e-30) * 1e-9
     for axis in range(d - 1, -1, -1):
         open_parts = [p for p in range(m) if len(members[p]) < part]
-        p = min(open_parts, key=lambda p: spread[p])
+        p = min(open_parts, key=lambda p: log_product[p])
         members[p].append(axis)
-        spread[p] += np.log(max(float(variance[axis]), floor) / floor)
+        log_product[p] += np.log(max(float(variance[axis]), floor) / floor)
+    # The columns of a part are its axes; a part with fewer than s axes has zero columns.
     rotation = np.zeros((d, m * part), np.float32)
-    for p, mine in enumerate(members):
-        rotation[:, p * part : p * part + len(mine)] = turn[:, mine]
+    for p, part_axes in enumerate(members):
+        rotation[:, p * part : p * part + len(part_axes)] = axes[:, part_axes]
     quantizer = faiss.ProductQuantizer(m * part, m, 8)
     quantizer.cp.min_points_per_centroid = 1
     quantizer.train(np.ascontiguousarray(weighted @ rotation))

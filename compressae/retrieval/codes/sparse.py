@@ -1,4 +1,4 @@
-"""SparseCodes: rows of signed nonzeros, the compressed form of a table."""
+"""SparseCodes: plain sparse codes, as CSR arrays of signed nonzeros."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,13 +19,22 @@ VALUE_TYPES: tuple[ValueType, ...] = ("float32", "float16", "int8")
 
 
 def id_dtype(latents: int) -> np.dtype:
-    """The narrowest of uint16 and uint32 that holds the ids of h latents."""
+    """The narrower of uint16 and uint32 that holds the ids of h latents.
+
+    >>> id_dtype(4096), id_dtype(1 << 17)
+    (dtype('uint16'), dtype('uint32'))
+    """
     return np.dtype(np.uint16 if latents <= 1 << 16 else np.uint32)
 
 
 class CsrRows(NamedTuple):
-    """Sparse rows as arrays: bounds (n + 1,) int64, ids (nnz,) uint16 or uint32, distinct within a
-    row, and finite values (nnz,) float32."""
+    """Sparse rows as CSR arrays.
+
+    Attributes:
+        indptr: row bounds (n + 1,) int64.
+        ids: (nnz,) uint16 or uint32, distinct within a row.
+        values: (nnz,) float32, finite.
+    """
 
     indptr: np.ndarray
     ids: np.ndarray
@@ -33,7 +42,11 @@ class CsrRows(NamedTuple):
 
     @classmethod
     def of(cls, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, latents: int) -> Any:
-        """CSR arrays as they are, or None where they repeat a latent or hold a zero."""
+        """Wrap CSR arrays, or return None if a row repeats a latent or holds a zero.
+
+        Raises:
+            InputError: an id is outside 0…h − 1, or a value is NaN or infinite.
+        """
         with np.errstate(over="ignore"):  # Infinite values are refused below.
             numbers = np.ascontiguousarray(values, np.float32)
         fault = canonical_rows(indptr, indices, numbers, latents)
@@ -53,22 +66,31 @@ class CsrRows(NamedTuple):
 class SparseCodes(Codes):
     """n rows of (latent, value) pairs over h latents. Rows may differ in length.
 
-    Row i is ``indices[indptr[i]:indptr[i + 1]]`` with values alike, in the order they were given;
-    its numbers are ``values`` times ``scales[i]`` where there are scales.
+    Row i has the latents ``indices[a:b]`` and the values ``values[a:b]`` with a, b =
+    ``indptr[i : i + 2]``, in the order of the input. int8 values are multiplied by ``scales[i]``.
 
     Attributes:
-        indptr: (n + 1,) int64. Rows all of one length k need none, and it is neither saved nor
-            counted for them.
+        indptr: (n + 1,) int64. It is neither saved nor counted if all rows have the same length.
         indices: (nnz,) uint16, or uint32 above 65,536 latents; distinct within a row.
         values: (nnz,) float32, float16 or int8.
         scales: (n,) float32 with int8 values, else None.
         latents: h.
-        model_id: fingerprint of the model that made the codes, if one did.
+        model_id: fingerprint of the model that made the codes, or None.
         settings: how they were made.
 
     Raises:
         InputError: the parts do not fit together, an index is outside 0…h − 1, or a value is not
             finite.
+
+    >>> import scipy.sparse
+    >>> matrix = scipy.sparse.csr_array([[0, 2.0, 0, -1.0], [0.5, 0, 0, 0]])
+    >>> codes = SparseCodes.from_scipy(matrix, value_type="int8")
+    >>> codes
+    SparseCodes(2 rows over 4 latents, 20.5 bytes a row)
+    >>> codes.nonzeros, codes.norms().round(2)
+    (array([2, 1]), array([2.24, 0.5 ], dtype=float32))
+    >>> codes.dots(np.array([1, 1, 0, 0], np.float32))
+    array([2. , 0.5], dtype=float32)
     """
 
     stem: ClassVar[str] = "codes"
@@ -123,10 +145,24 @@ class SparseCodes(Codes):
         model_id: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> "SparseCodes":
-        """Codes of CSR arrays: indptr (n + 1,), indices (nnz,) below h, values (nnz,) float.
+        """Make codes from CSR arrays.
+
+        Args:
+            indptr: row bounds (n + 1,).
+            indices: (nnz,) latents, distinct within a row.
+            values: (nnz,) floats.
+            latents: h.
+            value_type: how the values are stored; "int8" adds a float32 scale per row.
+            model_id: fingerprint of the model that made the codes.
+            settings: how they were made.
 
         Raises:
-            InputError: see the class; or a value is beyond ``value_type``.
+            InputError: see the class; or a value overflows ``value_type``.
+
+        >>> indptr, indices = np.array([0, 2, 3]), np.array([3, 1, 0])
+        >>> codes = SparseCodes.from_arrays(indptr, indices, np.array([-1, 2, 0.5]), latents=4)
+        >>> codes.row(0)
+        (array([3, 1], dtype=uint16), array([-1.,  2.], dtype=float32))
         """
         if value_type not in VALUE_TYPES:
             raise InputError(f"values {value_type!r}: expected one of {', '.join(VALUE_TYPES)}")
@@ -135,16 +171,16 @@ class SparseCodes(Codes):
             raise InputError(
                 f"codes: ids from {indices.min()} to {indices.max()}; expected 0 to {latents - 1}"
             )
-        with np.errstate(over="ignore"):  # What overflows is refused by name as infinite.
-            kept = np.ascontiguousarray(values, np.float32)
+        with np.errstate(over="ignore"):  # Values that overflow become infinite, refused below.
+            numbers = np.ascontiguousarray(values, np.float32)
             if value_type == "float16":
-                kept = kept.astype(np.float16)
+                numbers = numbers.astype(np.float16)
         if value_type == "int8":
-            if not np.isfinite(kept).all():
+            if not np.isfinite(numbers).all():
                 raise InputError("codes: values hold NaN or infinity; expected finite numbers")
-            kept, scales = quantize_rows(kept, indptr)
+            numbers, scales = quantize_rows(numbers, indptr)
         ids = np.ascontiguousarray(indices, id_dtype(latents))
-        return cls(indptr, ids, kept, scales, latents, model_id, settings or {})
+        return cls(indptr, ids, numbers, scales, latents, model_id, settings or {})
 
     @classmethod
     def from_rows(
@@ -156,7 +192,14 @@ class SparseCodes(Codes):
         model_id: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> "SparseCodes":
-        """Codes of n rows with k nonzeros each: indices (n, k) and values (n, k)."""
+        """Make codes of n rows with k nonzeros each from indices (n, k) and values (n, k).
+
+        Raises:
+            InputError: see ``from_arrays``.
+
+        >>> SparseCodes.from_rows(np.array([[3, 1]]), np.array([[-1.0, 2.0]]), latents=4).uniform
+        2
+        """
         n, k = indices.shape
         indptr = np.arange(n + 1, dtype=np.int64) * k
         flat_ids, flat = indices.reshape(-1), values.reshape(-1)
@@ -164,10 +207,11 @@ class SparseCodes(Codes):
 
     @classmethod
     def from_scipy(cls, matrix: Any, value_type: ValueType = "float32") -> "SparseCodes":
-        """Codes of any scipy sparse matrix (n, h); zeros are dropped and duplicates summed.
+        """Make codes from a scipy sparse matrix (n, h); drop zeros and sum duplicates.
 
         Raises:
-            InputError: not a 2-d scipy sparse matrix with a row; NaN or infinity in it.
+            InputError: it is no 2-d scipy sparse matrix of real numbers, it has no row, or it holds
+                NaN or infinity.
         """
         if not sparse.issparse(matrix) or matrix.ndim != 2:
             raise InputError(f"{type(matrix).__name__}: expected a 2-d scipy sparse matrix")
@@ -180,21 +224,22 @@ class SparseCodes(Codes):
 
     @classmethod
     def from_torch(cls, tensor: Any, value_type: ValueType = "float32") -> "SparseCodes":
-        """Codes of a sparse torch tensor (n, h) of any layout and device, such as
-        ``SparseEncoder.encode`` of sentence-transformers gives.
+        """Make codes from a sparse torch tensor (n, h) of any layout and device.
+
+        ``SparseEncoder.encode`` of sentence-transformers returns such a tensor.
 
         Raises:
-            InputError: as of ``from_scipy``; or the tensor is not sparse.
+            InputError: see ``from_scipy``; or the tensor is not sparse.
         """
         if not hasattr(tensor, "to_sparse_coo") or str(tensor.layout) == "torch.strided":
             raise InputError(f"{type(tensor).__name__}: expected a sparse torch tensor")
         coo = tensor.detach().to_sparse_coo().coalesce().cpu()
-        places = tuple(coo.indices().numpy())
-        matrix = sparse.coo_array((coo.values().float().numpy(), places), shape=tuple(coo.shape))
+        indices = tuple(coo.indices().numpy())
+        matrix = sparse.coo_array((coo.values().float().numpy(), indices), shape=tuple(coo.shape))
         return cls.from_scipy(matrix, value_type)
 
     def to_scipy(self) -> sparse.csr_array:
-        """The dequantised codes as a float32 CSR matrix (n, h); rows keep their order."""
+        """Dequantise to a float32 CSR matrix (n, h); the nonzeros of a row keep their order."""
         return sparse.csr_array(
             (self.row_values(), self.indices.astype(np.int64), self.indptr), shape=self.shape
         )
@@ -212,37 +257,40 @@ class SparseCodes(Codes):
 
     @property
     def nnz(self) -> int:
+        """Nonzeros of all rows."""
         return len(self.indices)
 
     @property
     def value_type(self) -> str:
+        """How values are stored: "float32", "float16" or "int8"."""
         return str(self.values.dtype)
 
     @property
     def uniform(self) -> int | None:
-        """k where every row has k nonzeros, else None."""
+        """k if every row has k nonzeros, else None."""
         k = int(self.indptr[1])
         return k if k * len(self) == self.nnz and (np.diff(self.indptr) == k).all() else None
 
     @cached_property
     def _longest(self) -> int:
+        """Nonzeros of the longest row."""
         return int(np.diff(self.indptr).max())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes: ids, values, scales, and row bounds where rows differ in length."""
+        """Bytes of ids, values and scales, and of row bounds if rows differ in length."""
         bounds = 0 if self.uniform is not None else self.indptr.nbytes
         scales = 0 if self.scales is None else self.scales.nbytes
         return self.indices.nbytes + self.values.nbytes + scales + bounds
 
     @property
     def nonzeros(self) -> np.ndarray:
-        """(n,) int64 nonzeros of each row."""
+        """Nonzeros of each row (n,) int64."""
         return np.diff(self.indptr)
 
     @property
     def largest(self) -> float:
-        """The largest |value|, scales applied; 0 without a nonzero."""
+        """The largest |value|, scales applied; 0 if there are no nonzeros."""
         if self.scales is not None:
             return float(LARGEST * np.abs(self.scales).max())
         return max(float(self.values.max()), -float(self.values.min())) if self.nnz else 0.0
@@ -250,13 +298,13 @@ class SparseCodes(Codes):
     def row_factors(
         self, factors: np.ndarray | None, start: int = 0, stop: int | None = None
     ) -> np.ndarray | None:
-        own = self.scales if factors is None else factors
-        return None if own is None else own[start:stop]
+        row_scales = self.scales if factors is None else factors
+        return None if row_scales is None else row_scales[start:stop]
 
     def read(
         self, start: int, stop: int, factors: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Rows start..stop as CSR; nothing is copied, float16 apart. See ``Codes.read``."""
+        """Read rows start..stop as CSR; only float16 values are copied. See ``Codes.read``."""
         bounds = self.indptr[start : stop + 1]
         ids = self.indices[bounds[0] : bounds[-1]]
         values = self.values[bounds[0] : bounds[-1]]
@@ -305,20 +353,20 @@ class SparseCodes(Codes):
         )
 
     def take(self, rows: np.ndarray) -> "SparseCodes":
-        """The given rows (m,), m ≥ 1, in that order."""
+        """Select rows (m,), m ≥ 1, in that order."""
         counts = self.nonzeros[rows]
         indptr = np.concatenate([[0], np.cumsum(counts)])
-        place = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], counts)
+        sources = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], counts)
         return replace(
             self,
             indptr=indptr,
-            indices=self.indices[place],
-            values=self.values[place],
+            indices=self.indices[sources],
+            values=self.values[sources],
             scales=None if self.scales is None else self.scales[rows],
         )
 
     def join(self, others: "list[SparseCodes]") -> "SparseCodes":
-        """These rows and then the others', which ``check_compatible`` accepts."""
+        """Append the rows of others, which ``check_compatible`` accepts."""
         parts = [self, *others]
         counts = np.concatenate([part.nonzeros for part in parts])
         scales = None
@@ -336,7 +384,7 @@ class SparseCodes(Codes):
         """Refuse codes that cannot stand in one index with these.
 
         Raises:
-            InputError: of another kind, another h or another model.
+            InputError: another kind, another h, another value type or another model.
         """
         if not isinstance(other, SparseCodes) or other.latents != self.latents:
             raise InputError(
@@ -350,39 +398,47 @@ class SparseCodes(Codes):
             )
 
     def row_values(self) -> np.ndarray:
-        """The values with their scales applied: (nnz,) float32."""
+        """Dequantise the values: (nnz,) float32."""
         values = self.values.astype(np.float32)
         if self.scales is not None:
             values *= np.repeat(self.scales, np.diff(self.indptr))
         return values
 
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row i: latents and float32 values."""
-        here = slice(self.indptr[i], self.indptr[i + 1])
+        """Dequantise row i: latents (k,) and values (k,) float32."""
+        row_slice = slice(self.indptr[i], self.indptr[i + 1])
         scale = np.float32(1) if self.scales is None else self.scales[i]
-        return self.indices[here], self.values[here].astype(np.float32) * scale
+        return self.indices[row_slice], self.values[row_slice].astype(np.float32) * scale
 
     def norms(self, dtype: Any = np.float32) -> np.ndarray:
-        """‖s‖ of every row: (n,)."""
+        """‖s‖ of every row (n,)."""
         return sparse_norm(self.to_scipy().astype(np.float64), axis=1).astype(dtype)
 
     def with_values(self, value_type: ValueType) -> "SparseCodes":
-        """The same codes with values stored in another way."""
+        """Convert the values to another value type.
+
+        Raises:
+            InputError: a value overflows ``value_type``.
+
+        >>> codes = SparseCodes.from_rows(np.array([[3, 1]]), np.array([[-1, 0.25]]), latents=4)
+        >>> codes.with_values("int8").values
+        array([-127,   32], dtype=int8)
+        """
         if value_type == self.value_type:
             return self
-        made = SparseCodes.from_arrays(
+        converted = SparseCodes.from_arrays(
             self.indptr, self.indices, self.row_values(), self.latents, value_type
         )
-        return replace(made, model_id=self.model_id, settings=self.settings)
+        return replace(converted, model_id=self.model_id, settings=self.settings)
 
     def like_these(self, other: Codes) -> Codes:
-        """Other rows with values stored as these are, where neither is of a model."""
+        """Convert other rows to the value type of these, if no model made either."""
         if not isinstance(other, SparseCodes) or (self.model_id, other.model_id) != (None, None):
             return other
         return other.with_values(self.value_type)  # type: ignore[arg-type]
 
     def artifact_settings(self) -> dict[str, Any]:
-        """What a saved folder records beside the arrays."""
+        """Settings that a saved folder records beside the arrays."""
         return {
             "rows": len(self),
             "latents": self.latents,
@@ -392,7 +448,7 @@ class SparseCodes(Codes):
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that a saved folder holds."""
+        """The arrays of a saved folder."""
         arrays = {"indices": self.indices, "values": self.values}
         if self.uniform is None:
             arrays["indptr"] = self.indptr
@@ -402,7 +458,7 @@ class SparseCodes(Codes):
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "SparseCodes":
-        """Codes of what ``artifact_settings`` and ``arrays`` gave."""
+        """Make codes from the settings and arrays of a saved folder."""
         indptr = arrays.get("indptr")
         if indptr is None:
             indptr = np.arange(settings["rows"] + 1, dtype=np.int64) * settings["uniform"]

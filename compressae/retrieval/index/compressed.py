@@ -72,6 +72,10 @@ class CompressedIndex:
         lists: bool = True,
         projection_type: ProjectionType = "int8",
     ) -> None:
+        if not isinstance(projection, Projection):
+            raise InputError(
+                f"projection: {type(projection).__name__}; expected a Projection: model.projection"
+            )
         projection.check_made(codes.model_id)
         self._set(projection, threads, lists, projection_type)
         self.segments = Segments(codes, self.build, ids)

@@ -1,4 +1,4 @@
-"""Exact cosine search over dense rows: the truth, and the dense baseline."""
+"""Exact cosine search over dense rows: the ground truth and the dense baseline."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,17 +11,27 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.hits import Hits, check_count
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
 
-#: Scores of one block of queries and rows hold about this many numbers (128 MiB).
+#: Scores of one block of queries and rows, about (128 MiB).
 _BLOCK_NUMBERS = 1 << 25
-#: Queries that are compared together.
+#: Queries of one block of ``ExactIndex.search``.
 QUERY_BLOCK = 1024
 
 
 class ExactIndex:
-    """All rows in memory as float32 unit rows; every search reads all of them.
+    """Exact index: float32 unit rows in memory. Every search reads all rows.
 
     Args:
         items: (n, d) embeddings: an array, a path or ``Embeddings``.
+
+    Raises:
+        InputError: a row holds NaN or infinity, or only zeros.
+
+    >>> index = ExactIndex(np.array([[2, 0], [0, 1], [1, 1]], np.float32))
+    >>> hits = index.search(np.array([[1, 0.5]], np.float32), 2)
+    >>> hits.ids, hits.scores.round(2)
+    (array([[2, 0]]), array([[0.95, 0.89]], dtype=float32))
+    >>> len(index), index.nbytes
+    (3, 24)
     """
 
     def __init__(self, items: Any) -> None:
@@ -31,6 +41,7 @@ class ExactIndex:
             self._rows[start : start + len(batch)] = unit_rows(batch)
 
     def __len__(self) -> int:
+        """n."""
         return len(self._rows)
 
     @property
@@ -39,7 +50,7 @@ class ExactIndex:
         return self._rows.nbytes
 
     def search(self, queries: Any, K: int) -> Hits:
-        """The K rows of largest cosine; see ``exact_search``."""
+        """Find the K rows of largest cosine with each query (q, d); see ``exact_search``."""
         queries = as_embeddings(queries, "queries")
         n, d = self._rows.shape
         check_queries(queries.shape[1], d, queries.name, K)
@@ -52,13 +63,26 @@ class ExactIndex:
 
 
 def exact_search(items: Any, queries: Any, K: int) -> Hits:
-    """The K rows of largest cosine with each query, from a table of any size.
+    """Find the K rows of largest cosine with each query, in a table of any size.
 
-    Rows pass through memory in batches; queries (q, d) and their results are held. Ties of the
-    computed float32 cosines go to the smaller id.
+    Rows are read in batches; queries and results stay in memory. Ties of the computed float32
+    cosines go to the smaller id.
+
+    Args:
+        items: (n, d) embeddings: an array, a path or ``Embeddings``.
+        queries: (q, d) embeddings.
+        K: results per query.
+
+    Returns:
+        ``Hits`` (q, K).
 
     Raises:
-        InputError: widths differ, a row is NaN, infinite or zero, or K < 1.
+        InputError: the widths differ; a row holds NaN or infinity, or only zeros; or K < 1.
+
+    >>> items = np.array([[2, 0], [0, 1], [1, 1]], np.float32)
+    >>> exact_search(items, np.array([[1, 0.5], [0, 3]], np.float32), K=2).ids
+    array([[2, 0],
+           [1, 2]])
     """
     items, queries = as_embeddings(items), as_embeddings(queries, "queries")
     check_queries(queries.shape[1], items.shape[1], queries.name, K)
@@ -71,7 +95,12 @@ def exact_search(items: Any, queries: Any, K: int) -> Hits:
 
 
 def largest_dots(queries: np.ndarray, rows: np.ndarray, K: int) -> np.ndarray:
-    """Ids (q, K) int64 of the rows (n, d) of largest dot product with each query (q, d), n ≥ K."""
+    """Find the K rows (n, d), n ≥ K, of largest dot product with each query (q, d): ids (q, K).
+
+    >>> rows = np.array([[1, 0], [0, 2], [3, 0]], np.float32)
+    >>> largest_dots(np.array([[1, 1]], np.float32), rows, 2)
+    array([[2, 1]])
+    """
     return np.array([best(rows @ query, K)[0] for query in queries])
 
 
@@ -82,9 +111,14 @@ def search_blocks(
     hits: Hits,
     first: int,
 ) -> None:
-    """Merge the best of each block of rows into hits[first:first + q].
+    """Merge the best of each block of rows into hits[first : first + q].
 
-    Blocks come in ascending order of ids, so that earlier results, listed first, win ties.
+    Args:
+        queries: (q, d).
+        blocks: (first id, rows (m, d)), by ascending id, so that earlier results win ties.
+        K: results per query.
+        hits: the results so far; updated in place.
+        first: row of ``hits`` of the first query.
     """
     for start, rows in blocks:
         scores = queries @ rows.T
@@ -92,17 +126,27 @@ def search_blocks(
         def merge(a: int, b: int, start: int = start, scores: np.ndarray = scores) -> None:
             for i in range(a, b):
                 ids, top = best(scores[i], K)
-                found_ids, found = hits.ids[first + i], hits.scores[first + i]
-                held = found_ids >= 0
-                all_ids = np.concatenate([found_ids[held], ids + start])
-                place, top = best(np.concatenate([found[held], top]), K)
-                found_ids[: len(place)], found[: len(place)] = all_ids[place], top
+                hit_ids, hit_scores = hits.ids[first + i], hits.scores[first + i]
+                filled = hit_ids >= 0
+                all_ids = np.concatenate([hit_ids[filled], ids + start])
+                order, top = best(np.concatenate([hit_scores[filled], top]), K)
+                hit_ids[: len(order)], hit_scores[: len(order)] = all_ids[order], top
 
         over_rows(merge, len(queries))
 
 
 def check_queries(found: int, expected: int, name: str, K: int) -> None:
-    """Refuse queries of another width than the items', and a K below 1."""
+    """Refuse queries whose width is not that of the items, and a K below 1.
+
+    Args:
+        found: width of the queries.
+        expected: width of the items.
+        name: name of the queries in the error message.
+        K: results per query.
+
+    Raises:
+        InputError: see above.
+    """
     check_count(K)
     if found != expected:
         raise InputError(

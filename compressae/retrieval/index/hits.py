@@ -1,4 +1,4 @@
-"""Hits, the answer of every index, and the protocol that every index follows."""
+"""Hits, the results of a search, and the protocols of indexes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Hits:
 
     Attributes:
         ids: (q, K) int64; −1 where a query has fewer than K results.
-        scores: (q, K) float32; −inf there.
+        scores: (q, K) float32; −inf where the id is −1.
 
     >>> Hits(np.array([[3, 7]]), np.array([[0.9, 0.8]], np.float32))
     Hits(1 query, K = 2; best: id 3, score 0.9)
@@ -40,7 +40,7 @@ class Hits:
 
     @classmethod
     def empty(cls, q: int, K: int) -> "Hits":
-        """Padding alone, to be filled from the left."""
+        """Make hits of padding alone, to be filled from the left."""
         return cls(np.full((q, K), -1, np.int64), np.full((q, K), -np.inf, np.float32))
 
     def save(self, path: str | Path) -> None:
@@ -54,21 +54,21 @@ class Hits:
 
 
 class Searcher(Protocol):
-    """Anything that finds neighbours of dense queries among n items."""
+    """An index that answers dense queries over n items."""
 
     def __len__(self) -> int:
         """n."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory that grow with n."""
+        """Bytes in memory that grow with n."""
 
     def search(self, queries: Any, K: int) -> Hits:
-        """The K best items of each dense query (q, d)."""
+        """Find the K best items of each dense query (q, d)."""
 
 
 class Baseline(Searcher, Protocol):
-    """A searcher that also says what else it holds."""
+    """A searcher that also reports its code bytes and constant bytes."""
 
     @property
     def code_nbytes(self) -> int:
@@ -76,7 +76,7 @@ class Baseline(Searcher, Protocol):
 
     @property
     def constant_nbytes(self) -> int:
-        """Bytes held that do not grow with n: codebooks, centroids, weights."""
+        """Bytes in memory that do not grow with n: codebooks, centroids, weights."""
 
 
 #: Ids and scores of one query, best first.
@@ -84,7 +84,18 @@ Ranked = tuple[np.ndarray, np.ndarray]
 
 
 def merge_hits(parts: Sequence[Ranked], hits: Hits, query: int) -> None:
-    """Merge the best of each segment, best first, into one query's row of hits."""
+    """Merge the results of segments into the hits of one query.
+
+    Args:
+        parts: (ids, scores) of each segment, best first.
+        hits: updated in place.
+        query: row of ``hits``.
+
+    >>> hits = Hits.empty(1, 2)
+    >>> merge_hits([(np.array([4, 1]), np.array([3.0, 1.0])), ([7], [2.0])], hits, 0)
+    >>> hits.ids, hits.scores
+    (array([[4, 7]]), array([[3., 2.]], dtype=float32))
+    """
     ids, scores = parts[0]
     if len(parts) > 1:
         ids = np.concatenate([part[0] for part in parts])
@@ -99,6 +110,13 @@ def check_count(K: int) -> None:
 
     Raises:
         InputError: see above.
+
+    >>> check_count(0)
+    Traceback (most recent call last):
+    compressae.retrieval.errors.InputError: K = 0: expected a whole number of at least 1, the \
+results a query
     """
+    if type(K) is int and K >= 1:  # The usual case: the check below takes as long as a kernel.
+        return
     if not isinstance(K, Integral) or isinstance(K, bool) or K < 1:
         raise InputError(f"K = {K!r}: expected a whole number of at least 1, the results a query")

@@ -94,7 +94,8 @@ def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Po
     names = ("docs", "values", "bounds", "places", "scale")
     if any(name not in arrays for name in names):
         return None
-    docs, values, bounds, places, scale = (arrays[name] for name in names)
+    # As plain arrays: numba takes longer to look at a memory map than to search it.
+    docs, values, bounds, places, scale = (np.asarray(arrays[name]) for name in names)
     windows = -(-rows // WINDOW)
     ends = [*places[1:].tolist(), len(docs)]
     whole = (

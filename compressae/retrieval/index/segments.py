@@ -1,4 +1,4 @@
-"""Rows in memory that come and go by id: immutable segments, and the set of them."""
+"""Rows in memory, added and removed by id: immutable segments and the set of them."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ _LAST_ID = (1 << 63) - 2
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Rows of codes with their posting lists. Immutable: a removal makes another segment.
+    """Codes with their posting lists and ids. Immutable: removing rows returns another segment.
 
     Attributes:
         codes: (n, h).
-        lists: posting lists of the same rows; None where a search scans the codes.
-        factors: (n,) float64 of ``Codes.inverse_norms`` for cosines; None for dot products.
+        lists: posting lists of the rows; None if a search scans the codes.
+        factors: (n,) float64 of ``Codes.inverse_norms`` for cosine; None for dot products.
         ids: (n,) int64, ascending; the row numbers when None.
-        alive: (n,) bool, False for removed rows; all alive when None.
+        alive: (n,) bool, False for removed rows; None if no row is removed.
     """
 
     codes: Codes
@@ -34,7 +34,7 @@ class Segment:
     alive: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Rows that are not removed."""
+        """Number of rows that are not removed."""
         return self._left
 
     @cached_property
@@ -43,12 +43,13 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the codes, lists, factors, ids and flags."""
         parts = (self.lists, self.factors, self.ids, self.alive)
         return self.codes.nbytes + sum(part.nbytes for part in parts if part is not None)
 
     @cached_property
     def last_id(self) -> int:
-        """The largest id that is not removed; −1 where all are."""
+        """The largest id that is not removed; −1 if all are."""
         if self.alive is not None:
             rows = np.flatnonzero(self.alive)
             return int(self.ids_of(rows).max(initial=-1))
@@ -61,43 +62,58 @@ class Segment:
         return rows if self.ids is None else self.ids[rows]
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Rows (m,) of ids (m,) int64; −1 for those that are not here or are removed."""
+        """Rows (m,) of ids (m,) int64; −1 for ids that the segment lacks or that are removed."""
         n = len(self.codes)
         if self.ids is None:
-            rows, present = ids, (ids >= 0) & (ids < n)
+            rows, is_present = ids, (ids >= 0) & (ids < n)
         else:
             rows = np.minimum(np.searchsorted(self.ids, ids), n - 1)
-            present = self.ids[rows] == ids
+            is_present = self.ids[rows] == ids
         if self.alive is not None:
-            present = present & self.alive[np.where(present, rows, 0)]
-        return np.where(present, rows, -1)
+            is_present = is_present & self.alive[np.where(is_present, rows, 0)]
+        return np.where(is_present, rows, -1)
 
     def without(self, rows: np.ndarray) -> "Segment":
-        """The same with rows (m,) removed."""
+        """Return a segment with rows (m,) removed."""
         alive = np.ones(len(self.codes), bool) if self.alive is None else self.alive.copy()
         alive[rows] = False
         return replace(self, alive=alive)
 
 
-#: Codes and their ids, ascending or None for 0…n − 1, to a segment of them.
+#: Builds a segment from codes and their ids (n,), ascending, or None for 0…n − 1.
 Build = Callable[[Codes, np.ndarray | None], Segment]
 
 
 class Segments:
-    """The first segment, and tail segments of rows added since.
+    """The first segment and tail segments of rows added later.
 
-    Tails are merged as they grow, so that there are at most log2 of the rows added; the first
-    segment is rebuilt by ``compact`` only. A search works on a snapshot, whatever other threads
-    change meanwhile. Ids of removed rows are never reused unless they are given explicitly.
-
-    Attributes:
-        parts: the segments now.
-        next_id: id of the next row that is added without one.
+    Tails are merged as they grow: their number is at most log2 of the number of rows added. Only
+    ``compact`` rebuilds the first segment. A search reads a snapshot, which changes by other
+    threads do not affect. Ids of removed rows are not reused unless the caller passes them.
 
     Args:
-        codes: the first rows.
-        build: makes segments.
-        ids: (n,) of the rows, each once, ≥ 0; 0…n − 1 when None.
+        codes: the first rows (n, h).
+        build: builds a segment.
+        ids: (n,) distinct ids ≥ 0; 0…n − 1 when None.
+
+    Attributes:
+        parts: the current segments.
+        next_id: id of the next row that is added without one.
+
+    Raises:
+        InputError: the ids are not n distinct whole numbers from 0 to 2⁶³ − 2.
+
+    >>> from compressae.retrieval.codes import SparseCodes
+    >>> def rows(count):
+    ...     return SparseCodes.from_rows(np.zeros((count, 1), int), np.ones((count, 1)), latents=4)
+    >>> segments = Segments(rows(3), lambda codes, ids: Segment(codes, ids=ids))
+    >>> segments.add(rows(2))
+    array([3, 4])
+    >>> segments.remove([1])
+    >>> len(segments), segments.known([0, 1, 4])
+    (4, array([ True, False,  True]))
+    >>> len(segments.parts), segments.compact().ids
+    (2, array([0, 2, 3, 4]))
     """
 
     def __init__(self, codes: Codes, build: Build, ids: Any = None) -> None:
@@ -107,7 +123,7 @@ class Segments:
 
     @classmethod
     def of(cls, segment: Segment, build: Build, next_id: int) -> "Segments":
-        """Segments of one that ``build`` made earlier; new ids begin at ``next_id``."""
+        """Wrap one existing segment that ``build`` made; new ids begin at ``next_id``."""
         segments = cls.__new__(cls)
         segments._begin(segment, build)
         segments.next_id = max(segments.next_id, next_id)
@@ -120,25 +136,27 @@ class Segments:
         self.parts: tuple[Segment, ...] = (segment,)
 
     def __len__(self) -> int:
+        """Number of rows that are not removed."""
         return sum(len(segment) for segment in self.parts)
 
     def known(self, ids: Any) -> np.ndarray:
-        """(m,) bool: which of the ids (m,) are in the index."""
-        wanted = np.asarray(ids).astype(np.int64)
-        return np.any([segment.rows_of(wanted) >= 0 for segment in self.parts], axis=0)
+        """Whether each of the ids (m,) is in the index: (m,) bool."""
+        ids = np.asarray(ids).astype(np.int64)
+        return np.any([segment.rows_of(ids) >= 0 for segment in self.parts], axis=0)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all segments."""
         return sum(segment.nbytes for segment in self.parts)
 
     @property
     def list_nbytes(self) -> int:
-        """Bytes of the posting lists alone, their bounds included."""
+        """Bytes of the posting lists, including their bounds."""
         return sum(s.lists.nbytes for s in self.parts if s.lists is not None)
 
     @property
     def whole(self) -> bool:
-        """One segment and no row removed."""
+        """Whether there is one segment without removed rows."""
         return len(self.parts) == 1 and self.parts[0].alive is None
 
     def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
@@ -146,10 +164,10 @@ class Segments:
         with self._lock:
             self.parts[0].codes.check_compatible(codes)
             ids = self._new_ids(codes, ids)
-            present = ids[self.known(ids)]
-            if len(present):
+            duplicate_ids = ids[self.known(ids)]
+            if len(duplicate_ids):
                 raise InputError(
-                    f"id {present[0]} is in the index already; update it or choose another id"
+                    f"id {duplicate_ids[0]} is in the index already; update it or choose another id"
                 )
             self._append(self.parts, codes, ids)
             return ids
@@ -167,14 +185,14 @@ class Segments:
             self._append(self._without(ids), codes, ids)
 
     def compact(self) -> Segment:
-        """Merge all segments into one, which is returned, and free the bytes of removed rows."""
+        """Merge all segments into one, free the bytes of removed rows and return the segment."""
         with self._lock:
             if not self.whole and len(self):
                 self.parts = (self._merge(self.parts),)
             return self.parts[0]
 
     def merged(self) -> Segment:
-        """What ``compact`` would leave, without changing anything.
+        """Merge all segments into one, as ``compact`` does, without changing the set.
 
         Raises:
             InputError: no row is left.
@@ -185,18 +203,24 @@ class Segments:
         return parts[0] if len(parts) == 1 and parts[0].alive is None else self._merge(parts)
 
     def codes(self) -> Codes:
-        """The codes by ascending id; a copy unless there is one segment without removed rows."""
+        """Codes by ascending id; a copy unless there is one segment without removed rows."""
         parts = self.parts
         if len(parts) == 1 and (parts[0].alive is None or not len(parts[0])):
             return parts[0].codes
         return _join(parts)[0]
 
     def snapshot(self, allowed: Any) -> tuple[tuple[Segment, ...], list[np.ndarray | None]]:
-        """The segments now, and for each its searchable rows (n,) bool, or None for all.
+        """Take a snapshot: the current segments and, for each, its searchable rows.
 
         Args:
-            allowed: ids (m,), of which those that the index lacks are passed over; or bool (m,) by
-                id, m above the largest; None for all.
+            allowed: searchable ids (m,), where ids that the index lacks are ignored; or bool (m,)
+                by id, with m above the largest id; None for all.
+
+        Returns:
+            The segments, and for each a mask (n,) bool or None for all rows.
+
+        Raises:
+            InputError: ``allowed`` has another dtype or shape, or too few flags.
         """
         segments = self.parts
         if allowed is None:
@@ -230,6 +254,7 @@ class Segments:
         return segments, masks
 
     def _new_ids(self, codes: Codes, ids: Any) -> np.ndarray:
+        """Ids (m,) of rows to add: the next free ids when None."""
         if ids is None:
             if self.next_id > _LAST_ID - len(codes):
                 raise InputError(f"no ids are left after {self.next_id - 1}; give the rows ids")
@@ -237,17 +262,19 @@ class Segments:
         return _check_ids(ids, len(codes))
 
     def _without(self, ids: np.ndarray) -> tuple[Segment, ...]:
-        left, found = [], np.zeros(len(ids), bool)
+        """The segments with ids (m,) removed; tails without rows are dropped."""
+        segments, is_known = [], np.zeros(len(ids), bool)
         for segment in self.parts:
             rows = segment.rows_of(ids)
-            here = rows >= 0
-            found |= here
-            left.append(segment.without(rows[here]) if here.any() else segment)
-        if not found.all():
-            raise InputError(f"id {ids[~found][0]} is not in the index; nothing was changed")
-        return (left[0], *(segment for segment in left[1:] if len(segment)))
+            is_present = rows >= 0
+            is_known |= is_present
+            segments.append(segment.without(rows[is_present]) if is_present.any() else segment)
+        if not is_known.all():
+            raise InputError(f"id {ids[~is_known][0]} is not in the index; nothing was changed")
+        return (segments[0], *(segment for segment in segments[1:] if len(segment)))
 
     def _append(self, segments: tuple[Segment, ...], codes: Codes, ids: np.ndarray) -> None:
+        """Append a tail; merge the last two while the older is less than twice the newer."""
         codes, ids = _by_id(codes, ids)
         tails = [*segments[1:], self._build(codes, ids)]
         while len(tails) > 1 and len(tails[-2]) < 2 * len(tails[-1]):
@@ -256,13 +283,14 @@ class Segments:
         self.next_id = max(self.next_id, int(ids.max()) + 1)
 
     def _merge(self, segments: Sequence[Segment]) -> Segment:
+        """Build one segment of the rows that are not removed."""
         codes, ids = _join(segments)
-        plain = ids[-1] == len(ids) - 1  # Ascending and distinct: 0…n − 1.
-        return self._build(codes, None if plain else ids)
+        is_range = ids[-1] == len(ids) - 1  # Ids ascend and are distinct: 0…n − 1.
+        return self._build(codes, None if is_range else ids)
 
 
 def _join(segments: Sequence[Segment]) -> tuple[Codes, np.ndarray]:
-    """Codes and ids of the rows that are alive, by ascending id."""
+    """Join the codes and ids of rows that are not removed, by ascending id."""
     parts, ids = [], []
     for segment in segments:
         if segment.alive is None:
@@ -276,7 +304,7 @@ def _join(segments: Sequence[Segment]) -> tuple[Codes, np.ndarray]:
 
 
 def _by_id(codes: Codes, ids: np.ndarray) -> tuple[Codes, np.ndarray]:
-    """Rows in ascending order of their ids."""
+    """Sort rows by ascending id."""
     if (np.diff(ids) > 0).all():
         return codes, ids
     order = np.argsort(ids)
@@ -284,17 +312,25 @@ def _by_id(codes: Codes, ids: np.ndarray) -> tuple[Codes, np.ndarray]:
 
 
 def _check_ids(ids: Any, count: int | None) -> np.ndarray:
-    """Ids as (m,) int64, distinct and ≥ 0."""
-    given = np.atleast_1d(np.asarray(ids))
-    if given.size == 0 and count is None:
+    """Check ids and convert them to (m,) int64.
+
+    Args:
+        ids: whole numbers (m,), or one.
+        count: m; any number when None.
+
+    Raises:
+        InputError: they are not ``count`` distinct whole numbers from 0 to 2⁶³ − 2.
+    """
+    array = np.atleast_1d(np.asarray(ids))
+    if array.size == 0 and count is None:
         return np.empty(0, np.int64)
-    if given.ndim != 1 or given.dtype.kind not in "iu":
-        raise InputError(f"ids: {given.dtype} of shape {given.shape}; expected whole numbers (m,)")
-    if count is not None and len(given) != count:
-        raise InputError(f"{len(given)} ids for {count} rows; expected one a row")
-    distinct, counts = np.unique(given, return_counts=True)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"ids: {array.dtype} of shape {array.shape}; expected whole numbers (m,)")
+    if count is not None and len(array) != count:
+        raise InputError(f"{len(array)} ids for {count} rows; expected one a row")
+    distinct, counts = np.unique(array, return_counts=True)
     if counts.max() > 1:
         raise InputError(f"id {distinct[counts.argmax()]} is given more than once")
     if int(distinct[0]) < 0 or int(distinct[-1]) > _LAST_ID:
         raise InputError(f"ids from {distinct[0]} to {distinct[-1]}; expected 0 to 2⁶³ − 2")
-    return given.astype(np.int64)
+    return array.astype(np.int64)

@@ -1,1 +1,1 @@
-"""Files: readers of embeddings, saved artifacts, atomic writing."""
+"""Read embeddings and labels, save and load artifacts, write files atomically."""

@@ -1,6 +1,6 @@
-"""Saved artifacts: one folder of ``config.json`` and ``.safetensors`` files, opened as memory maps.
+"""Save and load artifacts: a folder of ``config.json`` and memory-mapped ``.safetensors`` files.
 
-A folder is written whole or not at all (``io.atomic``). Loading unpickles nothing.
+A folder is written whole or not at all (``io.atomic``). Loading never unpickles.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded folder.
+    """A loaded artifact.
 
     Attributes:
         path: the folder.
-        kind: what it is: "model", "codes", "index", …
-        settings: what was saved beside the tensors.
+        kind: "model", "codes", "index", …
+        settings: the JSON settings saved beside the tensors.
         tensors: {file stem: {tensor name: memory-mapped array}}.
     """
 
@@ -39,7 +39,7 @@ class Artifact:
 
 
 def library_version() -> str:
-    """The installed version of compressae."""
+    """Return the installed version of compressae."""
     try:
         return version("compressae")
     except PackageNotFoundError:  # Run from a source tree that is not installed.
@@ -47,11 +47,11 @@ def library_version() -> str:
 
 
 def check_destination(path: str | Path, kind: str) -> None:
-    """Refuse a place that ``save_artifact`` would refuse, before long work is done.
+    """Refuse a path that ``save_artifact`` would refuse, before long work starts.
 
     Raises:
-        InputError: the parent does not exist or cannot be written; or something stands there that
-            is no artifact of this kind.
+        InputError: the parent folder does not exist or cannot be written; or the path is a file or
+            a folder that is no artifact of this kind.
     """
     path = Path(path)
     check_writable(path)
@@ -61,12 +61,12 @@ def check_destination(path: str | Path, kind: str) -> None:
         raise InputError(f"{path}: a file stands there; expected a new folder; choose another name")
     if any(path.iterdir()):
         try:
-            found = read_config(path)["kind"]
+            old_kind = read_config(path)["kind"]
         except InputError:
-            found = "no artifact"
-        if found != kind:
+            old_kind = "no artifact"
+        if old_kind != kind:
             raise InputError(
-                f"{path}: a folder that is {found}, not {kind}, stands there; it is left as it "
+                f"{path}: a folder that is {old_kind}, not {kind}, stands there; it is left as it "
                 "is; choose another name"
             )
 
@@ -77,16 +77,24 @@ def save_artifact(
     settings: dict[str, Any],
     tensors: dict[str, dict[str, np.ndarray]],
 ) -> None:
-    """Write a folder, in place of an older artifact of the same kind if there is one.
+    """Write an artifact folder; replace an older artifact of the same kind.
 
     Args:
         path: the folder; its parent must exist.
-        kind: what it is.
-        settings: anything JSON can hold.
+        kind: "model", "codes", "index", …
+        settings: a JSON object.
         tensors: {file stem: {tensor name: array}}; each stem becomes ``<stem>.safetensors``.
 
     Raises:
-        InputError: see ``check_destination``; or the disk failed. What stood there still stands.
+        InputError: see ``check_destination``; or the disk failed. An older artifact is unchanged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/codes"
+    ...     save_artifact(path, "codes", {"rows": 2}, {"packed": {"data": np.arange(3)}})
+    ...     artifact = load_artifact(path, "codes")
+    ...     artifact.settings, artifact.tensors["packed"]["data"].tolist()
+    ({'rows': 2}, [0, 1, 2])
     """
     check_destination(path, kind)
     config: dict[str, Any] = {
@@ -97,8 +105,9 @@ def save_artifact(
         "files": {},
     }
     with replacing(path, folder=True) as folder:
+        # safetensors writes files of mode 0600; a new file shows the mode that the umask sets.
         (folder / _CONFIG).touch()
-        mode = (folder / _CONFIG).stat().st_mode  # As the umask has it; safetensors writes 0600.
+        mode = (folder / _CONFIG).stat().st_mode
         for stem, arrays in tensors.items():
             file = folder / f"{stem}.safetensors"
             save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
@@ -112,10 +121,10 @@ def save_artifact(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The checked ``config.json`` of an artifact folder.
+    """Read and check the ``config.json`` of an artifact folder.
 
     Raises:
-        InputError: it is no artifact, or of a newer format.
+        InputError: the folder is no artifact, is damaged, or has a newer format.
     """
     path = Path(path)
     file = path / _CONFIG
@@ -125,33 +134,33 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: holds no {_CONFIG}; expected a folder saved by compressae")
     try:
         config = json.loads(file.read_text())
-        found = config["format_version"]
-        complete = {"kind", "settings", "files"} <= config.keys()
+        format_version = config["format_version"]
+        is_complete = {"kind", "settings", "files"} <= config.keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file}: damaged or not of compressae; save the artifact again"
         ) from error
-    if not isinstance(found, int) or found > FORMAT_VERSION:
+    if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
         raise InputError(
-            f"{path}: format {found} is newer than the {FORMAT_VERSION} that compressae "
+            f"{path}: format {format_version} is newer than the {FORMAT_VERSION} that compressae "
             f"{library_version()} reads; upgrade compressae"
         )
-    if not complete:
+    if not is_complete:
         raise InputError(f"{file}: damaged: parts are missing; save the artifact again")
     return config
 
 
 def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
-    """Open a folder; tensors are memory-mapped.
+    """Open an artifact folder; tensors are memory-mapped.
 
     Args:
         path: the folder.
-        kind: what it has to be.
+        kind: the expected kind.
         verify: compare each file with its checksum, which reads it once.
 
     Raises:
-        InputError: not an artifact of that kind, of a newer format, or damaged; the message says
-            which file is wrong and what to do.
+        InputError: the folder is no artifact of that kind, is damaged, or has a newer format; the
+            message names the file and the cure.
     """
     path = Path(path)
     config = read_config(path)
@@ -173,15 +182,16 @@ def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
                 f"{file}: damaged (its checksum differs); save or copy the artifact again"
             )
         places = read_places(file)
-        found = {key: [str(place.dtype), list(place.shape)] for key, place in places.items()}
-        if found != record["tensors"]:
+        shapes = {key: [str(place.dtype), list(place.shape)] for key, place in places.items()}
+        if shapes != record["tensors"]:
             raise InputError(
-                f"{file}: tensors {found}; expected {record['tensors']}; save the artifact again"
+                f"{file}: tensors {shapes}; expected {record['tensors']}; save the artifact again"
             )
         tensors[file.stem] = {key: place.map() for key, place in places.items()}
     return Artifact(path, kind, config["settings"], tensors)
 
 
 def _checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

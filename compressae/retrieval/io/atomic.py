@@ -1,7 +1,7 @@
-"""Files and folders that are written whole or not at all.
+"""Write files and folders whole or not at all.
 
-The content goes to a temporary sibling, is synced to disk and renamed into place, so that a crash
-or a full disk leaves what was there before.
+The content is written to a temporary sibling, synced to disk and renamed into place, so that a
+crash or a full disk leaves the older file or folder unchanged.
 """
 
 import errno
@@ -21,11 +21,22 @@ def replacing(path: str | Path, folder: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` to write; it replaces ``path`` at the end of the block.
 
     Args:
-        path: the file, or the folder with ``folder=True``; a symbolic link's target is replaced.
-        folder: make the sibling a new, empty folder.
+        path: the file, or the folder with ``folder=True``; of a symbolic link the target is
+            replaced.
+        folder: create the sibling as an empty folder.
 
     Raises:
-        InputError: the disk failed or is full; what was at ``path`` is unchanged.
+        InputError: the disk failed or is full; an older file or folder is unchanged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "note.txt")
+    ...     with replacing(path) as temporary:
+    ...         count = temporary.write_text("written whole")
+    ...         path.exists()
+    ...     path.read_text()
+    False
+    'written whole'
     """
     target = Path(os.path.realpath(path))
     temporary = _sibling(target, "tmp")
@@ -39,7 +50,7 @@ def replacing(path: str | Path, folder: bool = False) -> Iterator[Path]:
             _swap_folder(temporary, target)
         else:
             os.replace(temporary, target)
-        _fsync(target.parent)
+            _fsync(target.parent)
     except (OSError, SafetensorError) as error:
         raise _unwritable(Path(path), error) from error
     finally:
@@ -47,10 +58,10 @@ def replacing(path: str | Path, folder: bool = False) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse a path whose folder does not exist or cannot be written, before long work is done.
+    """Refuse a path that cannot be written, before long work starts.
 
     Raises:
-        InputError: see above.
+        InputError: the parent folder does not exist or cannot be written.
     """
     path = Path(path)
     parent = path.absolute().parent
@@ -67,10 +78,11 @@ def check_writable(path: str | Path) -> None:
 
 
 def check_file_destination(path: str | Path) -> None:
-    """Refuse a path where ``replacing`` could not write a file, before long work is done.
+    """Refuse a path where ``replacing`` could not write a file, before long work starts.
 
     Raises:
-        InputError: the folder does not exist or cannot be written, or ``path`` is no plain file.
+        InputError: the parent folder does not exist or cannot be written; or the path is a folder
+            or a special file.
     """
     path = Path(path)
     if path.is_dir():
@@ -83,11 +95,12 @@ def check_file_destination(path: str | Path) -> None:
 
 
 def _sibling(path: Path, role: str) -> Path:
+    """A hidden name of this process in the folder of ``path``."""
     return path.with_name(f".{path.name}.{role}-{os.getpid()}")
 
 
 def _swap_folder(temporary: Path, path: Path) -> None:
-    """Rename a finished folder into place; the older one is restored if that fails."""
+    """Rename a finished folder into place; restore the older one on failure."""
     old = _sibling(path, "old")
     if path.exists():
         os.rename(path, old)
@@ -97,8 +110,10 @@ def _swap_folder(temporary: Path, path: Path) -> None:
         if old.exists():
             os.rename(old, path)
         raise
-    _fsync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        _fsync(path.parent)  # Before the older folder goes, so that a crash leaves one of them.
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -118,6 +133,7 @@ def _fsync(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -125,10 +141,9 @@ def _remove(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> InputError:
+    """Make the error of a failed write."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    # safetensors reports the operating system's error as text alone.
-    full = getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in reason
-    cure = "free some space" if full else "choose another place"
-    return InputError(
-        f"{path}: could not be written ({reason}); what was there is unchanged; {cure}"
-    )
+    # safetensors puts the operating system's error only into its text.
+    is_full = getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in reason
+    cure = "free some space" if is_full else "choose another place"
+    return InputError(f"{path}: could not be written ({reason}); an older one is unchanged; {cure}")

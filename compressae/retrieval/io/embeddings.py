@@ -1,7 +1,7 @@
-"""Dense tables, read in row batches: `.npy`, `.safetensors`, a folder of shards, or an array.
+"""Read dense tables in row batches: `.npy`, `.safetensors`, a folder of shards, or an array.
 
-Files are mapped for each read and unmapped after it, so that a table of any size passes through
-in batches and resident memory stays at a batch.
+Files are mapped for each read and unmapped after it, so that resident memory stays at one batch
+for a table of any size.
 """
 
 import re
@@ -16,7 +16,7 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
 
-#: Rows of one batch hold about this many float32 numbers (64 MiB).
+#: Float32 numbers of one batch, about (64 MiB).
 BATCH_NUMBERS = 1 << 24
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _EXPECTED = f"expected a 2-d table of {', '.join(_FLOATS)}"
@@ -24,7 +24,14 @@ _EXPECTED = f"expected a 2-d table of {', '.join(_FLOATS)}"
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive rows of a table: an array in memory, or a region of a file."""
+    """Consecutive rows of a table: an array in memory, or a region of a file.
+
+    Attributes:
+        name: used in error messages.
+        shape: (n, d).
+        dtype_name: the stored dtype.
+        source: the numbers; bfloat16 as uint16 bits.
+    """
 
     name: str
     shape: tuple[int, int]
@@ -32,22 +39,32 @@ class Shard:
     source: np.ndarray | TensorPlace
 
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
-        """The given rows as a new float32 array (m, d)."""
+        """Read rows (m,) as a new float32 array (m, d)."""
         raw = self.source.map() if isinstance(self.source, TensorPlace) else self.source
-        picked = raw[rows]
+        numbers = raw[rows]
         if self.dtype_name == "bfloat16":
-            return (picked.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, refused by name.
-            return picked.astype(np.float32)
+            return (numbers.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf; check_rows refuses.
+            return numbers.astype(np.float32)
 
 
 class Embeddings:
-    """A dense table (n, d), read as float32 row batches; every row read is checked.
+    """A dense table (n, d), read as float32 row batches. Every row is checked when it is read.
+
+    Make one with ``open_embeddings`` or ``as_embeddings``.
 
     Attributes:
-        name: what error messages call the table.
+        name: used in error messages.
         shape: (n, d).
-        dtype_name: the stored dtype, or "mixed".
+        dtype_name: the stored dtype, or "mixed" if shards differ.
+
+    >>> table = as_embeddings(np.eye(4, dtype=np.float16))
+    >>> table
+    Embeddings('array', shape=(4, 4), dtype=float16)
+    >>> [(start, rows.shape) for start, rows in table.batches(3)]
+    [(0, (3, 4)), (3, (1, 4))]
+    >>> table.subset(np.array([3, 1])).take(np.array([0]))
+    array([[0., 0., 0., 1.]], dtype=float32)
     """
 
     def __init__(self, shards: list[Shard], name: str, rows: np.ndarray | None = None) -> None:
@@ -64,34 +81,38 @@ class Embeddings:
     def nbytes(self) -> int:
         """Bytes of the stored numbers."""
         widths = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-        held = sum(s.shape[0] * widths[s.dtype_name] for s in self._shards) * self.shape[1]
-        return held * len(self) // max(int(self._starts[-1]), 1)
+        stored = sum(s.shape[0] * widths[s.dtype_name] for s in self._shards) * self.shape[1]
+        return stored * len(self) // max(int(self._starts[-1]), 1)
 
     def __len__(self) -> int:
+        """n."""
         return self.shape[0]
 
     def __repr__(self) -> str:
         return f"Embeddings({self.name!r}, shape={self.shape}, dtype={self.dtype_name})"
 
     def subset(self, rows: np.ndarray) -> "Embeddings":
-        """The table of the given rows (m,), in their order; nothing is copied."""
+        """Select rows (m,), in that order, as a table; nothing is copied."""
         rows = np.asarray(rows, np.int64)
         return Embeddings(self._shards, self.name, rows if self._rows is None else self._rows[rows])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Rows by number: (m, d) float32.
+        """Read rows (m,) by number: (m, d) float32.
 
         Raises:
-            InputError: a row holds NaN or infinity or only zeros.
+            InputError: a row holds NaN or infinity, or only zeros.
         """
         rows = np.asarray(rows, np.int64)
         return self._read(rows if self._rows is None else self._rows[rows])
 
     def batches(self, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows (m, d) float32) in order, ``size`` rows at a time (64 MiB if None).
+        """Iterate over (first row, rows (m, d) float32) in order.
+
+        Args:
+            size: rows of a batch; as many as take 64 MiB when None.
 
         Raises:
-            InputError: a row holds NaN or infinity or only zeros.
+            InputError: a row holds NaN or infinity, or only zeros.
         """
         n, d = self.shape
         size = size or max(1, BATCH_NUMBERS // d)
@@ -101,7 +122,7 @@ class Embeddings:
             yield start, self._read(rows)
 
     def to_array(self) -> np.ndarray:
-        """The whole table in memory: (n, d) float32."""
+        """Read the whole table (n, d) float32."""
         out = np.empty(self.shape, np.float32)
         for start, batch in self.batches():
             out[start : start + len(batch)] = batch
@@ -111,13 +132,14 @@ class Embeddings:
         """Read every row once.
 
         Raises:
-            InputError: a row holds NaN or infinity or only zeros; it is named.
+            InputError: a row holds NaN or infinity, or only zeros; the message names the first.
         """
         for _ in self.batches():
             pass
 
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Rows of the shards taken together, checked."""
+        """Read and check rows, numbered over all shards."""
+        # A slice reads the overlap with each shard.
         if isinstance(rows, slice):
             parts = []
             for shard, first in zip(self._shards, self._starts[:-1], strict=True):
@@ -126,47 +148,75 @@ class Embeddings:
                     parts.append(shard.read(slice(start, stop)))
                     check_rows(parts[-1], shard.name, np.arange(start, stop))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        # Row numbers are grouped by shard.
         out = np.empty((len(rows), self.shape[1]), np.float32)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for s in np.unique(owner):
-            here = np.flatnonzero(owner == s)
-            local = rows[here] - self._starts[s]
-            out[here] = self._shards[s].read(local)
-            check_rows(out[here], self._shards[s].name, local)
+            positions = np.flatnonzero(owner == s)
+            local_rows = rows[positions] - self._starts[s]
+            out[positions] = self._shards[s].read(local_rows)
+            check_rows(out[positions], self._shards[s].name, local_rows)
         return out
 
 
 def check_rows(x: np.ndarray, name: str, row_numbers: np.ndarray | None = None) -> None:
-    """Refuse rows without a direction.
+    """Refuse rows that have no cosine.
+
+    Args:
+        x: (m, d) float32.
+        name: name of the table in the error message.
+        row_numbers: (m,) row numbers in the error message; 0…m − 1 when None.
 
     Raises:
-        InputError: a row of x (m, d) float32 holds NaN or infinity or only zeros.
+        InputError: a row holds NaN or infinity, or only zeros.
+
+    >>> check_rows(np.array([[1, 2], [0, 0]], np.float32), "items")
+    Traceback (most recent call last):
+    compressae.retrieval.errors.InputError: items: row 1 is all zeros (of 1 such rows in this \
+batch); a zero row has no cosine with anything; drop these rows
     """
     numbers = np.arange(len(x)) if row_numbers is None else row_numbers
     peak = np.abs(x).max(axis=1, initial=0)  # NaN and infinity pass through max.
-    bad = np.flatnonzero(~np.isfinite(peak))
-    if len(bad):
+    rows = np.flatnonzero(~np.isfinite(peak))
+    if len(rows):
         raise InputError(
-            f"{name}: row {numbers[bad[0]]} holds NaN or infinity (of {len(bad)} such rows in this "
-            "batch); expected finite float32 numbers; drop or mend these rows"
+            f"{name}: row {numbers[rows[0]]} holds NaN or infinity (of {len(rows)} such rows in "
+            "this batch); expected finite float32 numbers; drop or repair these rows"
         )
-    bad = np.flatnonzero(peak == 0)
-    if len(bad):
+    rows = np.flatnonzero(peak == 0)
+    if len(rows):
         raise InputError(
-            f"{name}: row {numbers[bad[0]]} is all zeros (of {len(bad)} such rows in this batch); "
-            "a zero row has no cosine with anything; drop these rows"
+            f"{name}: row {numbers[rows[0]]} is all zeros (of {len(rows)} such rows in this "
+            "batch); a zero row has no cosine with anything; drop these rows"
         )
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of x (m, d) float32 divided by their length; rows must be finite and not zero."""
+    """Normalise rows x (m, d) float32 to unit length; rows must be finite and not zero.
+
+    >>> unit_rows(np.array([[3, 4], [0, -2]], np.float32))
+    array([[ 0.6,  0.8],
+           [ 0. , -1. ]], dtype=float32)
+    """
     scaled = x / np.abs(x).max(axis=1, keepdims=True)  # Squares of huge or tiny rows stay finite.
     scaled /= np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
     return scaled
 
 
 def as_embeddings(table: Any, name: str = "array") -> Embeddings:
-    """Whatever stands for a dense table: Embeddings, a path, a numpy array or a torch tensor."""
+    """Convert a dense table (n, d) to ``Embeddings``.
+
+    Args:
+        table: ``Embeddings``, a path, a numpy array or a torch tensor.
+        name: name of an array or tensor in error messages.
+
+    Raises:
+        InputError: the table is not 2-d, has no rows or holds no floats; or see
+            ``open_embeddings``.
+
+    >>> as_embeddings(np.ones((3, 2), np.float32), "items")
+    Embeddings('items', shape=(3, 2), dtype=float32)
+    """
     if isinstance(table, Embeddings):
         return table
     if isinstance(table, str | Path):
@@ -181,13 +231,26 @@ def as_embeddings(table: Any, name: str = "array") -> Embeddings:
 def open_embeddings(path: str | Path) -> Embeddings:
     """Open a table (n, d) of float16, bfloat16, float32 or float64 without reading it.
 
-    ``path`` is a ``.npy`` file, a ``.safetensors`` file with one 2-d float tensor (or one of
-    several named ``embeddings``), or a folder of such files, taken in the natural order of their
-    names (``part-2`` before ``part-10``).
+    Args:
+        path: a ``.npy`` file; a ``.safetensors`` file with one 2-d float tensor, or with one named
+            ``embeddings`` among several; or a folder of such files, in the natural order of their
+            names (``part-2`` before ``part-10``).
 
     Raises:
-        InputError: not such a table, or shards of different widths; the message names the file.
-        FileNotFoundError: nothing is there.
+        InputError: it is no such table, or its shards differ in width; the message names the file.
+        FileNotFoundError: there is no such file or folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/part-1.npy", np.eye(3, 2, dtype=np.float16)[:2])
+    ...     np.save(f"{folder}/part-2.npy", np.ones((1, 2), np.float32))
+    ...     items = open_embeddings(folder)
+    ...     items.to_array()
+    array([[1., 0.],
+           [0., 1.],
+           [1., 1.]], dtype=float32)
+    >>> items.shape, items.dtype_name
+    ((3, 2), 'mixed')
     """
     path = Path(path)
     if not path.exists():
@@ -226,7 +289,7 @@ def _open_shard(path: Path) -> Shard:
 
 
 class _NpyPlace(TensorPlace):
-    """A .npy file's array: dtype_name is numpy's."""
+    """The array of a .npy file, whose ``dtype_name`` is numpy's name."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -257,9 +320,10 @@ def _safetensors_place(path: Path) -> TensorPlace:
     if len(tables) > 1 and "embeddings" in tables:
         tables = {"embeddings": tables["embeddings"]}
     if len(tables) != 1:
-        held = ", ".join(f"{name} {place.shape}" for name, place in places.items()) or "nothing"
+        contents = ", ".join(f"{name} {place.shape}" for name, place in places.items())
         raise InputError(
-            f"{path}: holds {held}; expected one 2-d tensor, or one named 'embeddings'"
+            f"{path}: holds {contents or 'nothing'}; expected one 2-d tensor, or one named "
+            "'embeddings'"
         )
     return next(iter(tables.values()))
 
@@ -274,6 +338,6 @@ def _check_shape(shape: tuple[int, ...], dtype_name: str, name: str) -> None:
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key in which numbers inside names count as numbers."""
+    """Sort key that compares numbers inside names as numbers."""
     parts = re.split(r"(\d+)", path.name)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

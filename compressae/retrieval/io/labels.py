@@ -1,4 +1,4 @@
-"""Labels of rows: a text file of one line a row."""
+"""Read labels of rows: a text file with one line per row."""
 
 import gzip
 import zlib
@@ -8,25 +8,32 @@ from compressae.retrieval.errors import InputError
 
 
 def read_labels(path: str | Path) -> list[str]:
-    """Read the lines of a UTF-8 text file, decompressed if its name ends in .gz.
+    """Read the lines of a UTF-8 text file; decompress it if its name ends in .gz.
 
     Raises:
         InputError: the file cannot be read, or is not UTF-8.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "labels.txt")
+    ...     count = path.write_text("cat\\ndog\\n")
+    ...     read_labels(path)
+    ['cat', 'dog']
     """
     path = Path(path)
     try:
-        held = path.read_bytes()
+        data = path.read_bytes()
         if path.suffix == ".gz":
-            held = gzip.decompress(held)
+            data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
-            f"{path}: could not be read ({what}); expected a text file of one label a line"
+            f"{path}: could not be read ({reason}); expected a text file of one label a line"
         ) from error
     try:
-        text = held.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = held.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path}: line {line} is not UTF-8; save the labels as UTF-8 text"
         ) from error

@@ -1,8 +1,8 @@
-"""Where the tensors of a .safetensors file lie, so that they can be memory-mapped.
+"""Locate the tensors of a .safetensors file to memory-map them.
 
 The format (huggingface/safetensors): 8 bytes of header length N (little-endian), N bytes of JSON
-``{name: {"dtype", "shape", "data_offsets"}}``, then the data. The library's numpy reader copies
-tensors and knows no bfloat16; a map needs only the offsets.
+``{name: {"dtype", "shape", "data_offsets"}}``, then the data. The numpy reader of the safetensors
+library copies tensors and cannot read bfloat16; a memory map needs only the offsets.
 """
 
 import json
@@ -14,19 +14,35 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 
-#: safetensors' names of the dtypes read here. numpy has no bfloat16: its bits come as uint16.
+#: Supported dtypes by safetensors name. numpy has no bfloat16: its bits are read as uint16.
 DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
-}  # fmt: skip
-_LONGEST_HEADER = 100_000_000  # The library's own limit.
+}
+_LONGEST_HEADER = 100_000_000  # The limit of the safetensors library.
 
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """One tensor of a file: its safetensors dtype name, shape and first byte."""
+    """Location of one tensor in a file.
+
+    Attributes:
+        path: the file.
+        dtype_name: safetensors name of the dtype.
+        shape: shape of the tensor.
+        offset: byte offset in the file.
+    """
 
     path: Path
     dtype_name: str
@@ -35,27 +51,37 @@ class TensorPlace:
 
     @property
     def dtype(self) -> np.dtype:
+        """The numpy dtype."""
         return DTYPES[self.dtype_name]
 
     def map(self) -> np.ndarray:
-        """The tensor as a read-only memory map (an empty array where it has no entry)."""
+        """Memory-map the tensor, read-only; an empty tensor returns an empty array."""
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 def read_places(path: Path) -> dict[str, TensorPlace]:
-    """The tensors of a .safetensors file by name.
+    """Locate the tensors of a .safetensors file: {name: place}.
 
     Raises:
-        InputError: the file is truncated or not in the format.
+        InputError: the file is truncated, is no .safetensors file or has an unsupported dtype.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "x.safetensors")
+    ...     save_file({"x": np.arange(6, dtype=np.float32).reshape(2, 3)}, path)
+    ...     place = read_places(path)["x"]
+    ...     place.dtype_name, place.shape, place.map()[1].tolist()
+    ('F32', (2, 3), [3.0, 4.0, 5.0])
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise InputError(
-                f"{path}: {size} bytes are no whole .safetensors file (header cut off); "
+                f"{path}: {size} bytes are not a whole .safetensors file (header cut off); "
                 "write or copy it again"
             )
         raw = file.read(length)

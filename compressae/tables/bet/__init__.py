@@ -1,5 +1,5 @@
 """BET, budgeted embedding tables (WSDM'24, arXiv 2310.14884): a search for the widths of rows.
 
-``actions`` draws widths under a strict budget, ``predictor`` learns how good they will be, and
+``actions`` draws widths under a strict budget, ``predictor`` learns their fitness, and
 ``searching`` evaluates the promising ones.
 """

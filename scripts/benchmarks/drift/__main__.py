@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""How often ``compressae check`` says "retrain", on batches of which one knows the answer.
+"""How often ``compressae check`` says "retrain" on batches whose answer is known.
 
-usage: drift_wordnet.py EMBEDDINGS.npy
+usage: python scripts/benchmarks/drift EMBEDDINGS.npy
 
-EMBEDDINGS are those of the synsets of WordNet 3.0 in the order of its files: nouns by topic, verbs,
-adjectives, adverbs. Three models (h = 4096, k = 16) are trained: on 60,000 random nouns, 1,000 of
-them held out; on the same without a hold-out; and on nouns without one topic, rows 10,000 to
-20,000. Batches are drawn at random, those of unseen nouns out of the 22,115 others. Prints
-Markdown.
+EMBEDDINGS are those of the synsets of WordNet 3.0 in file order: nouns by topic, verbs, adjectives,
+adverbs. Three models (h = 4096, k = 16) are trained: on 60,000 random nouns, 1,000 of them held
+out; on the same without a hold-out; and on nouns without one topic, rows 10,000 to 20,000. Batches
+are drawn at random, unseen nouns from the 22,115 others. Prints Markdown.
 """
 
 import sys
@@ -17,14 +16,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from compressae import CompresSAE, TrainConfig, open_embeddings, train
-from compressae.evaluation.drift import check
+from compressae.evaluation.drift import check, measure_reference
 from compressae.retrieval.io.embeddings import unit_rows
 
 PARTS = {"verbs": (82_115, 95_882), "adjectives": (95_882, 114_038), "adverbs": (114_038, 117_659)}
 NOUNS = 82_115
 TRAINED = 60_000
 TOPIC = np.arange(10_000, 20_000)
-HEADER = ("batch", "rows", "retrain", "cosine", "low", "recall", "live", "skew", "worse")
+HEADER = ("batch", "rows", "retrain", "cosine", "low", "recall", "live", "imbalance", "worse")
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 Case = tuple[str, Draw, Sequence[tuple[int, int]]]
@@ -36,7 +35,7 @@ def main() -> None:
     items = open_embeddings(sys.argv[1])
     order = np.random.default_rng(3).permutation(NOUNS)
     seen, unseen = np.sort(order[:TRAINED]), order[TRAINED:]
-    turn = np.linalg.qr(np.random.default_rng(4).standard_normal((items.shape[1],) * 2))[0]
+    rotation = np.linalg.qr(np.random.default_rng(4).standard_normal((items.shape[1],) * 2))[0]
 
     def among(rows: np.ndarray) -> Draw:
         return lambda m, rng: items.take(rng.choice(rows, m, replace=False))
@@ -61,7 +60,7 @@ def main() -> None:
     ]
     altered: list[Case] = [
         ("half nouns, half verbs", mixed, few),
-        ("rotated nouns", lambda m, rng: among(unseen)(m, rng) @ turn.astype(np.float32), few),
+        ("rotated nouns", lambda m, rng: among(unseen)(m, rng) @ rotation.astype(np.float32), few),
         *((f"nouns with {100 * s:.0f} % noise", noisy(s), few) for s in (0.05, 0.2, 0.3)),
     ]
     sets = [
@@ -79,25 +78,27 @@ def main() -> None:
         config = TrainConfig(latents=4096, nonzeros=16, hold_out=held)
         started = time.perf_counter()
         model = train(table, config)
+        model.settings["reference"] = measure_reference(model, table).to_settings()
         print(f"\n## Trained on {title} ({time.perf_counter() - started:.0f} s)\n", flush=True)
         report(model, cases)
 
 
 def report(model: CompresSAE, cases: Sequence[Case]) -> None:
-    """A row a case and size: how many batches are to retrain, mean figures, which were worse."""
-    kept = model.settings["reference"]["figures"]
-    recall = "; ".join(f"{value:.3f} of {corpus}" for corpus, value, _ in kept["recall"])
-    means = [f"{kept[name][0]:.3f}" for name in ("cosine", "low")]
-    first = ["reference", f"{kept['rows']:,}", "", *means, recall, "", f"{kept['skew'][0]:.2f}", ""]
+    """Print a row for each case and size: share to retrain, mean figures, which were worse."""
+    reference = model.settings["reference"]["figures"]
+    recall = "; ".join(f"{value:.3f} of {corpus}" for corpus, value, _ in reference["recall"])
+    cells = [f"{reference[name][0]:.3f}" for name in ("cosine", "low")]
+    cells += [recall, "", f"{reference['list_imbalance'][0]:.2f}", ""]
+    first = ["reference", f"{reference['rows']:,}", "", *cells]
     for cells in (HEADER, ["---"] * len(HEADER), first):
         print("| " + " | ".join(cells) + " |")
     for name, draw, sizes in cases:
         for m, times in sizes:
             rng = np.random.default_rng(m)
-            found = [check(model, draw(m, rng)) for _ in range(times)]
-            now = np.mean([[one.now for one in each.findings] for each in found], axis=0)
-            worse = sorted({one.name for each in found for one in each.findings if one.worse})
-            share = f"{sum(each.retrain for each in found)} of {times}"
+            batches = [check(model, draw(m, rng)) for _ in range(times)]
+            now = np.mean([[one.now for one in batch.findings] for batch in batches], axis=0)
+            worse = sorted({one.name for batch in batches for one in batch.findings if one.worse})
+            share = f"{sum(batch.retrain for batch in batches)} of {times}"
             figures = [f"{value:.3f}" for value in now[:4]] + [f"{now[4]:.2f}"]
             cells = [name, f"{m:,}", share, *figures, ", ".join(worse)]
             print("| " + " | ".join(cells) + " |", flush=True)

@@ -1,6 +1,6 @@
-"""Trained rows quantised by faiss, as tables of codes, codebooks and rotation.
+"""Tables of codes, codebooks and rotation, quantised by faiss from trained rows.
 
-Codes stay; codebooks and rotation can go on being trained. ``export`` has them in float16, and that
+Codes are fixed; codebooks and rotation are parameters. ``export`` stores them in float16, and that
 is what ``bytes_of`` counts.
 """
 
@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from compressae.tables import Table
 
-#: Entries of a codebook, so that a code is one byte.
+#: Entries of a codebook: a code is one byte.
 ENTRIES = 256
+#: faiss's own number.
+OPQ_ITERATIONS = 50
 
 
 def owners(width: int, m: int) -> np.ndarray:
-    """(width,) the subspace of each dimension: m of them, as even as can be, the wider ones first.
+    """Subspace of each dimension (width,): m subspaces that differ by one dimension at most.
 
-    faiss wants subspaces of equal width; the narrower ones get a dimension of zeros when it trains,
-    whose centroids are zero and are not stored. So m need not divide the dimensions.
+    faiss needs subspaces of equal width; in training the narrower ones are padded by a dimension
+    of zeros, which is not stored. So m need not divide the dimensions.
     """
     return np.sort(np.arange(width) % m)
 
@@ -31,18 +33,18 @@ class _Quantised(Table):
     codes: Tensor
 
     def export(self) -> Self:
-        """The same as it is stored: floats in float16, nothing to train."""
+        """A copy as it is stored: floats in float16, no gradients."""
         return copy.deepcopy(self).half().requires_grad_(False)
 
 
 class ProductTable(_Quantised):
-    """Row i is ``codebook[codes[i, owner[c]], c]`` over columns c, turned back by ``rotation``.
+    """Row i is ``codebook[codes[i, owner[c]], c]`` over columns c, times ``rotation``.
 
     Product quantisation (Jégou et al., TPAMI 2011), with a rotation OPQ (Ge et al., CVPR 2013).
 
     Args:
         codes: (n, m) uint8.
-        codebook: (256, w) float32, the centroids of all subspaces side by side, as in ``owners``.
+        codebook: (256, w) float32, centroids of the subspaces side by side, as in ``owners``.
         rotation: (w, d) float32 with orthonormal columns, w ≥ d; None for none, and w = d.
     """
 
@@ -58,22 +60,29 @@ class ProductTable(_Quantised):
 
     @staticmethod
     def bytes_of(n: int, d: int, m: int, rotated: bool = False) -> int:
-        """``nbytes``, exported, of n rows of d dimensions in m bytes each."""
+        """``nbytes`` of n exported rows of d dimensions in m bytes each."""
         width = m * -(-d // m) if rotated else d
         return n * m + 2 * ENTRIES * width + (2 * width * d if rotated else 0)
 
     @classmethod
-    def fit(cls, rows: np.ndarray, m: int, rotated: bool = False, seed: int = 0) -> "ProductTable":
+    def fit(
+        cls,
+        rows: np.ndarray,
+        m: int,
+        rotated: bool = False,
+        seed: int = 0,
+        iterations: int = OPQ_ITERATIONS,
+    ) -> "ProductTable":
         """Quantise rows (n, d) float32, n ≥ 256, to m bytes each, 1 ≤ m ≤ d; all rows train.
 
-        With a rotation d may grow to the next multiple of m.
+        With a rotation, learned in so many iterations, d may grow to the next multiple of m.
         """
         n, d = rows.shape
         step = -(-d // m)
         rotation = None
         if rotated:
             turn = faiss.OPQMatrix(d, m, m * step)
-            turn.max_train_points = n
+            turn.max_train_points, turn.niter = n, iterations
             inner = _quiet(faiss.ProductQuantizer(m * step, m, 8), n, seed)
             turn.pq = inner
             turn.train(rows)
@@ -101,10 +110,10 @@ class NormedTable(_Quantised):
     """Row i is ``norms[norm_codes[i]]`` times row i of ``directions``.
 
     Norm-explicit quantisation for inner products (Dai et al., AAAI 2020): directions by PQ, and a
-    byte for what the length of the quantised direction lacks of the row's.
+    byte for the row's norm relative to that of its quantised direction.
 
     Args:
-        directions: the rows' directions, quantised.
+        directions: the unit rows, quantised.
         norm_codes: (n,) uint8.
         norms: (256,) float32.
     """
@@ -119,7 +128,7 @@ class NormedTable(_Quantised):
 
     @staticmethod
     def bytes_of(n: int, d: int, m: int) -> int:
-        """``nbytes``, exported, of n rows of d dimensions in m bytes and one each."""
+        """``nbytes`` of n exported rows of d dimensions in m + 1 bytes each."""
         return ProductTable.bytes_of(n, d, m) + n + 2 * ENTRIES
 
     @classmethod
@@ -127,11 +136,11 @@ class NormedTable(_Quantised):
         """Quantise rows (n, d) float32, n ≥ 256, to m + 1 bytes each, 1 ≤ m ≤ d; all rows train."""
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         directions = ProductTable.fit(rows / np.maximum(lengths, 1e-12), m, seed=seed)
-        found = directions.rows().detach().norm(dim=1, keepdim=True).numpy()
-        lacking = lengths / np.maximum(found, 1e-12)
+        reconstructed = directions.rows().detach().norm(dim=1, keepdim=True).numpy()
+        ratios = lengths / np.maximum(reconstructed, 1e-12)
         quantizer = _quiet(faiss.ProductQuantizer(1, 1, 8), len(rows), seed)
-        quantizer.train(lacking)
-        codes = torch.from_numpy(quantizer.compute_codes(lacking)[:, 0].copy())
+        quantizer.train(ratios)
+        codes = torch.from_numpy(quantizer.compute_codes(ratios)[:, 0].copy())
         norms = torch.from_numpy(faiss.vector_to_array(quantizer.centroids).copy())
         return cls(directions, codes, norms)
 
@@ -156,7 +165,7 @@ class ResidualTable(_Quantised):
 
     @staticmethod
     def bytes_of(n: int, d: int, m: int) -> int:
-        """``nbytes``, exported, of n rows of d dimensions in m bytes each."""
+        """``nbytes`` of n exported rows of d dimensions in m bytes each."""
         return m * (n + 2 * ENTRIES * d)
 
     @classmethod
@@ -181,7 +190,7 @@ class ResidualTable(_Quantised):
 
 
 def _quiet(quantizer: Any, n: int, seed: int) -> Any:
-    """A quantiser that trains on all of n rows, however few, without warnings."""
+    """Let a quantiser train on all n rows, however few, without warnings."""
     quantizer.cp.seed = seed + 1
     quantizer.cp.min_points_per_centroid, quantizer.cp.max_points_per_centroid = 1, n
     return quantizer

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from benchmarks.gowalla.cells import Cell, Store
 from benchmarks.gowalla.files import write
-from benchmarks.gowalla.methods import METHODS
+from benchmarks.gowalla.methods import METHODS, SMOKE_METHODS
 from benchmarks.gowalla.report import dense_line, draw, groups, markdown, rows
 from benchmarks.gowalla.workbench import Setting
 from recommenders.interactions import Split, read_split, subset
@@ -95,8 +95,9 @@ def run(
     """Make the missing cells; returns a line for each that failed."""
     if unknown := [name for name in names if name not in METHODS]:
         raise InputError(f"method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
-    whole = _read(data, out, smoke)
+    whole, methods = _read(data, out, smoke), METHODS
     if smoke:
+        methods = SMOKE_METHODS
         epochs, dim = SMOKE_EPOCHS if epochs is None else epochs, dim or SMOKE_DIM
     names = names or tuple(name for name, method in METHODS.items() if not method.on_request)
     settings = [
@@ -109,7 +110,7 @@ def run(
     for setting in settings:
         store.check(setting, whole)
     cells = [
-        Cell(setting, seed, METHODS[name], share)
+        Cell(setting, seed, methods[name], share)
         for setting in settings
         for seed in seeds
         for name in names

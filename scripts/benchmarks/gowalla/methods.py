@@ -1,6 +1,6 @@
-"""The methods of the Gowalla table: each makes a table of at most so many bytes, and trains it.
+"""The methods that are compared: each makes a table within a budget of bytes, and trains it.
 
-To add one, put a line into ``METHODS``; nothing else has to know of it.
+To add one, write its function and add a line to the list at the end.
 """
 
 from collections.abc import Callable
@@ -28,20 +28,23 @@ from compressae.tables import (
     Table,
 )
 
+Options = dict[str, Any]
 #: A workbench and a budget in bytes → a table as it is stored, trained.
 Function = Callable[[Workbench, int], Table]
-#: Names the rules below for a method's own epochs, rates and decays in records; raise it with them.
+#: Version of the rules below (a method's own epochs, rates and decays) in records; raise it when
+#: they change.
 RULES = 2
-#: Of the recipe's learning rate, for rows that were trained and are rounded.
+#: Share of the recipe's learning rate for trained rows that are rounded.
 TUNE_RATE = 0.3
-#: The same for what all sparse codes share: seven times as much overfits within an epoch.
+#: The same for decoder and codebooks: seven times as much overfits within an epoch.
 THROUGH_RATE = 0.01
-#: Of a product's entries at the start.
+#: Standard deviation of a product's initial entries.
 PRODUCT_STD = 0.01
 #: BET's search: widths are tried after some epochs of tuning, the fittest trained by the recipe. A
-#: short one, and one as long as the paper's.
+#: short one, one as long as the paper's, and one for smoke runs.
 BET = SearchSettings(iterations=20, retrain=1)
 BET_LONG = SearchSettings(iterations=50, tune_epochs=10, retrain=5)
+BET_SMOKE = SearchSettings(iterations=4, candidates=10, retrain=1)
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,21 @@ class Method:
 
     Attributes:
         name: on the command line and in file names.
-        label: in the report.
+        label: its name in the report.
         function: raises ``DoesNotFit`` where the budget is too small.
-        note: what a reader of the report should know.
+        note: for a reader of the report.
         settings: of its own, as JSON; cells that were made with others are refused.
-        counts: what has to stay within the budget: all bytes; or, as BET counts, four bytes for
-            each number and nothing for where it is; or the bytes of items, within their part, of a
-            table of rows as they are scored, after propagation.
-        on_request: made only where it is named, for the time it takes.
+        counts: what must stay within the budget: "bytes", all that is stored; "numbers", four bytes
+            a number and nothing for its position, as BET counts; "items", the bytes of item rows
+            as they are scored (after propagation), within the items' part of the budget.
+        on_request: made only when named, for the time it takes.
     """
 
     name: str
     label: str
     function: Function
     note: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=lambda: {"rules": RULES})
     counts: Literal["bytes", "numbers", "items"] = "bytes"
     on_request: bool = False
 
@@ -86,7 +89,7 @@ def uniform(bench: Workbench, budget: int) -> Table:
 
 
 def hashing(bench: Workbench, budget: int) -> Table:
-    """Row i mod m for users and items apart, m in proportion to their numbers."""
+    """Hash users and items apart: row i mod m, m in proportion to their numbers."""
     parts = []
     for n, share in _sides(bench, budget):
         rows = min(n, share // (4 * bench.dim))
@@ -102,9 +105,9 @@ def hashing(bench: Workbench, budget: int) -> Table:
 def quotient_remainder(
     bench: Workbench, budget: int, combine: Literal["concat", "add", "product"]
 ) -> Table:
-    """Users and items apart, remainders as many as the budget allows (arXiv 1909.02107).
+    """Quotient-remainder tables (arXiv 1909.02107) of users and of items.
 
-    Products start smaller than the others, as validation preferred.
+    They have as many remainders as fit. Products start smaller, as validation preferred.
     """
     std = PRODUCT_STD if combine == "product" else bench.setting.std
     parts = []
@@ -121,12 +124,11 @@ def quotient_remainder(
 
 
 def pruned(bench: Workbench, budget: int) -> Table:
-    """The largest entries of the dense rows, then all epochs again (after arXiv 2406.17335).
+    """Prune the dense rows by magnitude, then train all epochs again (after arXiv 2406.17335).
 
-    Entries count in relation to the length of their row, and each row keeps half of its even share.
-    Where scores are dot products the rows are turned to their principal axes before, which changes
-    no score and is not stored: magnitudes then tell what matters. Without these three, validation
-    found a fifth of the recall.
+    Entries are compared relative to their row's length, and each row keeps at least half of its
+    even share. Where scores are dot products, rows are first rotated to their principal axes; this
+    changes no score and is not stored. Without these three, validation recall was a fifth.
     """
     entries = min(PrunedTable.most_entries(bench.n, bench.dim, budget, 2), bench.n * bench.dim)
     if entries < bench.n:
@@ -144,25 +146,27 @@ def pruned(bench: Workbench, budget: int) -> Table:
     return table.half().requires_grad_(False)
 
 
-def product(bench: Workbench, budget: int, rotated: bool = False, through: bool = False) -> Table:
-    """The dense rows by PQ, or after a learned rotation (OPQ), in as many bytes a row as fit;
-    ``through``: then centroids are trained on."""
+def product(
+    bench: Workbench, budget: int, through: bool = False, fit: Options | None = None, **form: Any
+) -> Table:
+    """Quantise the dense rows by PQ, or OPQ when ``rotated``, in as many bytes a row as fit; with
+    ``through`` train the centroids after that."""
     shape = bench.n, bench.dim
-    table = _quantised(bench, ProductTable, bench.dense_rows, shape, budget, rotated=rotated)
+    table = _quantised(bench, ProductTable, bench.dense_rows, shape, budget, fit, **form)
     if through:
         _tune(bench, table, THROUGH_RATE, decay=0.0)
     return table.export()
 
 
 def residual(bench: Workbench, budget: int) -> Table:
-    """The dense rows by residual quantisation, in as many stages as fit."""
+    """Quantise the dense rows by RQ, in as many stages as fit."""
     shape = bench.n, bench.dim
     return _quantised(bench, ResidualTable, bench.dense_rows, shape, budget).export()
 
 
 def integers(bench: Workbench, budget: int, bits: int) -> Table:
-    """int8 or int4 with a float16 scale a row, of the most dimensions that fit (the dense table's
-    at most): trained in float32 first, then tuned through the rounding, and exported."""
+    """int8 or int4 with a float16 scale a row, of as many dimensions as fit: trained in float32,
+    then tuned through the rounding (straight-through)."""
     d = bench.widest(min((budget // bench.n - 2) * 8 // bits, bench.dim))
     if d < bench.dim:
         start = bench.full(d)
@@ -176,10 +180,10 @@ def integers(bench: Workbench, budget: int, bits: int) -> Table:
 
 
 def budgeted(bench: Workbench, budget: int, search: SearchSettings) -> Table:
-    """BET: widths searched on validation pairs, the fittest trained by the recipe.
+    """Search widths on validation pairs (BET) and train the fittest by the recipe.
 
-    Where training pairs alone are given, a tenth of them is held out for the search, and the chosen
-    widths are trained on all of them.
+    Without validation pairs, a tenth of the training pairs is held out for the search, and the
+    chosen widths are trained on all of them.
     """
     if budget // 4 < bench.n:
         raise DoesNotFit(f"{budget // 4} numbers for {bench.n} rows")
@@ -192,8 +196,9 @@ def budgeted(bench: Workbench, budget: int, search: SearchSettings) -> Table:
         def report(stage: str, done: int, total: int, details: str) -> None:
             show(done, total, f"{stage} {details}")
 
-        given = (split, bench.make, full, budget // 4, recipe, folder, report, search)
-        found = search_and_retrain(*given, resume=True)
+        found = search_and_retrain(
+            split, bench.make, full, budget // 4, recipe, folder, report, search, resume=True
+        )
         model = found.model
         bench.seconds += found.seconds
         bench.trained("retrain", found.chosen.outcome, recipe, bench.dim)
@@ -206,7 +211,7 @@ def budgeted(bench: Workbench, budget: int, search: SearchSettings) -> Table:
 
 
 def coded(bench: Workbench, budget: int, through: bool = False) -> Table:
-    """Sparse codes of the dense rows, users and items alike; ``through``: then trained on."""
+    """Sparse codes of the dense rows; with ``through`` train the decoder after that."""
     table = _codes(bench, bench.dense_rows(), budget)
     if through:
         _tune(bench, table, THROUGH_RATE, decay=0.0)
@@ -214,16 +219,18 @@ def coded(bench: Workbench, budget: int, through: bool = False) -> Table:
 
 
 def items_coded(bench: Workbench, budget: int) -> Table:
-    """Sparse codes of the items as they are scored; users are dense queries."""
+    """Sparse codes of the item rows as they are scored; users are dense queries."""
     users, items = bench.served_rows()
     return JoinedTable(users, _codes(bench, items, _sides(bench, budget)[1][1]).export())
 
 
-def items_quantised(bench: Workbench, budget: int, kind: Any, **form: Any) -> Table:
-    """The same by a table of codebooks."""
+def items_quantised(
+    bench: Workbench, budget: int, kind: Any, fit: Options | None = None, **form: Any
+) -> Table:
+    """Item rows as they are scored, quantised; users are dense queries."""
     users, items = bench.served_rows()
     share = _sides(bench, budget)[1][1]
-    table = _quantised(bench, kind, lambda: items, items.shape, share, **form)
+    table = _quantised(bench, kind, lambda: items, items.shape, share, fit, **form)
     return JoinedTable(users, table.export())
 
 
@@ -244,19 +251,25 @@ def _quantised(
     make_rows: Callable[[], np.ndarray],
     shape: tuple[int, int],
     budget: int,
+    fit: Options | None = None,
     **form: Any,
 ) -> Any:
-    """Rows of a shape as a table of codebooks; they are made once it is known that they fit."""
+    """Quantise rows (n, d); ``make_rows`` is called only if the budget fits.
+
+    Args:
+        fit: options of ``kind.fit`` that change no size.
+        form: options that do.
+    """
     m = _most(kind.bytes_of, *shape, budget, **form)
     rows = make_rows()
     with bench.timed():
-        table = kind.fit(rows, m, seed=bench.seed, **form)
+        table = kind.fit(rows, m, seed=bench.seed, **form, **(fit or {}))
     bench.note(m=m)
     return table
 
 
 def _tune(bench: Workbench, table: Table, rate: float = TUNE_RATE, **changes: Any) -> None:
-    """Train on from trained rows: a quarter of the recipe's epochs, a share of its rate."""
+    """Fine-tune trained rows: a quarter of the recipe's epochs, a share of its learning rate."""
     epochs = -(-bench.recipe.epochs // 4)
     bench.train(
         table,
@@ -270,13 +283,13 @@ def _tune(bench: Workbench, table: Table, rate: float = TUNE_RATE, **changes: An
 
 
 def _sides(bench: Workbench, budget: int) -> list[tuple[int, int]]:
-    """Rows of users and of items, each with its share of the budget, in proportion to rows."""
+    """(rows, bytes) of users and of items: the budget in proportion to rows."""
     share = budget * bench.n_users // bench.n
     return [(bench.n_users, share), (bench.n - bench.n_users, budget - share)]
 
 
 def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, **form: Any) -> int:
-    """The largest m, d at most, with which ``bytes_of(n, d, m, **form)`` is within the budget."""
+    """The largest m ≤ d with ``bytes_of(n, d, m, **form)`` within the budget."""
     if n < ENTRIES:
         raise DoesNotFit(f"{n} rows; codebooks of {ENTRIES} entries want as many to learn")
     fitting = [m for m in range(1, d + 1) if bytes_of(n, d, m, **form) <= budget]
@@ -288,7 +301,7 @@ def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, **form: Any
 
 _PRUNED = "of the dense rows on principal axes, float16; columns counted; all epochs twice"
 _QR = "users and items apart, as many remainders as fit"
-_BET = "widths tried: {0.iterations}, epochs each: {0.tune_epochs}, then trained: {0.retrain}"
+_INTEGERS = "fewer dimensions; tuned for a quarter of the epochs"
 _QUANTISED = "of the trained dense rows; codebooks counted, float16"
 _CODED = "of the trained dense rows; decoder, float16, and levels counted"
 _THROUGH = "then a quarter of the epochs through the codes"
@@ -297,42 +310,61 @@ _ITEMS = (
 )
 
 
-def _methods() -> list[Method]:
-    integer = "fewer dimensions; tuned for a quarter of the epochs"
-    return [
-        Method("dense", "dense", dense),
-        Method("uniform", "uniform, fewer dimensions", uniform),
-        Method("hashing", "hashing", hashing, "users and items apart"),
-        Method("qr-product", "QR, product", partial(quotient_remainder, combine="product"), _QR),
-        Method("qr-add", "QR, add", partial(quotient_remainder, combine="add"), _QR),
-        Method("qr-concat", "QR, concat", partial(quotient_remainder, combine="concat"), _QR),
-        Method("pruned", "magnitude pruning", pruned, _PRUNED),
-        Method("int8", "int8", partial(integers, bits=8), integer),
-        Method("int4", "int4", partial(integers, bits=4), integer),
-        Method("bet", "BET, short search", partial(budgeted, search=BET), _BET.format(BET),
-               asdict(BET), "numbers"),
-        Method("bet-long", "BET, long search", partial(budgeted, search=BET_LONG),
-               _BET.format(BET_LONG), asdict(BET_LONG), "numbers", on_request=True),
-        Method("pq", "PQ", product, _QUANTISED),
-        Method("opq", "OPQ", partial(product, rotated=True), f"{_QUANTISED}, and the rotation"),
-        Method("rq", "RQ", residual, _QUANTISED),
-        Method("pq-through", "PQ, trained through", partial(product, through=True), _THROUGH),
-        Method("codes", "sparse codes", coded, _CODED),
-        Method("codes-through", "sparse codes, trained through",
-               partial(coded, through=True), _THROUGH),
-        Method("pq-items", "PQ, items", partial(items_quantised, kind=ProductTable),
-               _ITEMS, counts="items"),
-        Method("opq-items", "OPQ, items", partial(items_quantised, kind=ProductTable, rotated=True),
-               _ITEMS, counts="items"),
-        Method("rq-items", "RQ, items", partial(items_quantised, kind=ResidualTable),
-               _ITEMS, counts="items"),
-        Method("neq-items", "PQ of directions and norms, items",
-               partial(items_quantised, kind=NormedTable), _ITEMS, counts="items"),
-        Method("codes-items", "sparse codes, items", items_coded, _ITEMS, counts="items"),
-    ]  # fmt: skip
+def _qr(combine: str) -> Method:
+    function = partial(quotient_remainder, combine=combine)
+    return Method(f"qr-{combine}", f"QR, {combine}", function, _QR)
 
 
-METHODS: dict[str, Method] = {
-    method.name: replace(method, settings={"rules": RULES, **method.settings})
-    for method in _methods()
+def _bet(name: str, label: str, search: SearchSettings, on_request: bool = False) -> Method:
+    note = (
+        f"widths tried: {search.iterations}, epochs each: {search.tune_epochs}, then trained: "
+        f"{search.retrain}"
+    )
+    function, settings = partial(budgeted, search=search), {"rules": RULES, **asdict(search)}
+    return Method(name, label, function, note, settings, "numbers", on_request)
+
+
+def _items(name: str, label: str, function: Function) -> Method:
+    return Method(f"{name}-items", f"{label}, items", function, _ITEMS, counts="items")
+
+
+_METHODS = [
+    Method("dense", "dense", dense),
+    Method("uniform", "uniform, fewer dimensions", uniform),
+    Method("hashing", "hashing", hashing, "users and items apart"),
+    _qr("product"),
+    _qr("add"),
+    _qr("concat"),
+    Method("pruned", "magnitude pruning", pruned, _PRUNED),
+    Method("int8", "int8", partial(integers, bits=8), _INTEGERS),
+    Method("int4", "int4", partial(integers, bits=4), _INTEGERS),
+    _bet("bet", "BET, short search", BET),
+    _bet("bet-long", "BET, long search", BET_LONG, on_request=True),
+    Method("pq", "PQ", product, _QUANTISED),
+    Method("opq", "OPQ", partial(product, rotated=True), f"{_QUANTISED}, and the rotation"),
+    Method("rq", "RQ", residual, _QUANTISED),
+    Method("pq-through", "PQ, trained through", partial(product, through=True), _THROUGH),
+    Method("codes", "sparse codes", coded, _CODED),
+    Method(
+        "codes-through", "sparse codes, trained through", partial(coded, through=True), _THROUGH
+    ),
+    _items("pq", "PQ", partial(items_quantised, kind=ProductTable)),
+    _items("opq", "OPQ", partial(items_quantised, kind=ProductTable, rotated=True)),
+    _items("rq", "RQ", partial(items_quantised, kind=ResidualTable)),
+    _items("neq", "PQ of directions and norms", partial(items_quantised, kind=NormedTable)),
+    _items("codes", "sparse codes", items_coded),
+]
+METHODS = {method.name: method for method in _METHODS}
+
+
+def _shortened(name: str) -> Method:
+    function = partial(METHODS[name].function, fit={"iterations": 2})
+    return replace(METHODS[name], function=function, settings={"rules": RULES, "iterations": 2})
+
+
+#: The same with the longest ones shortened, for smoke runs.
+SMOKE_METHODS = {
+    **METHODS,
+    **{name: _shortened(name) for name in ("opq", "opq-items")},
+    "bet": _bet("bet", "BET, short search", BET_SMOKE),
 }

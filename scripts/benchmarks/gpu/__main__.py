@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""Kernels, training and search on a GPU, beside torch's own operations, in one run of some minutes.
+"""Kernels, training and search on a GPU beside torch's own operations, in one run of minutes:
+`python scripts/benchmarks/gpu`.
 
-ceilings: what the card does at best: a large copy (bytes read and written), products of large
-matrices in bfloat16 and float32.
+ceilings: the card's best rates: a large copy (bytes read and written), products of large matrices
+in bfloat16 and float32.
 
 kernels: each operation's time, its two floors (bytes of memory over the copy's rate, operations
-over the rate of the unit that does them), the share of the larger floor that was reached, a peer.
+over the rate of their unit), the share of the larger floor that was reached, a peer.
 
 training: 1,000,000 × 768 synthetic rows, h = 4096, k = 32. The paper's recipe (batch 100,000, 500
-steps) sets the mean cosine to reach; then the time each of our recipes takes to it.
+steps) sets the mean cosine to reach; then the time to it of each of our recipes.
 
 search: 10,000,000 synthetic rows of 32 nonzeros, h = 4096, top 100, and 100,000,000 rows. Peers:
 cuSPARSE (torch.sparse) and torch.topk, bfloat16 brute force over 768 dimensions and torch.topk.
 
 A part that fails is named, the others go on, and the exit status is 1. OUTPUT gets gpu.json and
-gpu.md, anew after each part. With --smoke sizes are tiny and kernels run in Triton's interpreter,
-on a processor: that checks the script, and its times mean nothing.
+gpu.md, rewritten after each part. With --smoke sizes are tiny and kernels run in Triton's
+interpreter on a CPU: that checks the script, and its times mean nothing.
 """
 
 import os
@@ -27,7 +28,8 @@ if find_spec("triton") is None:
     sys.exit("Error: Triton is not installed; pip install triton (Linux)")
 if "--smoke" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[3]))  # The source tree needs no installation.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import contextlib
 import json
@@ -39,10 +41,10 @@ from typing import Any
 
 import click
 import torch
-from gpu_kernels import kernel_rows
-from gpu_search import search_rows
-from gpu_tools import Ceilings, Lab, Row, milliseconds
-from gpu_training import training_rows
+from benchmarks.gpu.kernel_rows import kernel_rows
+from benchmarks.gpu.lab import Ceilings, Lab, Row, milliseconds
+from benchmarks.gpu.search_rows import search_rows
+from benchmarks.gpu.training_rows import training_rows
 
 from compressae.evaluation.protocol import machine
 from compressae.kernels.backend import use
@@ -86,7 +88,7 @@ def main(output: Path, parts: str, smoke: bool) -> None:
             if lab.device == "cuda":
                 torch.cuda.empty_cache()
             report = {
-                "command": " ".join(["scripts/bench_gpu.py", *sys.argv[1:]]),
+                "command": " ".join(["scripts/benchmarks/gpu", *sys.argv[1:]]),
                 "commit": commit(),
                 "machine": machine(),
                 "measured": not smoke,
@@ -103,7 +105,7 @@ def main(output: Path, parts: str, smoke: bool) -> None:
 
 
 def measure_ceilings(lab: Lab) -> Ceilings:
-    """The card's own limits."""
+    """Measure the card's limits."""
     size = lab.pick(1 << 30, 1 << 16)
     a, b = (torch.randn(size // 4, device=lab.device) for _ in range(2))
     copied = milliseconds(lab, lambda a=a, b=b: b.copy_(a))
@@ -117,10 +119,10 @@ def measure_ceilings(lab: Lab) -> Ceilings:
 
 
 def commit() -> str:
-    """The commit that is measured; "unknown" where git does not say."""
+    """The measured commit, or "unknown"."""
     try:
-        said = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        return subprocess.run(said, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

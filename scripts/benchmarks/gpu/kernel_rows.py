@@ -1,10 +1,10 @@
-"""The kernels of training and coding on a GPU, one by one."""
+"""Rows of the report: the kernels of training and coding, one by one."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from gpu_tools import Lab, Row, milliseconds
+from benchmarks.gpu.lab import Lab, Row, milliseconds
 
 from compressae.kernels.cosine import cosine_gradients
 from compressae.kernels.decode import decode, gpu, sampled_matmul, sparse_t_matmul
@@ -22,7 +22,7 @@ def kernel_rows(lab: Lab) -> Iterator[Row]:
 
 
 def torch_top(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What ``abs_topk`` gives, but for the order of ties."""
+    """Equal to ``abs_topk`` but for the order of ties."""
     places = x.abs().topk(k).indices
     return places, x.gather(1, places)
 
@@ -71,36 +71,53 @@ def sparse_rows(lab: Lab) -> Iterator[Row]:
         )
 
     yield Row(
-        "encode", f"{size}, k {k}", milliseconds(lab, lambda: encode(x, weights, bias, k)),
-        4 * n * d + fixed + 8 * n * k, 2 * n * d * h, "bfloat16",
-        "bfloat16 product and torch.topk, in tiles", milliseconds(lab, dense_encode),
-        "the peer's values are of bfloat16 products, ours are computed anew in float32",
-    )  # fmt: skip
+        "encode",
+        f"{size}, k {k}",
+        milliseconds(lab, lambda: encode(x, weights, bias, k)),
+        4 * n * d + fixed + 8 * n * k,
+        2 * n * d * h,
+        "bfloat16",
+        "bfloat16 product and torch.topk, in tiles",
+        milliseconds(lab, dense_encode),
+        "the peer's values are bfloat16 products, ours are recomputed in float32",
+    )
     yield Row(
-        "decode", f"{size}, k {k}", milliseconds(lab, lambda: decode(ids, values, weights)),
-        8 * n * k + 4 * n * d + fixed, 2 * n * k * d,
-        peer="torch embedding_bag", peer_ms=milliseconds(lab, torch_decode),
-    )  # fmt: skip
+        "decode",
+        f"{size}, k {k}",
+        milliseconds(lab, lambda: decode(ids, values, weights)),
+        8 * n * k + 4 * n * d + fixed,
+        2 * n * k * d,
+        peer="torch embedding_bag",
+        peer_ms=milliseconds(lab, torch_decode),
+    )
     yield Row(
-        "sampled_matmul", f"{size}, k {k}", milliseconds(lab, lambda: sampled_matmul(ids, x, weights)),
-        8 * n * k + 4 * n * d + fixed, 2 * n * k * d,
-    )  # fmt: skip
+        "sampled_matmul",
+        f"{size}, k {k}",
+        milliseconds(lab, lambda: sampled_matmul(ids, x, weights)),
+        8 * n * k + 4 * n * d + fixed,
+        2 * n * k * d,
+    )
     yield Row(
-        "cosine gradients", f"{size}, k {k} and {wide}",
+        "cosine gradients",
+        f"{size}, k {k} and {wide}",
         milliseconds(lab, lambda: cosine_gradients(many, many_values, weights, x, k, 0.125)),
-        12 * n * wide + 12 * n * d + fixed, 4 * n * wide * d,
-    )  # fmt: skip
+        12 * n * wide + 12 * n * d + fixed,
+        4 * n * wide * d,
+    )
     for these, numbers, count in ((ids, values, k), (many, many_values, wide)):
         sparse_ms = milliseconds(lab, lambda i=these, v=numbers: sparse_t_matmul(i, v, x, h))
         dense_ms = milliseconds(
             lab, lambda i=these, v=numbers: gpu.dense_t_matmul(i, v, x, h, torch.bfloat16)
         )
         yield Row(
-            "sparse_t_matmul", f"{size}, k {count}", sparse_ms,
-            8 * n * count + 4 * n * d + fixed, 2 * n * count * d,
-            peer="bfloat16 product with S dense, in tiles (what training takes below "
-            f"h = {gpu._DENSE_UP_TO}·k)", peer_ms=dense_ms,
-        )  # fmt: skip
+            "sparse_t_matmul",
+            f"{size}, k {count}",
+            sparse_ms,
+            8 * n * count + 4 * n * d + fixed,
+            2 * n * count * d,
+            peer="bfloat16 product with S dense, in tiles (training takes the cheaper one)",
+            peer_ms=dense_ms,
+        )
 
 
 def coding_rows(lab: Lab) -> Iterator[Row]:
@@ -113,16 +130,24 @@ def coding_rows(lab: Lab) -> Iterator[Row]:
     size, fixed = f"{n} × {d}, h {h}, k {k}", 4 * h * d
     gram = n * k * k * d
     yield Row(
-        "refit", size, milliseconds(lab, lambda: refit(x, ids, weights)),
-        8 * n * k + 4 * n * d + fixed, gram,
-    )  # fmt: skip
+        "refit",
+        size,
+        milliseconds(lab, lambda: refit(x, ids, weights)),
+        8 * n * k + 4 * n * d + fixed,
+        gram,
+    )
     yield Row(
-        "quantise on the support", size,
+        "quantise on the support",
+        size,
         milliseconds(lab, lambda: quantize_on_support(x, ids, values, weights, levels, sizes)),
-        5 * n * k + 4 * n * d + fixed, gram,
-    )  # fmt: skip
+        5 * n * k + 4 * n * d + fixed,
+        gram,
+    )
     yield Row(
-        "pursuit, one latent a step", size,
+        "pursuit, one latent a step",
+        size,
         milliseconds(lab, lambda: pursue(x, weights, [1] * k), 0.1),
-        8 * n * k + 4 * n * d + fixed, 2 * n * d * h * k, "bfloat16",
-    )  # fmt: skip
+        8 * n * k + 4 * n * d + fixed,
+        2 * n * d * h * k,
+        "bfloat16",
+    )

@@ -1,4 +1,4 @@
-"""What the parts of the GPU benchmark share."""
+"""Sizes, timing and rows of the GPU benchmark."""
 
 import time
 from collections.abc import Callable
@@ -23,6 +23,7 @@ class Lab:
         return self.pick(100, 10)
 
     def pick(self, size: T, tiny: T) -> T:
+        """``tiny`` in a smoke run, else ``size``."""
         return tiny if self.smoke else size
 
 
@@ -46,11 +47,11 @@ class Row:
 
     Attributes:
         ms: median milliseconds.
-        moved: bytes that memory must read or write at least.
-        operations: that must be done at least.
+        moved: least bytes that memory must read or write.
+        operations: least number of operations.
         unit: the ceiling that bounds operations: "float32" or "bfloat16".
-        peer, peer_ms: what does the same, if anything, and its median.
-        note: anything else that was seen.
+        peer, peer_ms: another implementation, if any, and its median.
+        note: other results.
     """
 
     name: str
@@ -64,17 +65,20 @@ class Row:
     note: str = ""
 
     def figures(self, ceilings: Ceilings) -> dict[str, Any]:
-        """All of it, with both floors in milliseconds and the share of the larger one."""
+        """The row with both floors in milliseconds and the share of the larger one."""
         bytes_ms = 1e3 * self.moved / ceilings.bytes_a_second
         operations_ms = 1e3 * self.operations / getattr(ceilings, self.unit)
         share = max(bytes_ms, operations_ms) / self.ms
         return {
-            **asdict(self), "bytes_ms": bytes_ms, "operations_ms": operations_ms, "share": share
-        }  # fmt: skip
+            **asdict(self),
+            "bytes_ms": bytes_ms,
+            "operations_ms": operations_ms,
+            "share": share,
+        }
 
 
 def milliseconds(lab: Lab, run: Callable[[], Any], seconds: float = 0.3) -> float:
-    """The median time of a call, by the device's events, the L2 cache emptied before each."""
+    """Median time of a call by the device's events, with a cold L2 cache."""
     if lab.device == "cuda":
         from triton.testing import do_bench
 
@@ -84,13 +88,13 @@ def milliseconds(lab: Lab, run: Callable[[], Any], seconds: float = 0.3) -> floa
     return 1e3 * (time.perf_counter() - started)
 
 
-def wall(lab: Lab, run: Callable[[], Any], times: int = 5) -> float:
-    """The median time of a call by the clock, host work and transfers included, after one call."""
-    taken = []
-    for _ in range(lab.pick(times + 1, 1)):
+def wall(lab: Lab, run: Callable[[], Any], calls: int = 5) -> float:
+    """Median wall-clock time of a call, host work and transfers included, after one call."""
+    times = []
+    for _ in range(lab.pick(calls + 1, 1)):
         started = time.perf_counter()
         run()
         if lab.device == "cuda":
             torch.cuda.synchronize()
-        taken.append(1e3 * (time.perf_counter() - started))
-    return sorted(taken[1:] or taken)[len(taken[1:]) // 2]
+        times.append(1e3 * (time.perf_counter() - started))
+    return sorted(times[1:] or times)[len(times[1:]) // 2]

@@ -1,23 +1,22 @@
-"""Training on a GPU: the time to the quality of the paper's recipe."""
+"""Rows of the report: training, the time to the quality of the paper's recipe."""
 
 import time
 from collections.abc import Iterator
 
 import torch
-from gpu_tools import Lab, Row
+from benchmarks.gpu.lab import Lab, Row
 
 from compressae import CompresSAE, TrainConfig, train
-from compressae.coding.coder import pursuit_counts
 from compressae.kernels.decode import decode
-from compressae.kernels.pursuit import pursue
+from compressae.kernels.pursuit import pursue, pursuit_schedule
 from compressae.training.loop import TrainProgress
 
 SEED = 0
 
 
 def table(lab: Lab, n: int, d: int) -> torch.Tensor:
-    """Synthetic embeddings (n, d): sums of a few of many directions, of decaying weight, and noise
-    with a decaying spectrum. They stand for nobody's data."""
+    """Make synthetic embeddings (n, d): sums of 24 of 20·d directions with decaying weights, and
+    noise with a decaying spectrum."""
     generator = torch.Generator(lab.device).manual_seed(SEED)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -37,7 +36,7 @@ def table(lab: Lab, n: int, d: int) -> torch.Tensor:
 
 
 def training_rows(lab: Lab) -> Iterator[Row]:
-    """Recipes, each with the mean cosine of held-out rows by both coders."""
+    """Train by each recipe; the note has the mean cosine of held-out rows by both coders."""
     n, d, h, k = lab.pick((1_000_000, 768, 4096, 32), (40, 16, 32, 2))
     batch, steps = lab.pick((100_000, 500), (4, 2))
     items = table(lab, n + lab.pick(10_000, 4), d)
@@ -47,43 +46,48 @@ def training_rows(lab: Lab) -> Iterator[Row]:
         TrainConfig(latents=h, nonzeros=k, recipe="paper", batch=batch, steps=steps),
         TrainConfig(latents=h, nonzeros=k, recipe="autoencoder", batch=batch, steps=steps),
         TrainConfig(
-            latents=h, nonzeros=k, recipe="autoencoder", batch=lab.pick(16_384, 4),
+            latents=h,
+            nonzeros=k,
+            recipe="autoencoder",
+            batch=lab.pick(16_384, 4),
             steps=lab.pick(1000, 2),
         ),
         TrainConfig(latents=h, nonzeros=k, steps=lab.pick(40, 2), batch=lab.pick(16_384, 8)),
-    )  # fmt: skip
+    )
     for config in lab.pick(configs, configs[::3]):
         curve: list[tuple[float, float]] = []
         started = time.perf_counter()
 
-        def note(
+        def record(
             now: TrainProgress,
             curve: list[tuple[float, float]] = curve,
             started: float = started,
         ) -> None:
             curve.append((time.perf_counter() - started, now.cosine))
 
-        model = train(rest, config, lab.device, note)
-        whole = time.perf_counter() - started
-        of_steps = (curve[-1][0] - curve[0][0]) * len(curve) / max(1, len(curve) - 1)
+        model = train(rest, config, lab.device, record)
+        seconds = time.perf_counter() - started
+        step_seconds = (curve[-1][0] - curve[0][0]) * len(curve) / max(1, len(curve) - 1)
         encoder, pursuit = held_cosines(lab, model, held)
-        said = f"steps alone {of_steps:.1f} s; held-out cosine of the encoder's code {encoder:.4f}"
-        said += f", of pursuit's {pursuit:.4f}"
+        note = (
+            f"steps alone {step_seconds:.1f} s; held-out cosine of the encoder's code {encoder:.4f}"
+        )
+        note += f", of pursuit's {pursuit:.4f}"
         goal = goal or curve[-1][1]
-        if config.recipe != "pursuit":  # Whose batches are coded by pursuit: no comparison.
+        if config.recipe != "pursuit":  # Its batches are coded by pursuit: no comparison.
             reached = next((at for at, cosine in curve if cosine >= goal), None)
-            said += f"; a batch's {goal:.4f}, where the paper's recipe ends, "
-            said += "not reached" if reached is None else f"after {reached:.1f} s"
+            note += f"; a batch's {goal:.4f}, where the paper's recipe ends, "
+            note += "not reached" if reached is None else f"after {reached:.1f} s"
         size = f"{n} × {d}, {config.steps} steps of {config.batch}"
-        yield Row(f"training, recipe {config.recipe}", size, 1e3 * whole, note=said)
+        yield Row(f"training, recipe {config.recipe}", size, 1e3 * seconds, note=note)
 
 
 def held_cosines(lab: Lab, model: CompresSAE, x: torch.Tensor) -> tuple[float, float]:
-    """Mean cosines of unit rows with their reconstructions: by the encoder's code, by pursuit's."""
+    """Mean cosines of unit rows x (n, d) and reconstructions: (encoder's code, pursuit's)."""
     model = model.to(lab.device)
     weights = model.decoder.detach()
     with torch.no_grad():
-        codes = model.encode(x), pursue(x, weights, pursuit_counts(model.nonzeros))
+        codes = model.encode(x), pursue(x, weights, pursuit_schedule(model.nonzeros))
     return tuple(
         torch.cosine_similarity(x, decode(ids, values, weights)).mean().item()
         for ids, values in codes

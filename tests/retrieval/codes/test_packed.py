@@ -6,7 +6,7 @@ from code_forms import make_codes
 
 from compressae import CompresSAE, InputError
 from compressae.retrieval import CompressedIndex
-from compressae.retrieval.codes.packed import PackedCodes, load_codes
+from compressae.retrieval.codes import PackedCodes, load_codes
 from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
     fit_error_weighting,
@@ -70,8 +70,8 @@ def test_scores_are_dot_products_with_the_remembered_rows(model, table, decoder,
     queries = unit_rows(np.random.default_rng(1).standard_normal((6, D)).astype(np.float32))
     expected = queries @ codes.reconstruct(decoder).T
     for query, want in zip(queries, expected, strict=True):
-        tables = codes.quantizer.tables(query[None])[0]
-        np.testing.assert_allclose(codes.rescore(decoder @ query, tables), want, atol=2e-5)
+        tables = codes.query_tables(query[None])[0]
+        np.testing.assert_allclose(codes.scores(decoder @ query, tables), want, atol=2e-5)
     index = CompressedIndex(model.projection, codes, projection_type="float32")
     hits = index.search(queries, 20, candidates="all")
     np.testing.assert_array_equal(hits.ids, np.argsort(-expected, axis=1, kind="stable")[:, :20])
@@ -81,7 +81,9 @@ def test_scores_are_dot_products_with_the_remembered_rows(model, table, decoder,
 
 def test_more_bytes_remember_more(model, table, decoder):
     def error(**kind):
-        return ((unit_rows(table) - make_codes(model, table, **kind).reconstruct(decoder)) ** 2).mean()
+        return (
+            (unit_rows(table) - make_codes(model, table, **kind).reconstruct(decoder)) ** 2
+        ).mean()
 
     assert error(values="int4") < error(values="int3") < error(values="int2")
     assert error(nonzeros=8) < error(nonzeros=5) < error(nonzeros=2)
@@ -161,7 +163,7 @@ def test_parts_that_do_not_fit_are_refused(model, table):
     damaged[:] = 255  # Latent 127 of 100.
     with pytest.raises(InputError, match="latent 127 of 100"):
         PackedCodes(damaged, None, codes.quantizer).unpack()
-    nothing = PackedCodes(damaged, None, codes.quantizer).rescore(
+    nothing = PackedCodes(damaged, None, codes.quantizer).scores(
         np.zeros(H, np.float32), np.empty((0, 256), np.float32)
     )
     assert (nothing == 0).all()  # Nothing is read beyond the query.
@@ -169,7 +171,7 @@ def test_parts_that_do_not_fit_are_refused(model, table):
 
 def test_plain_codes_are_not_packed_ones(model, table, tmp_path):
     make_codes(model, table, "int8").save(tmp_path / "codes")
-    with pytest.raises(InputError, match="expected packed ones; use SparseCodes"):
+    with pytest.raises(InputError, match="holds no PackedCodes; open it with compressae.retrieval.load_codes"):
         PackedCodes.load(tmp_path / "codes")
 
 

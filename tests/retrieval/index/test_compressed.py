@@ -89,7 +89,9 @@ def test_scores_are_those_of_the_definition(model, table, queries, scoring, refi
 
 @pytest.mark.parametrize("values", ["float32", "float16", "int8"])
 def test_quantised_values_move_scores_little(model, table, queries, values):
-    index = CompressedIndex(model.projection, make_codes(model, table, values), projection_type="float32")
+    index = CompressedIndex(
+        model.projection, make_codes(model, table, values), projection_type="float32"
+    )
     hits = index.search(queries, 20)
     expected = expected_scores(model, table, queries, "asymmetric", True)
     atol = {"float32": 2e-4, "float16": 1e-3, "int8": 1.5e-2}[values]
@@ -98,7 +100,9 @@ def test_quantised_values_move_scores_little(model, table, queries, values):
 
 def test_int8_weights_move_scores_little(model, table, queries):
     codes = make_codes(model, table, "float32")
-    exact, rounded = (CompressedIndex(model.projection, codes, projection_type=w) for w in ("float32", "int8"))
+    exact, rounded = (
+        CompressedIndex(model.projection, codes, projection_type=w) for w in ("float32", "int8")
+    )
     want, got = (i.search(queries, N, candidates="all") for i in (exact, rounded))
     by_id = [np.take_along_axis(h.scores, np.argsort(h.ids, 1), 1) for h in (want, got)]
     assert 1e-6 < np.abs(by_id[0] - by_id[1]).max() < 0.01
@@ -138,7 +142,9 @@ def test_batches_threads_and_query_length_do_not_matter(model, table, queries):
 
 
 def test_more_results_than_items_are_padded(model, table, queries):
-    hits = CompressedIndex(model.projection, make_codes(model, table[:3], "float32")).search(queries, 5)
+    hits = CompressedIndex(model.projection, make_codes(model, table[:3], "float32")).search(
+        queries, 5
+    )
     assert (hits.ids[:, 3:] == -1).all() and np.isneginf(hits.scores[:, 3:]).all()
     assert (np.sort(hits.ids[:, :3]) == [0, 1, 2]).all()
 
@@ -177,7 +183,9 @@ def test_packed_codes_answer_much_as_float_ones(model, table, queries):
 
 def test_codes_of_another_model_are_refused(model, table):
     with pytest.raises(InputError, match="give the model that encoded them"):
-        CompressedIndex(CompresSAE(D, H, K, seed=2), make_codes(model, table, "float32"))
+        CompressedIndex(CompresSAE(D, H, K, seed=2).projection, make_codes(model, table, "float32"))
+    with pytest.raises(InputError, match="CompresSAE; expected a Projection: model.projection"):
+        CompressedIndex(model, make_codes(model, table, "float32"))
 
 
 def test_an_index_of_two_models_is_refused(model, table, tmp_path):
@@ -234,7 +242,8 @@ def test_refit_and_pursuit_lower_the_weighted_error(model, table):
 
     plain, refitted = (
         np.linalg.norm(
-            x @ coder.error_weighting - make_codes(model, table, "float32", refit=choice).to_scipy() @ decoder,
+            x @ coder.error_weighting
+            - make_codes(model, table, "float32", refit=choice).to_scipy() @ decoder,
             axis=1,
         )
         for choice in (False, True)

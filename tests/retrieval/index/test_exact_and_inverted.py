@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compressae import InputError
 from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
-from compressae.retrieval import exact as exact_module
+from compressae.retrieval.index import exact as exact_module
 from compressae.retrieval.index.postings import list_arrays, open_lists
 
 
@@ -40,6 +41,8 @@ def test_inverted_search_is_brute_force_with_ties(problem, threads):
     index = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.csr_array(items)), threads)
     hits = index.search(scipy.sparse.csr_array(queries), K)
     ids, scores = brute_force((queries.astype(np.float64) @ items.T), K)
+    empty = ~queries.any(axis=1)  # A query without nonzeros has no results.
+    ids[empty], scores[empty] = -1, -np.inf
     np.testing.assert_array_equal(hits.ids, ids)
     np.testing.assert_array_equal(hits.scores, scores)
     assert hits.ids.dtype == np.int64 and hits.scores.dtype == np.float32
@@ -78,14 +81,48 @@ def test_lists_that_do_not_fit_are_refused(part):
         open_lists(codes, index._build, {"starts": arrays_["bounds"]}, 0, "index")
 
 
+@pytest.mark.parametrize("form", ["csr", "unsorted", "repeated", "zeros", "csc", "coo", "torch"])
+def test_queries_of_every_form_are_answered_alike(form):
+    """A clean CSR matrix is read where it lies; others are brought into that form."""
+    rng = np.random.default_rng(0)
+    index = InvertedIndex(scipy.sparse.random_array((300, 40), density=0.3, rng=rng))
+    clean = scipy.sparse.random_array((5, 40), density=0.3, rng=rng, dtype=np.float32).tocsr()
+    want = index.search(clean, 9)
+    queries = clean.copy()
+    if form == "unsorted":
+        for i in range(5):
+            row = slice(queries.indptr[i], queries.indptr[i + 1])
+            queries.indices[row], queries.data[row] = (
+                queries.indices[row][::-1].copy(),
+                queries.data[row][::-1].copy(),
+            )
+    elif form == "repeated":  # Halves of each value, one after the other.
+        parts = (np.repeat(clean.data / 2, 2), np.repeat(clean.indices, 2), 2 * clean.indptr)
+        queries = scipy.sparse.csr_array(parts, shape=clean.shape)
+    elif form == "zeros":
+        queries.data[:3] = 0
+        want = index.search(scipy.sparse.csr_array(queries.toarray()), 9)
+    elif form in ("csc", "coo"):
+        queries = queries.asformat(form)
+    elif form == "torch":
+        queries = torch.from_numpy(clean.toarray()).to_sparse()
+    before = queries.copy() if form != "torch" else None
+    hits = index.search(queries, 9)
+    np.testing.assert_array_equal(hits.ids, want.ids)
+    np.testing.assert_allclose(hits.scores, want.scores, rtol=1e-6)
+    if before is not None:  # The user's matrix is not changed.
+        assert before.nnz == queries.nnz and (before != queries).nnz == 0
+
+
 def test_sparse_queries_are_checked():
     index = InvertedIndex(SparseCodes.from_scipy(scipy.sparse.eye_array(4)))
     with pytest.raises(InputError, match="5 latents; expected 4"):
         index.search(scipy.sparse.eye_array(5), 1)
     with pytest.raises(InputError, match="dense queries go to CompressedIndex"):
         index.search(np.ones((1, 4)), 1)
-    with pytest.raises(InputError, match="K = 0"):
-        index.search(scipy.sparse.eye_array(4), 0)
+    for K in (0, 2.5, True, "3"):
+        with pytest.raises(InputError, match="expected a whole number of at least 1"):
+            index.search(scipy.sparse.eye_array(4), K)
     with pytest.raises(InputError, match="NaN"):
         index.search(scipy.sparse.csr_array(np.array([[np.nan, 0, 0, 1]])), 1)
 

@@ -74,7 +74,7 @@ def check(found, expected):
 @pytest.mark.parametrize("scoring", ["asymmetric", "reconstructed", "sparse"])
 @pytest.mark.parametrize("form", FORMS)
 def test_it_answers_as_the_index(indexes, queries, device, form, scoring):
-    gpu = indexes[form].to(device)
+    gpu = GpuIndex(indexes[form], device)
     assert isinstance(gpu, GpuIndex) and len(gpu) == N
     check(gpu.search(queries, 20, scoring), on_cpu(indexes[form], queries, 20, scoring))
 
@@ -85,7 +85,7 @@ def test_ids_equal_those_of_float64(model, indexes, queries, device):
     exact = unit_rows(queries) @ model.decoder.detach().numpy().astype(np.float64).T @ s.T
     order = np.argsort(-exact, axis=1)[:, :30]
     assert (np.diff(np.take_along_axis(exact, order, 1), axis=1) < -1e-6).all()
-    hits = index.to(device).search(queries, 30)
+    hits = GpuIndex(index, device).search(queries, 30)
     np.testing.assert_array_equal(hits.ids, order)
 
 
@@ -115,7 +115,7 @@ def test_candidates_come_from_the_lists(model, indexes, queries, device, memory)
 
 def test_candidates_are_filled_up_with_others(indexes, queries, device):
     """Few rows have a positive sum; allowed ones come all the same."""
-    gpu, allowed = indexes["float32"].to(device), np.arange(0, N, 3)
+    gpu, allowed = GpuIndex(indexes["float32"], device), np.arange(0, N, 3)
     few = gpu.search(queries, 60, candidates=200, query_nonzeros=1, allowed=allowed)
     assert (few.ids >= 0).all() and np.isin(few.ids, allowed).all()
     assert all(len(set(ids)) == 60 for ids in few.ids)
@@ -140,7 +140,9 @@ def test_rows_that_do_not_fit_are_streamed(indexes, queries, device, scoring):
 def test_a_living_index_is_taken_as_it_is(model, table, queries, device):
     with use("numba"):
         codes = make_codes(model, table[:300], "float32")
-        index = CompressedIndex(model.projection, codes, ids=np.arange(300) * 10, projection_type="float32")
+        index = CompressedIndex(
+            model.projection, codes, ids=np.arange(300) * 10, projection_type="float32"
+        )
         index.remove([20, 30])
         index.add(table[300:400], ids=np.arange(100) + 5000)
     gpu = GpuIndex(index, device)
@@ -179,7 +181,7 @@ def test_bad_input_is_refused_as_by_the_index(indexes, queries, device):
         gpu.search(queries, 5, scoring="cosine")
     listless = CompressedIndex(index.model, index.codes, lists=False)
     with pytest.raises(InputError, match="of an index without posting lists"):
-        listless.to(device).search(queries, 5, candidates=9)
+        GpuIndex(listless, device).search(queries, 5, candidates=9)
     with pytest.raises(InputError, match="budget 'much': expected bytes"):
         GpuIndex(index, device, memory="much")
     with pytest.raises(InputError, match="memory of 100 bytes: expected at least"):
@@ -193,4 +195,4 @@ def test_a_device_that_is_not_there(indexes, monkeypatch):
         GpuIndex(index, "cuda")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(InputError, match="'cpu': GpuIndex is for a GPU; search the index itself"):
-        index.to("cpu")
+        GpuIndex(index, "cpu")

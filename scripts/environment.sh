@@ -17,12 +17,12 @@ export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH"
 
 # A stamp says what was installed last, so that a second run needs no network.
 stamp="$VIRTUAL_ENV/.compressae-$1"
-wanted="$(cat pyproject.toml constraints.txt | cksum) $PWD"
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+fingerprint="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
     echo "installing into $VIRTUAL_ENV (the first time takes a minute or more)" >&2
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
     # annoy has no wheels: without a compiler its rows of a report say that it is missing.
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt annoy ||
         echo "annoy was not installed (it needs a C++ compiler); the rest works without it" >&2
-    echo "$wanted" >"$stamp"
+    echo "$fingerprint" >"$stamp"
 fi

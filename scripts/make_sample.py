@@ -33,9 +33,9 @@ def main() -> None:
     chosen = "".join(texts[row] + "\n" for row in rows)
     packed = gzip.compress(chosen.encode(), compresslevel=9, mtime=0)
     (folder / "wordnet_nouns.txt.gz").write_bytes(packed)
-    back = values * scales[:, None]
-    lengths = np.linalg.norm(back, axis=1) * np.linalg.norm(x, axis=1)
-    cosine = (back * x).sum(axis=1) / lengths
+    restored = values * scales[:, None]
+    lengths = np.linalg.norm(restored, axis=1) * np.linalg.norm(x, axis=1)
+    cosine = (restored * x).sum(axis=1) / lengths
     print(
         f"{ROWS} rows; cosine with the original: min {cosine.min():.5f}, mean {cosine.mean():.5f}"
     )

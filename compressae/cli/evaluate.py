@@ -13,7 +13,7 @@ from compressae.cli.progress import progress
 from compressae.cli.settings import settings_option
 from compressae.cli.train import run
 from compressae.evaluation import report
-from compressae.evaluation.labels import labels_of, read_labels
+from compressae.evaluation.labels import labels_of, read_qrels
 from compressae.evaluation.methods import METHODS, Method, parse
 from compressae.evaluation.protocol import evaluate as measure
 from compressae.evaluation.summary import summarise
@@ -155,7 +155,7 @@ def evaluate(
     labels: list[dict[int, float]] | None = None
     about: dict[str, Any] = {}
     if qrels is not None:
-        labels, missing = labels_of(read_labels(qrels), names, rows, qrels)
+        labels, missing = labels_of(read_qrels(qrels), names, rows, qrels)
         about["labelled_queries"] = sum(any(g > 0 for g in grades.values()) for grades in labels)
         if missing:
             about["labels_left_out"] = f"{missing} of items that cannot be found"

@@ -7,7 +7,7 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 
 
-def read_labels(path: str | Path) -> dict[int, dict[int, float]]:
+def read_qrels(path: str | Path) -> dict[int, dict[int, float]]:
     """Read grades by query and item, both row numbers.
 
     A line is "query item grade", or TREC's "query 0 item grade", separated by spaces or tabs. A
@@ -50,7 +50,7 @@ def labels_of(
     """Grades of each query, and the number of labels whose items cannot be found.
 
     Args:
-        read: from ``read_labels``.
+        read: from ``read_qrels``.
         queries: (q,) names of the queries.
         rows: (n,) names of the items that can be found.
         path: for the error message.

@@ -97,7 +97,7 @@ class Method:
 
     @property
     def needs_model(self) -> bool:
-        """Whether it can be measured with a model, and only with one."""
+        """Whether it is compressed search whose settings can be read."""
         try:
             return self.name in OURS and bool(list(variants(self, (64,))))
         except InputError:

@@ -89,8 +89,8 @@ class TableBag(nn.Module):
         if ids.ndim != 1 or offsets is None or offsets.ndim != 1:
             shape = "none" if offsets is None else str(tuple(offsets.shape))
             raise InputError(
-                f"ids {tuple(ids.shape)}, offsets {shape}: expected ids (B, L) without offsets, or "
-                "ids (T,) with offsets (B,)"
+                f"ids {tuple(ids.shape)}, offsets {shape}: expected ids (B, L) alone, or ids (T,) "
+                "with offsets (B,)"
             )
         ends = offsets.long()
         if not self.include_last_offset:

@@ -1,6 +1,6 @@
 """Tables under a budget of entries: each row has its own width."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,9 +32,7 @@ class BudgetedTable(RaggedTable):
     """
 
     @classmethod
-    def from_dense(
-        cls, source: Any, widths: Any, padding_idx: int | None = None
-    ) -> "BudgetedTable":
+    def from_dense(cls, source: Any, widths: Any, padding_idx: int | None = None) -> Self:
         """Copy the first ``widths[i]`` entries of trained rows; ``source`` as in ``dense_rows``.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -127,9 +127,7 @@ class CodedTable(Table):
         self._layout = layout
 
     @classmethod
-    def from_state_dict(
-        cls, state: dict[str, Tensor], padding_idx: int | None = None
-    ) -> "CodedTable":
+    def from_state_dict(cls, state: dict[str, Tensor], padding_idx: int | None = None) -> Self:
         """Make a table from the ``state_dict()`` of another, copying its tensors.
 
         A decoder in float16, as of an exported table, gives no trainable parameters.
@@ -158,7 +156,7 @@ class CodedTable(Table):
         importance: Any = None,
         padding_idx: int | None = None,
         seed: int = 0,
-    ) -> "CodedTable":
+    ) -> Self:
         """Compress trained rows to at most ``nbytes`` bytes, all that ``export`` returns counted.
 
         Trains a dictionary on the rows (``train``, recipe "pursuit"), allots nonzeros to the rows
@@ -206,18 +204,18 @@ class CodedTable(Table):
             )
         left = nbytes - 2 * latents * d - _GAINS
 
-        # Nonzeros of a row, counted as if its gain and count took no bytes: an upper bound.
-        each = left / n + 1
+        # A dictionary for the mean nonzeros of a row; gains and counts are neglected.
+        row_bytes = left / n + 1
         if value_type is None:
-            value_type = "int2" if mean_nonzeros(each, latents, 2) <= d / 3 else "int4"
+            value_type = "int2" if mean_nonzeros(row_bytes, latents, 2) <= d / 3 else "int4"
         bits = value_bits(value_type)
-        # More than d/2 add error. Beside each row is its count; one nonzero fits at least.
-        most = max(1, min(d // 2, latents // 2, MOST_NONZEROS // 2))
-        sizes = row_lengths(latents, bits, 0, most)
-        budget = max(n * (1 + int(sizes[-1])), ragged_bytes(n) + n * int(sizes[1]))
-        budget = min(left, budget)
-        typical = int(max(1, min(mean_nonzeros(each, latents, bits), most, _TRAINED_NONZEROS)))
-        model = train(rows[nonzero], TrainConfig(latents, typical, seed=seed))
+        most = max(1, min(d // 2, latents // 2, MOST_NONZEROS // 2))  # More add error.
+        typical = min(mean_nonzeros(row_bytes, latents, bits), most, _TRAINED_NONZEROS)
+        model = train(rows[nonzero], TrainConfig(latents, int(max(1, typical)), seed=seed))
+
+        # Bytes of ``most`` nonzeros and a count in each row, one nonzero at least.
+        sizes = row_lengths(latents, bits, 0, most).tolist()
+        budget = min(left, max(n * (1 + sizes[-1]), ragged_bytes(n) + n * sizes[1]))
 
         # A sample first: its quantiser serves all rows, so the bytes of its levels are known.
         # A row of zeros has no direction: it is coded like the longest, in one nonzero, gain 0.
@@ -246,7 +244,7 @@ class CodedTable(Table):
         row = int(row_lengths(latents, 1, 0, 1)[-1])
         return 2 * latents * d + _GAINS + ragged_bytes(n) + n * row
 
-    def export(self) -> "CodedTable":
+    def export(self) -> Self:
         """Copy the table for storage: decoder in float16, no trainable parameters."""
         table = copy.deepcopy(self).requires_grad_(False)
         table.decoder.data = table.decoder.data.half()

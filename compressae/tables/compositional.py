@@ -25,8 +25,7 @@ class CompositionalTable(Table):
         num_embeddings: n.
         embedding_dim: d.
         partitions: from ``partition``, or ``Partitions`` of chosen sizes, or one integer tensor
-            (n,) of classes for each partition; None for quotient and remainder with the fewest
-            rows.
+            (n,) of classes for each partition; None for the fewest rows by quotient and remainder.
         combine: "concat" (each table has a share of the dimensions), "add" or "product".
         **settings: padding_idx, sparse, std, device and dtype: see ``Table``. Ids that share rows
             with the padding id keep theirs.
@@ -89,9 +88,10 @@ class CompositionalTable(Table):
         Raises:
             InputError: too few entries for tables that distinguish all ids.
         """
-        width = max(_widths(embedding_dim, parts, combine), default=1)
-        partitions = partition(num_embeddings, kind, parts, rows=entries // width)
-        return CompositionalTable(num_embeddings, embedding_dim, partitions, combine, **settings)
+        n, d = num_embeddings, embedding_dim
+        width = max(_widths(d, parts, combine), default=1)
+        partitions = partition(n, kind, parts, rows=entries // width)
+        return CompositionalTable(n, d, partitions, combine, **settings)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -15,16 +15,11 @@ from compressae.retrieval.errors import InputError
 
 Complementary = Literal["quotient-remainder", "mixed-radix", "chinese-remainder"]
 
-_RULES = (*get_args(Kind), "given")
-
-__all__ = ["Complementary", "Partitioner", "Partitions", "find_collision", "partition"]
+_RULES = (*get_args(Kind), "custom")
 
 
 def partition(
-    n: int,
-    kind: Complementary = "quotient-remainder",
-    parts: int = 2,
-    rows: int | None = None,
+    n: int, kind: Complementary = "quotient-remainder", parts: int = 2, rows: int | None = None
 ) -> Partitions:
     """Choose complementary partitions of n ids.
 
@@ -33,8 +28,8 @@ def partition(
         kind: "quotient-remainder" (i mod m and i // m), "mixed-radix" (digits of i, of any number)
             or "chinese-remainder" (i mod sizes that are coprime).
         parts: partitions; 2 for "quotient-remainder".
-        rows: most classes of all partitions together, of which the first partition gets as many as
-            possible. None for the fewest.
+        rows: most classes of all partitions together, the first partition as large as they allow;
+            None for the fewest.
 
     Raises:
         InputError: there are no such partitions.
@@ -139,7 +134,9 @@ class Partitioner(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return the rule and its sizes: another rule would assign other rows to ids."""
-        return torch.tensor([_RULES.index(self._rule.kind if self._rule else "given"), *self.sizes])
+        return torch.tensor(
+            [_RULES.index(self._rule.kind if self._rule else "custom"), *self.sizes]
+        )
 
     def set_extra_state(self, state: Tensor) -> None:
         if not torch.equal(state.cpu(), self.get_extra_state()):
@@ -150,7 +147,7 @@ class Partitioner(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        return f"{self._rule.kind if self._rule else 'given'} {'+'.join(map(str, self.sizes))}"
+        return f"{self._rule.kind if self._rule else 'custom'} {'+'.join(map(str, self.sizes))}"
 
 
 def _check_classes(part: Any, n: int, j: int) -> Tensor:

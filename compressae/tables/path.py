@@ -35,8 +35,6 @@ class PathTable(Table):
     >>> table = PathTable(100, embedding_dim=8, hidden=4)
     >>> table.base.shape, [maps.shape for maps in table.inner]
     (torch.Size([25, 8]), [torch.Size([4, 4, 8])])
-    >>> table(torch.tensor([[3, 28]])).shape
-    torch.Size([1, 2, 8])
     """
 
     def __init__(
@@ -90,10 +88,8 @@ class PathTable(Table):
         order = classes.argsort()
         counts = torch.bincount(classes, minlength=len(self.inner[j])).tolist()
         # Unbound once: the gradient of each maps[c] alone would be as large as all of them.
-        maps = [
-            weights[j].unbind()
-            for weights in (self.inner, self.inner_bias, self.outer, self.outer_bias)
-        ]
+        lists = (self.inner, self.inner_bias, self.outer, self.outer_bias)
+        maps = [weights[j].unbind() for weights in lists]
         mapped = [
             functional.linear(functional.relu(functional.linear(part, a, a_bias)), b, b_bias)
             for part, a, a_bias, b, b_bias in zip(rows[order].split(counts), *maps, strict=True)

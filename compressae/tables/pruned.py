@@ -1,6 +1,6 @@
 """Magnitude pruning of a trained table, with a minimum of entries in each row."""
 
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class PrunedTable(RaggedTable):
     @classmethod
     def from_dense(
         cls, source: Any, entries: int, floor: int = 1, padding_idx: int | None = None
-    ) -> "PrunedTable":
+    ) -> Self:
         """Store the ``entries`` largest |entries| of trained rows, but at least ``floor`` a row.
 
         The strong and simple baseline of arXiv 2406.17335. Ties go to the first entry.

@@ -19,8 +19,7 @@ class RaggedTable(Table):
 
     Entries that are not stored are zero and have no gradient. ``values`` is the only parameter;
     buffers are ``lengths`` (n,), one byte a row (two above d = 255, four above 32,767), and
-    ``blocks`` int64, the start of every 64th row. A look-up takes about 100 bytes of memory an
-    entry.
+    ``blocks`` int64, the start of every 64th row. A look-up takes about 100 bytes an entry.
 
     Args:
         widths: (n,) integers, 0 to d, the stored entries of each row.

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Train on the WordNet sample, compress it, and search it for a few of its own nouns."""
+"""Train on nouns of the WordNet sample, compress them, and search them for a few of their own."""
 
 import numpy as np
 
 from compressae import TrainConfig, compress, load_sample, train
 from compressae.retrieval import CompressedIndex, ExactIndex, recall_at, tune
 
-WORDS = ("dog", "guitar", "justice")
+ROWS = 4000  # Of 20,000, so that it takes seconds.
 
 
 def main() -> None:
     sample = load_sample()
-    items = sample.embeddings  # (n, d); or open_embeddings("items.npy")
-    model = train(items, TrainConfig(latents=1024, nonzeros=16, seed=0))
+    items = sample.embeddings.subset(np.arange(ROWS))  # (n, d); or open_embeddings("items.npy")
+    model = train(items, TrainConfig(latents=512, nonzeros=8, seed=0))
     codes = compress(model, items, residual_bytes=16)
     index = CompressedIndex(model.projection, codes)
     print(f"{codes.nbytes / len(codes):.0f} bytes an item instead of {4 * items.shape[1]}")
@@ -24,10 +24,7 @@ def main() -> None:
     reranked = index.search(queries, 10, rerank=items)
     print(f"recall@10 {recall_at(reranked.ids, truth.ids, 10):.3f}, reranked")
 
-    for word in WORDS:
-        row = next((i for i, text in enumerate(sample.texts) if text.startswith(word)), None)
-        if row is None:
-            continue
+    for row in (100, 1000, 3000):
         hits = index.search(items.take(np.array([row])), 4)
         print(f"\n{sample.texts[row]}")
         for i, score in zip(hits.ids[0, 1:], hits.scores[0, 1:], strict=True):

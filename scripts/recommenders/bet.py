@@ -25,7 +25,7 @@ from recommenders.training import Outcome, Recipe, Run, learning_rates, validati
 
 #: A table of users and items, and training pairs → a recommender over it.
 Make = Callable[[nn.Module, csr_array], MF]
-#: Called with (stage, done, in all, what to tell).
+#: Called with (stage, done, in all, details).
 Report = Callable[[str, int, int, str], None]
 #: Fitness is the mean of Recall and NDCG at these.
 DEPTHS = (5, 10, 20)
@@ -33,20 +33,19 @@ DEPTHS = (5, 10, 20)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to search.
+    """Settings of the search.
 
     Attributes:
-        iterations: widths that are tried.
-        candidates: widths that are drawn for each try.
-        tune_epochs: of a masked table before it is judged; 0 judges the mask alone.
-        tune_rate: the highest learning rate that a step of these takes, however few they are.
-        retrain: the fittest of the tried widths that are trained by the whole recipe.
-        start: "scratch", retraining begins with small random entries (BET); or "dense", with what
-            the widths leave of the full table.
-        axes: "given", the columns of the full table as they are (BET); or "principal", rotated
-            to the principal axes of its rows, so that prefixes hold the most. Dot products do not
-            change by it.
-        std: of random entries.
+        iterations: widths to try.
+        candidates: widths to draw for each try.
+        tune_epochs: epochs of a masked table before it is judged; 0 judges the mask alone.
+        tune_rate: peak learning rate of these epochs.
+        retrain: number of the fittest widths to train by the whole recipe.
+        start: retraining starts from small random entries, "scratch" (BET), or from the masked full
+            table, "dense".
+        axes: columns of the full table: "given", unchanged (BET), or "principal", rotated to the
+            principal axes of its rows, which changes no dot product.
+        std: standard deviation of random entries.
     """
 
     iterations: int = 20
@@ -72,7 +71,7 @@ class Settings:
                 raise InputError(f"{name} {getattr(self, name)!r}; expected {' or '.join(known)}")
 
     def check_fits(self, ncf: bool) -> None:
-        """Refuse principal axes for NCF: its scores are no dot products of rows."""
+        """Refuse principal axes for NCF, whose scores are no dot products."""
         if ncf and self.axes == "principal":
             raise InputError("axes 'principal' change the scores of NCF; expected 'given' for it")
 
@@ -88,14 +87,14 @@ class Retrained:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was chosen, the trained model, and how it came about.
+    """Result of a search.
 
     Attributes:
         model: of the best retrained widths, its table a ``BudgetedTable``.
-        chosen: the same as it was retrained.
-        retrained: all that were, the fittest first.
+        chosen: its widths and retraining.
+        retrained: all retrained widths, the fittest first.
         trials: the search's population.
-        full_quality: of the full table, on all validation users.
+        full_quality: quality of the full table on all validation users.
         seconds: of the search and all retraining.
     """
 
@@ -107,7 +106,7 @@ class Found:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """All but the model and the widths, for a JSON file."""
+        """All but model and widths, as JSON."""
         trials = [
             {"drawn": t.drawn, "choice": t.choice, "fitness": t.fitness, "seconds": t.seconds}
             for t in self.trials
@@ -138,21 +137,21 @@ def quality(model: MF, split: Split, users: np.ndarray) -> float:
 
 
 def principal_axes(rows: Tensor) -> Tensor:
-    """Rows (n, d) in the axes of their second moments, the largest first; products are kept."""
+    """Rotate rows (n, d) to the axes of their second moments, largest first."""
     exact = rows.double()
     _, axes = torch.linalg.eigh(exact.T @ exact)
     return (exact @ axes.flip(1)).to(rows.dtype)
 
 
 def full_rows(full: MF, settings: Settings) -> Tensor:
-    """The trained rows (n, d) that are masked, in the axes of the settings."""
+    """Trained rows (n, d) in the axes of the settings."""
     with torch.no_grad():
         rows = full.table.rows().detach()  # type: ignore[operator]
     return principal_axes(rows) if settings.axes == "principal" else rows
 
 
 def masked(make: Make, full: MF, rows: Tensor, widths: np.ndarray, train: csr_array) -> MF:
-    """The full model over what widths (n,) leave of rows (n, d), its other parameters copied."""
+    """The full model over rows (n, d) cut to widths (n,), its other parameters copied."""
     model = make(BudgetedTable.from_dense(rows, widths), train)
     others = {k: v for k, v in full.state_dict().items() if not k.startswith("table.")}
     model.load_state_dict({**model.state_dict(), **others})
@@ -167,7 +166,7 @@ def begun(
     recipe: Recipe,
     settings: Settings,
 ) -> MF:
-    """What retraining starts from: random entries by the recipe's seed, or ``masked``."""
+    """The model that retraining starts from: random entries by the recipe's seed, or ``masked``."""
     if settings.start == "dense":
         return masked(make, full, full_rows(full, settings), widths, train)
     with torch.random.fork_rng(devices=[]):
@@ -176,7 +175,7 @@ def begun(
 
 
 def tuning_recipe(split: Split, recipe: Recipe, settings: Settings) -> Recipe:
-    """The recipe of a try: few epochs, whose largest step has the rate of the settings."""
+    """The recipe of a try: ``tune_epochs`` with the peak rate ``tune_rate``."""
     epochs = max(1, settings.tune_epochs)
     steps = epochs * steps_per_epoch(split.train, recipe.batch, recipe.loss == "softmax")
     rate = settings.tune_rate / learning_rates(steps).max()
@@ -194,25 +193,25 @@ def search_and_retrain(
     settings: Settings | None = None,
     resume: bool = False,
 ) -> Found:
-    """The best widths of a budget for a trained full model, and the model trained over them.
+    """Search the best widths within a budget, and train a model over them.
 
-    Each try masks the full table, trains it for a few epochs and takes as fitness its quality over
-    the full model's. The fittest are retrained; the best of them on all validation users wins.
-    Test pairs are not looked at.
+    A try masks the full table, trains it for a few epochs, and takes as fitness the ratio of its
+    quality to the full model's. The fittest are retrained; the best of them on all validation users
+    wins. Test pairs are not read.
 
     Args:
         split: with validation pairs.
-        make: the recommender of a table; what else it learns starts as in ``full``, except when
-            retraining starts from scratch.
+        make: makes the recommender of a table; its other parameters start as in ``full``, except
+            when retraining starts from scratch.
         full: trained, over a table of n = n_users + n_items rows of d entries.
         entries: the budget; n at least.
-        recipe: of retraining, and but for epochs and learning rate of each try; its seed is that
-            of the search, and ``check_users`` are judged in a try.
-        folder: exists; gets checkpoints ``search`` and ``retrain-*``; older ones are removed
-            unless they are resumed.
+        recipe: of retraining and, apart from epochs and learning rate, of each try; its seed is
+            also that of the search, its ``check_users`` judge a try.
+        folder: an existing folder for checkpoints ``search`` and ``retrain-*``; older ones are
+            removed unless resumed.
         report: called after every try and every epoch of retraining.
         settings: see ``Settings``.
-        resume: go on from the checkpoints that are there.
+        resume: go on from the checkpoints.
 
     Raises:
         InputError: no validation pair, a budget below one entry a row, principal axes for NCF,
@@ -243,13 +242,13 @@ def search_and_retrain(
         name: fingerprint(part)
         for name, part in (("train_pairs", split.train), ("valid_pairs", split.valid))
     }
-    # More iterations, or more retrained, are no other search: a checkpoint serves those too.
-    kept = {k: v for k, v in asdict(settings).items() if k not in ("iterations", "retrain")}
+    # A checkpoint also serves searches of more iterations or more retrained widths.
+    varying = ("iterations", "retrain")
     context = {
         "model": type(full).__name__,
         "full_rows": zlib.crc32(np.ascontiguousarray(rows.numpy()).tobytes()),
         **{f"recipe_{name}": value for name, value in asdict(recipe).items()},
-        **kept,
+        **{k: v for k, v in asdict(settings).items() if k not in varying},
         **pairs,
     }
     search = WidthSearch(sampler, fitness, recipe.seed, settings.candidates, context=context)
@@ -264,7 +263,7 @@ def search_and_retrain(
 
     best: tuple[MF, Retrained] | None = None
     retrained = []
-    everybody = np.flatnonzero(np.diff(split.valid.indptr))
+    validated = np.flatnonzero(np.diff(split.valid.indptr))
     for place, trial in enumerate(search.best(settings.retrain)):
         model = begun(make, full, trial.widths, split.train, recipe, settings)
         run = Run(model, split, recipe)
@@ -273,13 +272,13 @@ def search_and_retrain(
             run.resume(checkpoint)
         stage = f"retrain {place + 1} of {settings.retrain}"
         outcome = run.fit(checkpoint, lambda *now: tell(stage, *now))
-        done = Retrained(trial.widths, outcome, quality(run.model, split, everybody))
+        done = Retrained(trial.widths, outcome, quality(run.model, split, validated))
         retrained.append(done)
         seconds += outcome.seconds
         if best is None or done.quality > best[1].quality:
             best = run.model, done
     assert best is not None
-    return Found(*best, retrained, trials, quality(full, split, everybody), seconds)
+    return Found(*best, retrained, trials, quality(full, split, validated), seconds)
 
 
 def refit(
@@ -292,10 +291,10 @@ def refit(
     report: Report | None = None,
     settings: Settings | None = None,
 ) -> tuple[MF, Outcome]:
-    """The chosen widths trained once more, with the validation pairs given back to training.
+    """Train the chosen widths once more, on training and validation pairs together.
 
-    For as many epochs as were best before; the arguments are those of ``search_and_retrain``, and
-    so is what a checkpoint in the folder goes on from.
+    It trains for the best number of epochs found before; arguments and checkpoints are those of
+    ``search_and_retrain``.
     """
     whole, widths = split.whole(), found.chosen.widths
     model = begun(make, full, widths, whole.train, recipe, settings or Settings())
@@ -309,5 +308,5 @@ def refit(
 
 
 def _checkpoint(folder: Path, stage: str, widths: np.ndarray) -> Path:
-    """Named by the widths, so that none is taken up for others after a longer search."""
+    """A checkpoint named by its widths: a longer search may retrain others."""
     return folder / f"{stage}-{zlib.crc32(widths.tobytes()):08x}"

@@ -1,4 +1,4 @@
-"""Pairs of users and items, and how they are split into training, validation and test."""
+"""Read pairs of users and items, and split them into training, validation and test."""
 
 import zlib
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PAIRS = ("train_user", "train_item", "test_user", "test_item")
 class Split:
     """Interactions as matrices (n_users, n_items) of float32 ones, ids of each row ascending.
 
-    No pair is in two of them. ``valid`` is for choices; ``test`` is looked at once.
+    They are disjoint. ``valid`` is for choices; ``test`` is read once.
     """
 
     train: csr_array
@@ -34,22 +34,22 @@ class Split:
         return int(self.train.shape[1])
 
     def whole(self) -> "Split":
-        """The same with the validation pairs given back to training."""
+        """Training and validation pairs merged."""
         return Split(csr_array(self.train + self.valid), _none(self.train), self.test)
 
     def without_validation(self) -> "Split":
-        """The same with the validation pairs left out."""
+        """The split without its validation pairs."""
         return Split(self.train, _none(self.train), self.test)
 
 
 def fingerprint(pairs: csr_array) -> list[int]:
-    """What tells pairs apart in a checkpoint: how many there are, and a checksum of them."""
+    """Number and checksum of pairs, to compare with a checkpoint."""
     ends, items = pairs.indptr.astype("<i8"), pairs.indices.astype("<i4")
     return [int(pairs.nnz), zlib.crc32(items.tobytes(), zlib.crc32(ends.tobytes()))]
 
 
 def read_split(path: str | Path) -> Split:
-    """The split of a file of pairs as it stands there, without validation pairs.
+    """Read the split of a file of pairs, without validation pairs.
 
     Args:
         path: an ``.npz`` of ``n_users`` and ``n_items`` (numbers) and of ``train_user``,
@@ -77,10 +77,9 @@ def read_split(path: str | Path) -> Split:
 
 
 def hold_out(split: Split, share: float, seed: int) -> Split:
-    """Move a share of each user's training pairs, drawn at random, to validation.
+    """Move a random share of each user's training pairs to validation.
 
-    A user of c training pairs gives share · c of them, rounded to the nearest, and keeps one at
-    least.
+    Of c training pairs, share · c move, rounded to nearest; at least one stays.
     """
     if not 0 <= share < 1:
         raise InputError(f"validation share {share}; expected 0 ≤ share < 1")
@@ -90,10 +89,10 @@ def hold_out(split: Split, share: float, seed: int) -> Split:
 
 
 def bet_split(split: Split, seed: int) -> Split:
-    """BET's protocol (arXiv 2310.14884): all pairs together, then 50/25/25 per user at random.
+    """Split all pairs 50/25/25 per user at random: BET's protocol (arXiv 2310.14884).
 
-    A user of c pairs gets ⌈c/2⌉ for training, and of the others half, rounded up, for validation.
-    BET's public code hides training pairs alone when it ranks, in validation and in test.
+    Of c pairs, ⌈c/2⌉ are for training and half of the others, rounded up, for validation. BET's
+    public code masks only training pairs when it ranks, in validation and in test.
     """
     pairs = csr_array(split.train + split.valid + split.test)
     rank, counts = _shuffled_ranks(pairs, seed)
@@ -104,9 +103,9 @@ def bet_split(split: Split, seed: int) -> Split:
 
 
 def subset(split: Split, n_users: int, n_items: int) -> Split:
-    """So many users and items at most, those of the most training pairs, numbered anew.
+    """Keep the users and items of the most training pairs, renumbered.
 
-    Users that are left without a training pair are left out.
+    Users without a training pair among these items are dropped.
     """
 
     def most(counts: np.ndarray, wanted: int) -> np.ndarray:
@@ -122,7 +121,7 @@ def subset(split: Split, n_users: int, n_items: int) -> Split:
 
 
 def _shuffled_ranks(pairs: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each stored pair, its place in a random order of its user's, and that user's count."""
+    """Rank of each stored pair in a random order of its user's, and that user's count (nnz,)."""
     counts = np.diff(pairs.indptr)
     users = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((np.random.default_rng(seed).random(pairs.nnz), users))
@@ -132,7 +131,7 @@ def _shuffled_ranks(pairs: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _some(pairs: csr_array, chosen: np.ndarray) -> csr_array:
-    """The stored pairs that are chosen (nnz,) bool."""
+    """The stored pairs where ``chosen`` (nnz,) is true."""
     counts = np.concatenate([[0], np.cumsum(chosen)])
     indptr, ids = counts[pairs.indptr], pairs.indices[chosen]
     return csr_array((np.ones(len(ids), np.float32), ids, indptr), shape=pairs.shape)
@@ -167,7 +166,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_text(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of train.txt and test.txt; users and items are as many as the largest ids say."""
+    """Read train.txt and test.txt; the largest ids set the numbers of users and items."""
     arrays = {}
     for part in ("train", "test"):
         path = folder / f"{part}.txt"
@@ -192,7 +191,7 @@ def _read_text(folder: Path) -> dict[str, np.ndarray]:
 def _matrix(
     path: str | Path, part: str, arrays: dict[str, np.ndarray], shape: tuple[int, int]
 ) -> csr_array:
-    """The pairs of "train" or "test", checked."""
+    """Check the pairs of "train" or "test", as a matrix."""
     users, items = arrays[f"{part}_user"], arrays[f"{part}_item"]
     if len(users) != len(items):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a training step minimises."""
+"""Losses of a training step."""
 
 import numpy as np
 import torch
@@ -30,21 +30,21 @@ def sampled_softmax(
     −s⁺ + ln(e^s⁺ + (n_items / c)·Σ_j e^s_j), with s = score / temperature and j over the c
     candidates: the sampled softmax loss (arXiv 2201.02327) of uniform proposals, with one set of
     negatives for the whole batch. The mean over pairs weighs a user of p pairs p^−user_power: 0
-    treats pairs alike, 1 users.
+    weighs pairs equally, 1 users.
 
     Args:
         users: (b,) int64.
-        rows: (m,) the place of each pair's user in ``users``.
+        rows: (m,) position of each pair's user in ``users``.
         positives: (m,) items of the pairs.
         candidates: (c,) distinct items.
     """
-    lookup, place = model.lookup(), torch.from_numpy(rows)
+    lookup, user_of_pair = model.lookup(), torch.from_numpy(rows)
     of_users = lookup(torch.from_numpy(users))
     of_items = lookup(torch.from_numpy(positives + model.n_users))
     others = lookup(torch.from_numpy(candidates + model.n_users))
-    liked = model.pairs(of_users[place], of_items) / temperature
+    liked = model.pairs(of_users[user_of_pair], of_items) / temperature
     total = torch.logsumexp(model.block(of_users, others) / temperature, 1)
     total = total + float(np.log(model.n_items / len(candidates)))
     counts = np.bincount(rows, minlength=len(users))[rows]
     weights = torch.from_numpy(counts.astype(np.float32) ** -user_power)
-    return ((torch.logaddexp(total[place], liked) - liked) * weights).sum() / weights.sum()
+    return ((torch.logaddexp(total[user_of_pair], liked) - liked) * weights).sum() / weights.sum()

@@ -1,7 +1,7 @@
 """Matrix factorisation, NCF and LightGCN over one table of users and items.
 
-The table is a module called as ``nn.Embedding`` is, of n_users + n_items rows, users first, with a
-method ``rows()`` that gives all of them, (n, d): full, hashed, compositional or budgeted alike.
+The table is any module called like ``nn.Embedding``, of n_users + n_items rows, users first, with a
+method ``rows()`` that returns all of them, (n, d).
 """
 
 from collections.abc import Callable
@@ -20,23 +20,22 @@ from recommenders.propagation import normalised_adjacency, propagate
 Lookup = Callable[[Tensor], Tensor]
 #: Which rows are scaled to length 1.
 Unit = Literal["none", "users", "both"]
-#: Names of what ``recommender`` makes.
+#: Models that ``recommender`` makes.
 MODELS = ("lightgcn", "mf", "ncf")
-#: Scores of NCF's pairs are computed in blocks of about this many pairs, which a cache holds.
+#: Pairs of NCF that are scored together, so that a block fits the cache.
 _PAIRS = 1 << 15
 
 
 class MF(nn.Module):
     """Matrix factorisation: the score of a pair is the dot product of its rows.
 
-    With the loss "bpr" it is BPR-MF (arXiv 1205.2618). The base of the other models, too.
+    With the loss "bpr" it is BPR-MF (arXiv 1205.2618). Base class of the other models.
 
     Args:
         table: see the module.
         train: (n_users, n_items) training pairs.
-        unit: which rows are scaled to length 1: "none"; "users", which leaves every ranking as it
-            is but steadies the loss "softmax"; or "both", so that scores are cosines, as in arXiv
-            2201.02327.
+        unit: which rows are scaled to length 1: "none"; "users", which changes no ranking and
+            stabilises the loss "softmax"; or "both": scores are cosines (arXiv 2201.02327).
     """
 
     def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
@@ -53,11 +52,11 @@ class MF(nn.Module):
         self.dim = shape[1]
 
     def lookup(self) -> Lookup:
-        """What gives the rows that pairs are scored by; to be made anew for each step."""
+        """A function of ids to the rows that pairs are scored by, valid for one step."""
         return self._unit(self.table)
 
     def final(self) -> Tensor:
-        """All the rows (n, d) that pairs are scored by, without a gradient."""
+        """All rows (n, d) that pairs are scored by, without gradients."""
         with torch.no_grad():
             return self.lookup()(torch.arange(self.n_users + self.n_items)).float()
 
@@ -70,7 +69,7 @@ class MF(nn.Module):
         return users @ items.T
 
     def scorer(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Users (b,) → scores (b, n_items) float32, for ``ranking.evaluate``."""
+        """A function of users (b,) to scores (b, n_items) float32, for ``ranking.evaluate``."""
         rows = self.final()
         items = rows[self.n_users :]
 
@@ -115,8 +114,8 @@ class LightGCN(MF):
 class NCF(MF):
     """NeuMF (arXiv 1708.05031, equation 12) over one table.
 
-    The first half of a row serves GMF, the other half an MLP of d → d/2 → d/4; the score is a
-    weighted sum of the 3·d/4 outputs of both. d has to be a multiple of 4.
+    The first half of a row is for GMF, the other half for an MLP of d → d/2 → d/4; the score is a
+    weighted sum of the 3·d/4 outputs of both. d must be a multiple of 4.
     """
 
     def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
@@ -137,7 +136,7 @@ class NCF(MF):
         return self.output(torch.cat([users[:, :half] * items[:, :half], hidden], 1))[:, 0]
 
     def block(self, users: Tensor, items: Tensor) -> Tensor:
-        """Equal to ``pairs`` of every user with every item; the first layer is computed by side."""
+        """Equal to ``pairs`` of every user with every item; the first layer is split by side."""
         half, first = self.dim // 2, self.first.weight
         weights = self.output.weight[0]
         gmf = (users[:, :half] * weights[:half]) @ items[:, :half].T
@@ -154,7 +153,7 @@ class NCF(MF):
 def recommender(
     model: str, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
 ) -> MF:
-    """A recommender by its name, one of ``MODELS``; ``layers`` is of LightGCN alone."""
+    """Make one of ``MODELS``; ``layers`` is for LightGCN."""
     if model == "lightgcn":
         return LightGCN(table, train, unit, layers)
     return (NCF if model == "ncf" else MF)(table, train, unit)

@@ -13,13 +13,13 @@ from compressae.retrieval.errors import InputError
 
 #: Users (b,) int64 → scores (b, n_items) float32 of every item.
 Scorer = Callable[[np.ndarray], np.ndarray]
-#: Scores of one batch hold about this many numbers (128 MiB).
+#: Numbers of one batch of scores (128 MiB).
 _BATCH_NUMBERS = 1 << 25
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over the users that have relevant items."""
+    """Means over the users with relevant items."""
 
     recall: float
     ndcg: float
@@ -27,12 +27,12 @@ class Quality:
 
 
 def rank(scores: Scorer, users: np.ndarray, seen: csr_array, K: int) -> np.ndarray:
-    """The K items of highest score for each user that the user has not seen.
+    """Rank the K items of highest score for each user, seen items masked.
 
     Args:
-        scores: called with batches of users; what it returns is overwritten.
+        scores: called with batches of users; its result is overwritten.
         users: (b,) integers.
-        seen: (n_users, n_items) interactions that are left out of the ranking.
+        seen: (n_users, n_items) interactions to mask.
         K: ≥ 1.
 
     Returns:
@@ -59,8 +59,8 @@ def rank(scores: Scorer, users: np.ndarray, seen: csr_array, K: int) -> np.ndarr
 def judge(top: np.ndarray, users: np.ndarray, relevant: csr_array) -> Quality:
     """Recall@K and NDCG@K of rankings top (b, K) of users (b,).
 
-    Of a user with relevant items R: recall is |top ∩ R| / |R|; NDCG is Σ 1/log2(1 + rank) over the
-    hits divided by the same sum over the first min(K, |R|) ranks. Users with none are left out.
+    For relevant items R of a user: recall is |top ∩ R| / |R|; NDCG is Σ 1/log2(1 + rank) over the
+    hits divided by the same sum over the first min(K, |R|) ranks. Users without any are skipped.
     """
     counts = np.diff(relevant.indptr)[users]
     users, top, counts = users[counts > 0], top[counts > 0], counts[counts > 0]
@@ -83,7 +83,7 @@ def evaluate(
     K: int = 20,
     users: np.ndarray | None = None,
 ) -> Quality:
-    """Rank for all users that have relevant items (or for those of ``users``) and judge."""
+    """Rank and judge all users with relevant items, or those among ``users``."""
     counts = np.diff(relevant.indptr)
     users = np.flatnonzero(counts) if users is None else users[counts[users] > 0]
     return judge(rank(scores, users, seen, K), users, relevant)
@@ -91,7 +91,7 @@ def evaluate(
 
 @numba.njit(nogil=True, cache=True)
 def _best_unseen(values, users, indptr, indices, K, top, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of values (b, n_items) into top (b, K); what was seen becomes −inf."""
+    """Rows start..stop of values (b, n_items) into top (b, K); seen items become −inf."""
     ids, scores = np.empty(K, np.int64), np.empty(K, np.float32)
     for i in range(start, stop):
         seen = indices[indptr[users[i]] : indptr[users[i] + 1]]

@@ -9,7 +9,7 @@ from compressae.retrieval.errors import InputError
 
 
 class NegativeSampler:
-    """Draws items that a user has no training pair with, each with the same probability.
+    """Draw items that a user has no training pair with, uniformly.
 
     Args:
         train: (n_users, n_items) pairs, ids of each row ascending.
@@ -30,22 +30,22 @@ class NegativeSampler:
         self._keys = users * self._n_items + train.indices
 
     def draw(self, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Items (m,) int64, one for each of users (m,); what hits a training pair is drawn anew."""
+        """Draw an item (m,) int64 for each of users (m,), by rejection of training pairs."""
         items = rng.integers(0, self._n_items, len(users))
-        open_ = np.arange(len(users))
-        while len(open_):
-            keys = users[open_].astype(np.int64) * self._n_items + items[open_]
-            places = np.searchsorted(self._keys, keys)
-            places[places == len(self._keys)] = 0
-            open_ = open_[self._keys[places] == keys]
-            items[open_] = rng.integers(0, self._n_items, len(open_))
+        rejected = np.arange(len(users))
+        while len(rejected):
+            keys = users[rejected].astype(np.int64) * self._n_items + items[rejected]
+            positions = np.searchsorted(self._keys, keys)
+            positions[positions == len(self._keys)] = 0
+            rejected = rejected[self._keys[positions] == keys]
+            items[rejected] = rng.integers(0, self._n_items, len(rejected))
         return items
 
 
 def pair_batches(
     train: csr_array, size: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All training pairs once, in random order: users (m,) and items (m,) int64, m ≤ size."""
+    """Yield all training pairs in random order: users (m,) and items (m,) int64, m ≤ size."""
     users = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
     order = rng.permutation(train.nnz)
     for start in range(0, train.nnz, size):
@@ -56,13 +56,13 @@ def pair_batches(
 def user_batches(
     train: csr_array, size: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All users that have pairs once, in random order, with all of their pairs.
+    """Yield all users that have pairs in random order, with all of their pairs.
 
-    Users come in batches of equal number, such that a batch has ``size`` pairs on average.
+    Batches have equally many users, and ``size`` pairs on average.
 
     Yields:
-        users (b,) int64 ascending; rows (m,) int64, the place in ``users`` of each pair's; items
-        (m,) int64.
+        users (b,) int64 ascending; rows (m,) int64, the position in ``users`` of each pair's
+        user; items (m,) int64.
     """
     counts = np.diff(train.indptr)
     order = rng.permutation(np.flatnonzero(counts))
@@ -73,6 +73,6 @@ def user_batches(
 
 
 def steps_per_epoch(train: csr_array, size: int, by_user: bool) -> int:
-    """How many batches ``user_batches`` or ``pair_batches`` make of the pairs."""
+    """Number of batches of ``user_batches`` (``by_user``) or ``pair_batches``."""
     steps = -(-train.nnz // size)
     return min(steps, int(np.count_nonzero(np.diff(train.indptr)))) if by_user else steps

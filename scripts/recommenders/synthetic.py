@@ -1,4 +1,4 @@
-"""Planted interactions, small enough for a run of seconds."""
+"""Synthetic interactions, small enough for a run of seconds."""
 
 import numpy as np
 
@@ -11,14 +11,14 @@ def blocks(
     noise: int = 2,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Arrays of a file of pairs: users like items of their own group, and some of any.
+    """Make the arrays of a file of pairs: users like items of their own group, and some others.
 
-    Two items of each group are in far more pairs, so that there is a popularity to beat.
+    Two items of each group are in far more pairs, so that popularity is a baseline.
 
     Args:
         groups: user u and item i are of groups u and i modulo this.
         each: training pairs of a user in its own group; three more are its test pairs.
-        noise: training pairs of a user with any other items.
+        noise: training pairs of a user outside its group.
     """
     rng = np.random.default_rng(seed)
     train, test = [], []
@@ -41,7 +41,7 @@ def blocks(
 
 
 def shuffled(arrays: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
-    """The same pairs, users and items numbered at random: ids tell nothing of groups."""
+    """The same pairs with users and items renumbered at random."""
     rng = np.random.default_rng(seed)
     names = {side: rng.permutation(int(arrays[f"n_{side}s"])) for side in ("user", "item")}
     return {

@@ -1,4 +1,4 @@
-"""Training of a recommender: early stopping, a curve, and checkpoints to go on from."""
+"""Train a recommender: early stopping, a validation curve, checkpoints."""
 
 import copy
 import time
@@ -22,7 +22,7 @@ from recommenders.ranking import evaluate
 from recommenders.sampling import NegativeSampler, pair_batches, steps_per_epoch, user_batches
 
 KIND = "recommender checkpoint"
-#: Called with (epochs done, epochs in all, what to tell).
+#: Called with (epochs done, epochs in all, details).
 Report = Callable[[int, int, str], None]
 
 
@@ -31,20 +31,19 @@ class Recipe:
     """How to train.
 
     Attributes:
-        loss: "softmax", sampled softmax over candidates that a batch of users shares, or "bpr",
-            with one negative a pair that its user has not.
-        epochs: passes over the training pairs, at most; the learning rate falls linearly to 2 %.
-        batch: training pairs a step; with "softmax" on average, as whole users are drawn.
-        learning_rate: of AdamW, reached after 20 steps.
-        candidates: items that "softmax" draws for a step; all of them where there are fewer.
-        temperature: by which "softmax" divides scores.
+        loss: "softmax", sampled softmax over candidates shared by a batch of users, or "bpr", with
+            one negative a pair.
+        epochs: at most; the learning rate falls linearly to 2 %.
+        batch: training pairs a step; with "softmax" on average, since whole users are drawn.
+        learning_rate: peak of AdamW, after 20 steps of warm-up.
+        candidates: items that "softmax" draws a step; all when there are fewer.
+        temperature: "softmax" divides scores by it.
         user_power: p pairs of a user weigh p^−user_power each ("softmax").
-        decay: a step shrinks every parameter by the learning rate times this (AdamW); the default
-            is for "softmax" of unit users, "bpr" goes with 0.
+        decay: weight decay of AdamW; the default is for "softmax" with unit users, use 0 for "bpr".
         check_every: epochs between validations.
         patience: validations without a better NDCG before training stops.
-        check_users: users that are validated on at most, drawn by the seed; 0 for all.
-        seed: of batches, negatives and the users above. The table has its own beginning.
+        check_users: users to validate on at most, drawn by the seed; 0 for all.
+        seed: of batches, negatives and the users above, not of the table.
     """
 
     loss: Literal["softmax", "bpr"] = "softmax"
@@ -74,10 +73,10 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)}; expected 0 or more")
 
     def narrow_decay(self, share: float) -> float:
-        """Decay of rows that have this share of the dense rows' entries.
+        """Decay for rows with this share of the dense rows' entries.
 
-        Decay bounds entries, and so a row's length by the root of their number: with the dense
-        rows' decay, shorter rows would be too short for the temperature.
+        Decay bounds entries, so a row's length grows with the root of their number: with the dense
+        rows' decay, narrow rows would be too short for the temperature.
         """
         return float(self.decay * share**0.5)
 
@@ -88,9 +87,9 @@ def recipe_for(
     decay: float | None = None,
     **settings: Any,
 ) -> Recipe:
-    """The recipe for "lightgcn", "mf" or "ncf"; loss and decay have defaults of their own there.
+    """The recipe for "lightgcn", "mf" or "ncf", with its default loss and decay.
 
-    NCF's scores are no dot products: a block of them costs two layers for each pair, so "bpr".
+    NCF's scores are no dot products: a block costs two layers a pair, so its loss is "bpr".
     """
     loss = loss or ("bpr" if model == "ncf" else "softmax")
     if decay is None:
@@ -99,13 +98,13 @@ def recipe_for(
 
 
 def learning_rates(steps: int) -> np.ndarray:
-    """The share (steps,) of the learning rate that each step takes: up for 20, then down to 2 %."""
+    """Learning rate schedule (steps,) as a share of the peak: 20 steps up, then down to 2 %."""
     step = np.arange(steps)
     return np.minimum((step + 1) / 20, np.maximum(0.02, 1 - step / steps))
 
 
 def validation_users(split: Split, recipe: Recipe) -> np.ndarray:
-    """Users (u,) int64 ascending that have validation pairs, ``recipe.check_users`` at most."""
+    """Users (u,) int64 with validation pairs, ascending, at most ``recipe.check_users``."""
     users = np.flatnonzero(np.diff(split.valid.indptr))
     if 0 < recipe.check_users < len(users):
         rng = np.random.default_rng([recipe.seed, 0])
@@ -115,7 +114,7 @@ def validation_users(split: Split, recipe: Recipe) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Point:
-    """One validation; ``seconds`` of training so far, validations and checkpoints not counted."""
+    """One validation; ``seconds`` of training so far, without validations and checkpoints."""
 
     epoch: int
     seconds: float
@@ -126,7 +125,7 @@ class Point:
 
 @dataclass
 class Outcome:
-    """What ``fit`` did; without validation the best epoch is the last."""
+    """Result of ``fit`` so far; without validation the best epoch is the last."""
 
     curve: list[Point] = field(default_factory=list)
     best_epoch: int = 0
@@ -139,13 +138,13 @@ class Run:
 
     Args:
         model: trained in place.
-        split: ``train`` is learned from; ``valid``, where it has pairs, decides when to stop and
-            which epoch is kept. ``test`` is not looked at.
-        recipe: how.
+        split: ``valid``, if it has pairs, decides when to stop and which epoch is kept. ``test`` is
+            not read.
+        recipe: settings.
 
     Attributes:
-        outcome: what was done so far.
-        checked_users: ids (u,) of the users that are validated on.
+        outcome: the result so far.
+        checked_users: ids (u,) of the users to validate on.
     """
 
     def __init__(self, model: MF, split: Split, recipe: Recipe) -> None:
@@ -167,19 +166,19 @@ class Run:
         report: Report | None = None,
         stop_after: int | None = None,
     ) -> Outcome:
-        """Train until the recipe's end or until validation says enough.
+        """Train to the recipe's end, or stop early by validation.
 
-        Afterwards the model is that of the best epoch; going on takes a checkpoint (``resume``).
+        The model is then that of the best epoch; to go on, ``resume`` a checkpoint.
 
         Args:
-            checkpoint: a folder that is written after every epoch.
+            checkpoint: folder, written after every epoch.
             report: called after every epoch.
             stop_after: epochs to stop after, with the learning rates of the whole recipe.
 
         Raises:
-            InputError: the loss is not a number any more; or the checkpoint cannot be written.
+            InputError: the loss is no longer finite, or the checkpoint cannot be written.
         """
-        outcome, recipe, told = self.outcome, self.recipe, ""
+        outcome, recipe, details = self.outcome, self.recipe, ""
         end = min(recipe.epochs, stop_after or recipe.epochs)
         while outcome.epochs < end and not self._is_over():
             started = time.perf_counter()
@@ -188,11 +187,11 @@ class Run:
             outcome.seconds += time.perf_counter() - started
             last = outcome.epochs == recipe.epochs
             if len(self.checked_users) and (last or outcome.epochs % recipe.check_every == 0):
-                told = self._validate(loss)
+                details = self._validate(loss)
             if checkpoint is not None:
                 self.save(checkpoint)
             if report is not None:
-                report(outcome.epochs, end, f"loss {loss:.4f} {told}")
+                report(outcome.epochs, end, f"loss {loss:.4f} {details}")
         if outcome.curve:
             self.model.load_state_dict(self._best)
         else:
@@ -200,9 +199,9 @@ class Run:
         return outcome
 
     def _epoch(self) -> float:
-        """One pass over the pairs; the mean loss."""
+        """Train for one epoch; returns the mean loss."""
         recipe = self.recipe
-        # A generator an epoch: nothing of it has to be kept to go on from a checkpoint.
+        # One generator an epoch: a checkpoint needs no generator state.
         rng = np.random.default_rng([recipe.seed, 1 + self.outcome.epochs])
         step, losses = self.outcome.epochs * self._steps, []
         rates = learning_rates(self._steps * recipe.epochs)
@@ -246,13 +245,13 @@ class Run:
         return f"recall {found.recall:.4f} NDCG {found.ndcg:.4f}"
 
     def _is_over(self) -> bool:
-        """Validation has not found anything better for ``patience`` times."""
+        """Whether ``patience`` validations brought no gain."""
         curve = self.outcome.curve
         since = sum(point.epoch > self.outcome.best_epoch for point in curve)
         return bool(curve) and since >= self.recipe.patience
 
     def save(self, path: str | Path) -> None:
-        """Write all that ``resume`` needs, in place of an older checkpoint."""
+        """Write a checkpoint, replacing an older one."""
         outcome = asdict(self.outcome)
         settings = {"recipe": asdict(self.recipe), "outcome": outcome, **self._shape()}
         arrays = {
@@ -262,17 +261,17 @@ class Run:
         save_artifact(path, KIND, settings, {**arrays, "adam": adam_arrays(self._adam)})
 
     def resume(self, path: str | Path) -> None:
-        """Take up the state of a checkpoint; ``fit`` then does what it would have gone on to do.
+        """Load a checkpoint, so that ``fit`` continues bit for bit.
 
         Raises:
             InputError: no whole checkpoint there, or one of another model, recipe or data.
         """
         artifact = load_artifact(path, KIND)
-        found = {**artifact.settings["recipe"], **artifact.settings}
-        wanted = {**asdict(self.recipe), **self._shape()}
-        cure = "resume with the settings and data it was made with, or start anew"
-        check_same(f"{path}: checkpoint of", found, wanted, cure)
-        # Numbers were written as arrays of one entry.
+        saved = {**artifact.settings["recipe"], **artifact.settings}
+        current = {**asdict(self.recipe), **self._shape()}
+        cure = "resume with the settings and data it was made with, or start again"
+        check_same(f"{path}: checkpoint of", saved, current, cure)
+        # Scalars were written as arrays of one entry.
         now = self.model.state_dict()
         model, self._best = (
             {
@@ -287,7 +286,7 @@ class Run:
         self.outcome = Outcome(**{**outcome, "curve": [Point(**p) for p in outcome["curve"]]})
 
     def _shape(self) -> dict[str, Any]:
-        """What a checkpoint has to share with the run that takes it up."""
+        """Settings and data that a checkpoint must share with the run that resumes it."""
         train, valid = self.split.train, self.split.valid
         return {
             "model": type(self.model).__name__,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compressae import InputError
-from compressae.evaluation.labels import labels_of, read_labels
+from compressae.evaluation.labels import labels_of, read_qrels
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from compressae.evaluation.labels import labels_of, read_labels
 def test_both_forms_are_read(tmp_path, text):
     path = tmp_path / "qrels"
     path.write_text(text)
-    read = read_labels(path)
+    read = read_qrels(path)
     assert read == {7: {3: 2.0, 4: 0.0}, 9: {3: 1.0}}
     kept, gone = labels_of(read, np.array([9, 8, 7]), np.array([3, 5]), path)
     assert kept == [{3: 1.0}, {}, {3: 2.0}] and gone == 1
@@ -36,10 +36,10 @@ def test_other_lines_are_named(tmp_path, text, said):
     path = tmp_path / "qrels"
     path.write_text(text)
     with pytest.raises(InputError, match=said):
-        read_labels(path)
+        read_qrels(path)
     path.write_bytes(b"\xff\xfe1")
     with pytest.raises(InputError, match="not text"):
-        read_labels(path)
+        read_qrels(path)
 
 
 def test_labels_of_other_queries_are_refused():

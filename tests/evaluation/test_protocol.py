@@ -179,6 +179,34 @@ def test_a_failure_after_a_first_variant_keeps_it(parts):
     assert [r.error is None for r in records] == [True, False, True]
 
 
+def test_sizes_that_end_in_the_same_index_are_built_once(parts, monkeypatch):
+    _, corpus, queries, _, _ = parts
+    built = []
+
+    def build(name, *arguments, **settings):
+        built.append((name, settings))
+        return BASELINES[name].builder()(*arguments, **settings)
+
+    monkeypatch.setattr("compressae.evaluation.methods.build_baseline", build)
+    asked = "pq:code_bytes=4/8/12/15,rabitq:code_bytes=10/11"
+    records = evaluate(corpus, queries, asked).records
+    assert [record.settings["code_bytes"] for record in records] == [4, 8, 12, 15, 10, 11]
+    assert [record.code_bytes for record in records] == [4, 8, 8, 8, 10, 10]
+    assert [settings["code_bytes"] for _, settings in built] == [4, 8, 10]
+    assert records[1].hits is records[2].hits is records[3].hits
+
+
+def test_codebooks_are_learned_from_the_rows_asked_for(parts):
+    model, corpus, queries, _, _ = parts
+    asked = "dense,int8,pq:train_rows=280,pq,truncate,pca,asymmetric-all"
+    records = evaluate(corpus, queries, asked, model, (8,), train_rows=300).records
+    # The model keeps how many rows it was trained on: 600, of which 20 were held out.
+    assert [record.trained_rows for record in records] == [0, 300, 280, 300, 0, 300, 580]
+    for count in (0, 581):
+        with pytest.raises(InputError, match=f"{count} rows to train on: expected 1 to 580"):
+            evaluate(corpus, queries, "dense", train_rows=count)
+
+
 def test_progress_names_each_method(parts):
     _, corpus, queries, _, _ = parts
     seen = []

@@ -43,7 +43,10 @@ def test_a_part_of_wider_codes(device):
             sparse.decode(i[:, part], v[:, part], w),
             reference.decode(ids[:, part], values[:, part], weights),
         )
-        close(sparse.sampled_matmul(i[:, part], x, w), reference.sampled_matmul(ids[:, part], rows, weights))
+        close(
+            sparse.sampled_matmul(i[:, part], x, w),
+            reference.sampled_matmul(ids[:, part], rows, weights),
+        )
         close(
             sparse.sparse_t_matmul(i[:, part], v[:, part], x, 30),
             reference.sparse_t_matmul(ids[:, part], values[:, part], rows, 30),
@@ -77,5 +80,8 @@ def test_float64_is_refused(device):
 def test_no_rows(device):
     _, (i, v, w, x) = case(2, 3, 9, 20, device)
     i, v, x = i[:0], v[:0], x[:0]
-    assert sparse.decode(i, v, w).shape == (0, 20) and sparse.sampled_matmul(i, x, w).shape == (0, 3)
+    assert sparse.decode(i, v, w).shape == (0, 20) and sparse.sampled_matmul(i, x, w).shape == (
+        0,
+        3,
+    )
     assert not sparse.sparse_t_matmul(i, v, x, 9).any()

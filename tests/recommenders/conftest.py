@@ -4,6 +4,7 @@ import faiss
 import pytest
 import torch
 from recommender_data import blocks, write  # Puts scripts/ on the path.
+from recommenders.interactions import read_split
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +16,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pairs_split(data):
     """Its split, as in the file."""
-    from recommenders.interactions import read_split
-
     return read_split(data)
 
 

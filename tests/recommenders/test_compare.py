@@ -1,4 +1,4 @@
-"""The Gowalla table as a command: what it makes, what it does not make twice, what it refuses."""
+"""The comparison of methods as a command: what it makes, what it skips, what it refuses."""
 
 import json
 from collections import Counter

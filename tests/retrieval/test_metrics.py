@@ -5,6 +5,7 @@ import pytest
 
 from compressae.retrieval.metrics import (
     mean_interval,
+    metric_per_query,
     ndcg_per_query,
     recall_at,
     recall_per_query,
@@ -21,6 +22,30 @@ def test_recall_counts_shared_ids_and_no_padding():
     assert recall_at(found, truth, 4) == pytest.approx(0.625)
     with pytest.raises(ValueError, match="expected K ≥ 1 columns"):
         recall_at(found, truth, 5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "function"),
+    [("recall@2", recall_per_query), ("nDCG@3", ndcg_per_query), ("MRR@3", reciprocal_rank)],
+)
+def test_metrics_have_names(metric, function):
+    ids, truth = np.array([[4, 9, 1], [6, 2, 7]]), np.array([[1, 9, 3], [5, 6, 7]])
+    labels = [{9: 3.0, 1: 1.0}, {7: 2.0}]
+    K = int(metric[-1])
+    expected = function(ids, truth if "recall" in metric else labels, K)
+    np.testing.assert_array_equal(metric_per_query(metric, ids, truth, labels), expected)
+
+
+@pytest.mark.parametrize("metric", ["recall", "recall@", "recall@-1", "precision@3"])
+def test_unknown_metrics_are_refused(metric):
+    with pytest.raises(ValueError, match="expected recall@K, nDCG@K or MRR@K"):
+        metric_per_query(metric, np.ones((1, 3)), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(("metric", "lacking"), [("recall@1", "truth"), ("MRR@1", "labels")])
+def test_metrics_need_something_to_compare_with(metric, lacking):
+    with pytest.raises(ValueError, match=f"without {lacking}"):
+        metric_per_query(metric, np.ones((1, 3)))
 
 
 def test_ndcg_is_gain_over_the_best_order():

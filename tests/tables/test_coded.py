@@ -194,6 +194,24 @@ def test_a_stored_table_is_read_back_from_its_state_alone(budget):
         CodedTable.from_state_dict(broken)
 
 
+def test_two_dimensions_have_one_nonzero_a_row():
+    rows = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    stored = CodedTable.from_dense(rows, 5000).export()
+    assert stored.nbytes <= 5000 and (stored.nonzeros == 1).all()
+    assert (stored.rows() - rows).square().sum() < 0.01 * rows.square().sum()
+
+
+def test_a_loaded_state_is_read_by_its_own_bits():
+    model, codes = codes_of(rows_of()[3:], latents=64)
+    table = CodedTable(codes, model.decoder)
+    before = table.rows().detach()
+    assert table.value_bits.tolist() == [3] * 5
+    state = table.state_dict() | {"value_bits": torch.tensor([2, 3, 3, 3, 3]).byte()}
+    table.load_state_dict(state)
+    assert torch.equal(table.rows(), CodedTable.from_state_dict(state).rows())
+    assert not torch.equal(table.rows(), before)
+
+
 def test_bad_input_is_refused():
     rows = rows_of()
     model, codes = codes_of(rows[3:])

@@ -27,6 +27,10 @@ const fixed = (digits) => (x) => x === null ? "–"
   : x.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const value = (m, metric) => m.metrics[metric] ? m.metrics[metric].mean : null;
 
+const OURS = "compressae";
+const short = (m) => m.family === OURS ? m.name.split(", ").slice(0, 2).join(", ") : m.method;
+const trained = (m) => m.trained_rows ? `trained on ${number(m.trained_rows)} rows` : "not trained";
+
 /** Points that no other beats: none has as much y at as small (or as large) an x. */
 function frontier(points, lowX) {
   const better = (a, b) => (lowX ? a.x <= b.x : a.x >= b.x) && a.y >= b.y && (a.x !== b.x || a.y !== b.y);
@@ -60,7 +64,8 @@ function ticks(low, high) {
 function chart(holder, title, x, lowX) {
   const width = 560, height = 400, left = 48, right = 16, top = 12, bottom = 44;
   const points = measured.filter((m) => !hidden.has(m.family))
-    .map((m) => ({ m, x: x(m), y: value(m, state.metric) }))
+    // Four digits: a few bytes in all, spread over the items, are no difference.
+    .map((m) => ({ m, x: Number(x(m).toPrecision(4)), y: value(m, state.metric) }))
     .filter((p) => p.x > 0 && p.y !== null);
   holder.replaceChildren();
   const svg = add(holder, "svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": title });
@@ -101,11 +106,11 @@ function chart(holder, title, x, lowX) {
   for (const p of edge) {
     if (named.has(p.m.method)) continue;
     const place = { x: px(p.x), y: py(p.y) - 9 };
-    if (taken.some((t) => Math.abs(t.x - place.x) < 6.2 * Math.max(t.w, p.m.method.length) && Math.abs(t.y - place.y) < 12)) continue;
+    if (taken.some((t) => Math.abs(t.x - place.x) < 6.2 * Math.max(t.w, short(p.m).length) && Math.abs(t.y - place.y) < 12)) continue;
     named.add(p.m.method);
-    taken.push({ ...place, w: p.m.method.length });
+    taken.push({ ...place, w: short(p.m).length });
     const end = place.x > width - 90 ? "end" : place.x < left + 40 ? "start" : "middle";
-    add(svg, "text", { ...place, "text-anchor": end, class: "name" }, p.m.method);
+    add(svg, "text", { ...place, "text-anchor": end, class: "name" }, short(p.m));
   }
 }
 
@@ -127,8 +132,6 @@ function show(m, mark) {
 }
 function hide() { tip.style.display = "none"; }
 
-const OURS = "compressae";
-const trained = (m) => m.trained_rows ? `trained on ${number(m.trained_rows)} rows` : "not trained";
 /** Name, figure and format of each column. */
 const COLUMNS = [
   ["method", (m) => m.name, (text) => text],

@@ -65,11 +65,13 @@ class Entry:
     def code_size(self, d: int, settings: Mapping[str, Any]) -> Any:
         """Bytes a row that settings end in, for rows of d dimensions: equal for the same index.
 
-        Only some classes round ``code_bytes``; the others make the size that is asked for.
+        Only some classes round ``code_bytes``; the others make codes of just that size.
         """
-        size = getattr(self.builder(), "code_size", None)
-        asked = settings.get("code_bytes")
-        return asked if size is None or asked is None else size(d, asked)
+        rounded = getattr(self.builder(), "code_size", None)
+        code_bytes = settings.get("code_bytes")
+        if rounded is None or code_bytes is None:
+            return code_bytes
+        return rounded(d, code_bytes)
 
 
 _FEWER, _CODES, _INDEX, _SHARED = "fewer bits or dimensions", "quantisers", "indexes", "shared rows"
@@ -181,7 +183,7 @@ def check_settings(name: str, settings: Mapping[str, Any], known: Mapping[str, A
     """Refuse settings that a method does not have.
 
     Raises:
-        InputError: one is not among the known ones.
+        InputError: a setting is not among the known ones.
     """
     for setting in settings:
         if setting not in known:

@@ -41,7 +41,7 @@ def _quantizer(d: int, code_bytes: int) -> Any:
     """The quantiser of most bits a dimension that fits."""
     if code_bytes < 1:
         raise InputError(f"{code_bytes} bytes a row: expected at least 1")
-    quantizers = [
+    quantizers: list[Any] = [
         faiss.IndexRaBitQ(d, faiss.METRIC_INNER_PRODUCT, bits) for bits in range(1, _MOST_BITS + 1)
     ]
     fitting = [quantizer for quantizer in quantizers if quantizer.code_size <= code_bytes]

@@ -67,18 +67,6 @@ class Searcher(Protocol):
         """Find the K best items of each dense query (q, d)."""
 
 
-class Baseline(Searcher, Protocol):
-    """A searcher that also reports its code bytes and constant bytes."""
-
-    @property
-    def code_nbytes(self) -> int:
-        """Bytes of the n codes alone, without ids, links and lists."""
-
-    @property
-    def constant_nbytes(self) -> int:
-        """Bytes in memory that do not grow with n: codebooks, centroids, weights."""
-
-
 #: Ids and scores of one query, best first.
 Ranked = tuple[np.ndarray, np.ndarray]
 

@@ -1,4 +1,4 @@
-"""Cells of the Gowalla table: each judged once, kept in a file of its own, never mixed."""
+"""Cells of the comparison: each is judged once and has a file of its own."""
 
 import json
 import shutil
@@ -22,17 +22,26 @@ from compressae.tables import Table
 from compressae.training.checkpoint import check_same
 
 TOP = 20
-#: What every record has, beside its figures.
+#: Keys of every record, beside its figures.
 KEYS = (
-    "protocol", "model", "seed", "method", "removed", "does_not_fit", "failed", "seconds",
-    "dense_seconds", "method_settings", "machine",
-)  # fmt: skip
+    "protocol",
+    "model",
+    "seed",
+    "method",
+    "removed",
+    "does_not_fit",
+    "failed",
+    "seconds",
+    "dense_seconds",
+    "method_settings",
+    "machine",
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one budget; ``removed`` is the share of the dense table's bytes in per cent,
-    0 for the dense table itself."""
+    """One method at one budget: ``removed`` per cent of the dense table's bytes, 0 for the dense
+    table itself."""
 
     setting: Setting
     seed: int
@@ -45,12 +54,12 @@ class Cell:
         return f"{setting.protocol}-{setting.model}-{self.method.name}-{self.removed:g}-{self.seed}"
 
     def budget(self, n: int) -> int:
-        """Bytes that a table of n rows may have."""
+        """Bytes of the budget of n rows."""
         return int(n * self.setting.dim * 4 * (100 - self.removed) / 100 + 1e-6)
 
 
 class Store:
-    """The folder OUT: ``cells/NAME.json``, ``dense/`` and, while cells are made, ``work/``.
+    """The folder OUT: ``cells/NAME.json``, ``dense/`` and, during training, ``work/``.
 
     Raises:
         InputError: it cannot be written.
@@ -68,42 +77,42 @@ class Store:
             ) from error
 
     def records(self) -> list[dict[str, Any]]:
-        """All cells that are done, by name.
+        """Read all cells, by name.
 
         Raises:
-            InputError: a file that is no cell.
+            InputError: a file is no cell.
         """
-        found = []
+        records = []
         for path in sorted(self.cells.glob("*.json")):
             try:
                 record = json.loads(path.read_text())
                 if missing := [name for name in KEYS if name not in record]:
                     raise KeyError(*missing)
                 settings = {"recipe": {}, **record["settings"]}
-                found.append({**record, "name": path.stem, "settings": settings})
+                records.append({**record, "name": path.stem, "settings": settings})
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{path}: damaged, or no cell; remove it, and it is made anew"
                 ) from error
-        return found
+        return records
 
     def check(self, setting: Setting, whole: Split) -> None:
-        """Refuse to go on where cells of this protocol and model had other settings or data.
+        """Refuse to mix cells of a protocol and model with other settings or data.
 
         Raises:
-            InputError: it says which setting differs.
+            InputError: names the setting that differs.
         """
-        wanted = {**setting.record(), **_data(whole)}
+        current = {**setting.record(), **_data(whole)}
         for record in self.records():
             if (record["protocol"], record["model"]) != (setting.protocol, setting.model):
                 continue
-            kept = record["settings"]
-            found, asked = ({**x, **x["recipe"], "recipe": 0} for x in (kept, wanted))
+            both = record["settings"], current
+            saved, current_flat = ({**x, **x["recipe"], "recipe": 0} for x in both)
             cure = "give the same settings and data, or another output folder"
-            check_same(f"{self.cells / record['name']}.json: made with", found, asked, cure)
+            check_same(f"{self.cells / record['name']}.json: made with", saved, current_flat, cure)
 
     def done(self, cell: Cell) -> bool:
-        """Is it there? One that failed is made again, one that does not fit is not.
+        """Whether a cell is done: one that failed is not, one that does not fit is.
 
         Raises:
             InputError: it was made with other settings of its method.
@@ -122,7 +131,7 @@ class Store:
         return True
 
     def make(self, cell: Cell, whole: Split) -> dict[str, Any]:
-        """Train, judge and write a cell; gives its record."""
+        """Train, judge and write a cell; returns its record."""
         setting = cell.setting
         seen, judged = setting.splits(whole, cell.seed)
         work = self.folder / "work" / cell.name
@@ -163,16 +172,16 @@ class Store:
             "version": library_version(),
         }
         write_json(self.cells / f"{cell.name}.json", record)
-        if not record["failed"]:  # What failed for want of disk space, say, goes on from there.
+        if not record["failed"]:  # A failed cell (a full disk, say) goes on from there.
             shutil.rmtree(work, ignore_errors=True)
         return record
 
 
 def sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
-    """What a table takes of its budget, as the method counts it.
+    """Bytes of a table and its share of the budget, as the method counts them.
 
     Raises:
-        InputError: it takes more.
+        InputError: the table is over its budget.
     """
     if method.counts == "items":
         assert isinstance(table, JoinedTable)
@@ -191,34 +200,33 @@ def sizes(method: Method, table: Table, budget: int) -> dict[str, Any]:
 
 
 def _judge(bench: Workbench, method: Method, table: Table, judged: Split) -> dict[str, Any]:
-    """Recall@20 and NDCG@20, training pairs left out of the rankings.
+    """Recall@20 and NDCG@20, training pairs masked.
 
-    ``…_hidden`` of protocol "bet" is the same with validation pairs left out, too: BET's public
-    code leaves out training pairs alone, but which of the two gave its published figures is not
-    certain.
+    ``…_hidden`` of protocol "bet" masks validation pairs too: BET's public code masks only training
+    pairs, but which of the two gave its published figures is not certain.
     """
     model = bench.served(table) if method.counts == "items" else bench.recommender(table)
     scores, setting = model.scorer(), bench.setting
-    asked: dict[str, tuple[csr_array, csr_array]] = {}
+    cases: dict[str, tuple[csr_array, csr_array]] = {}
     if judged.valid.nnz:
-        asked["valid_"] = (judged.valid, judged.train)
+        cases["valid_"] = (judged.valid, judged.train)
     if setting.test:
-        asked[""] = (judged.test, judged.train)
+        cases[""] = (judged.test, judged.train)
         if setting.protocol == "bet":
-            asked["hidden_"] = (judged.test, csr_array(judged.train + judged.valid))
-    found: dict[str, Any] = {}
-    for prefix, (relevant, seen) in asked.items():
+            cases["hidden_"] = (judged.test, csr_array(judged.train + judged.valid))
+    figures: dict[str, Any] = {}
+    for prefix, (relevant, seen) in cases.items():
         quality = evaluate(scores, relevant, seen, TOP)
         hidden = prefix == "hidden_"
         before, after = ("", "_hidden") if hidden else (prefix, "")
-        found[f"{before}recall{TOP}{after}"] = quality.recall
-        found[f"{before}ndcg{TOP}{after}"] = quality.ndcg
-        found[f"{before}users{after}"] = quality.users
-    return found
+        figures[f"{before}recall{TOP}{after}"] = quality.recall
+        figures[f"{before}ndcg{TOP}{after}"] = quality.ndcg
+        figures[f"{before}users{after}"] = quality.users
+    return figures
 
 
 def _data(whole: Split) -> dict[str, Any]:
-    """What tells data apart: counts and sums of ids."""
+    """Sizes and checksums of the data."""
     parts = {"train": whole.train, "test": whole.test}
     return {
         "users": whole.n_users,

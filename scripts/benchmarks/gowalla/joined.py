@@ -1,4 +1,4 @@
-"""Tables one after another, as users and items that are compressed apart."""
+"""Concatenate tables: users and items that are compressed apart."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from compressae.tables import Table
 
 
 class JoinedTable(Table):
-    """Rows of all of ``tables`` in their order, ids counted through.
+    """Rows of all ``tables`` in order, with consecutive ids.
 
     Equal to ``torch.cat([table.rows() for table in tables])[ids]``.
 
@@ -28,18 +28,18 @@ class JoinedTable(Table):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what all of them store."""
+        """Bytes of all tables."""
         return sum(int(table.nbytes) for table in self.parts)  # type: ignore[arg-type]
 
     def _lookup(self, ids: Tensor) -> Tensor:
-        places, rows, start = [], [], 0
+        positions, rows, start = [], [], 0
         for table in self.parts:
             stop = start + int(table.num_embeddings)  # type: ignore[arg-type]
-            places.append(((ids >= start) & (ids < stop)).nonzero()[:, 0])
-            rows.append(table(ids[places[-1]] - start))
+            positions.append(((ids >= start) & (ids < stop)).nonzero()[:, 0])
+            rows.append(table(ids[positions[-1]] - start))
             start = stop
-        found = torch.cat(rows)
-        return torch.empty_like(found).index_copy(0, torch.cat(places), found)
+        joined = torch.cat(rows)
+        return torch.empty_like(joined).index_copy(0, torch.cat(positions), joined)
 
     def _all_rows(self) -> Tensor:
         return torch.cat([table.rows() for table in self.parts])  # type: ignore[operator]

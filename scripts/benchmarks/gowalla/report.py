@@ -1,4 +1,4 @@
-"""The Gowalla table and its picture, from the cells alone."""
+"""The comparison as Markdown and as a picture, from the cells."""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -11,21 +11,21 @@ from benchmarks.gowalla.methods import METHODS
 
 Record = dict[str, Any]
 
-#: Rows as published, Recall@20 by per cent removed: BET, arXiv 2310.14884, Gowalla with LightGCN,
-#: d = 128, which counts numbers alone; its split, seeds and machine are not ours.
+#: Published Recall@20 by per cent removed: BET, arXiv 2310.14884, Gowalla with LightGCN, d = 128,
+#: which counts numbers only; its split, seeds and machine are not ours.
 PUBLISHED = {
     "uniform": {80: 0.1674, 90: 0.1477, 95: 0.1085},
     "random sizes": {80: 0.1583, 90: 0.1403, 95: 0.1178},
     "CIESS": {80: 0.1750, 90: 0.1589, 95: 0.1214},
     "BET": {80: 0.1753, 90: 0.1620, 95: 0.1374},
 }
-#: Recall@20 and NDCG@20 of the dense table as published: LightGCN, arXiv 2002.02126, d = 64.
+#: Published Recall@20 and NDCG@20 of the dense table: LightGCN, arXiv 2002.02126, d = 64.
 PUBLISHED_DENSE = (0.1830, 0.1554)
 _GOWALLA = (29858, 40981)
 
 
 def groups(records: Iterable[Record]) -> list[tuple[str, str, list[Record]]]:
-    """Cells by (protocol, model)."""
+    """Group cells by (protocol, model)."""
 
     def key(record: Record) -> tuple[str, str]:
         return record["protocol"], record["model"]
@@ -72,7 +72,7 @@ _PROTOCOLS = {"lightgcn": "LightGCN split", "bet": "BET's protocol (50/25/25 per
 
 
 def rows(found: list[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of one table: methods by budgets, published rows last, without dense."""
+    """Header and lines of one table: methods by budgets, without dense, published rows last."""
     budgets = sorted({record["removed"] for record in found if record["removed"]})
     header = ["method"]
     for removed in budgets:
@@ -81,10 +81,10 @@ def rows(found: list[Record]) -> tuple[list[str], list[list[str]]]:
     for name in methods(found):
         if name == "dense":
             continue
-        mine = [record for record in found if record["method"] == name]
+        cells = [record for record in found if record["method"] == name]
         line = [METHODS[name].label if name in METHODS else name]
         for removed in budgets:
-            line += _entry([record for record in mine if record["removed"] == removed])
+            line += _entry([record for record in cells if record["removed"] == removed])
         lines.append(line)
     if is_published(found[0]):
         for name, figures in PUBLISHED.items():
@@ -96,32 +96,31 @@ def rows(found: list[Record]) -> tuple[list[str], list[list[str]]]:
 
 
 def dense_line(found: list[Record]) -> str:
-    """The dense table of all bytes, in one line; empty where it has no cell."""
-    mine = [record for record in found if record["method"] == "dense"]
-    if not mine:
+    """The dense table in one line, or "" without a cell."""
+    cells = [record for record in found if record["method"] == "dense"]
+    if not cells:
         return ""
-    quality, width, seconds = _entry(mine)
+    quality, width, seconds = _entry(cells)
     line = f"Dense, nothing removed: {quality}" + f", {width} B, {seconds} s" * bool(width)
-    if _is_published_dense(mine[0]):
+    if _is_published_dense(cells[0]):
         recall, ndcg = (f"{x:.4f}"[1:] for x in PUBLISHED_DENSE)
         line += f"; published: {recall} / {ndcg}"
     return line + "."
 
 
 def methods(found: list[Record]) -> list[str]:
-    """Names of methods that have cells, in the order of the registry."""
+    """Names of the methods with cells, in the order of METHODS."""
     there = dict.fromkeys(record["method"] for record in found)
     return [n for n in METHODS if n in there] + [n for n in there if n not in METHODS]
 
 
 def figure_of(record: Record, name: str = f"recall{TOP}") -> float | None:
-    """A figure by which a cell is shown: of the test pairs, or of validation where none is there;
-    None where there is no figure."""
+    """A figure of the test pairs, or else of the validation pairs, or None."""
     return record.get(name, record.get(f"valid_{name}"))
 
 
 def is_published(record: Record) -> bool:
-    """Were published rows of BET measured on this data, model and width?"""
+    """Whether BET's published rows are of this data, model and width."""
     setting = record["settings"]
     same = (record["protocol"], record["model"], setting["dim"]) == ("bet", "lightgcn", 128)
     return same and setting["test"] and (setting["users"], setting["items"]) == _GOWALLA
@@ -134,7 +133,7 @@ def _is_published_dense(record: Record) -> bool:
 
 
 def _entry(cells: list[Record]) -> list[str]:
-    """Quality, bytes a row and seconds of the cells of all seeds."""
+    """(quality, bytes a row, seconds) over the seeds of a cell."""
     if not cells:
         return ["", "", ""]
     for reason, said in (("does_not_fit", "does not fit"), ("failed", "failed")):
@@ -167,7 +166,7 @@ def _notes(found: list[Record]) -> str:
 
 
 def _hidden(found: list[Record]) -> str:
-    """Recall with validation pairs hidden, too, as lines of a list."""
+    """A list of Recall with validation pairs masked too."""
     name = f"recall{TOP}_hidden"
     lines = []
     for method in methods(found):
@@ -195,10 +194,9 @@ def _line(cells: list[str]) -> str:
 
 
 def draw(records: list[Record], path: Path) -> bool:
-    """Recall@20 over bytes a row, one line a method, as a PNG; False where matplotlib is missing.
+    """Draw Recall@20 over bytes a row, a line a method, as a PNG; False without matplotlib.
 
-    The dense table is a dashed line, published figures of BET are crosses, at the bytes of their
-    numbers.
+    The dense table is a dashed line, BET's published figures are crosses.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -211,9 +209,9 @@ def draw(records: list[Record], path: Path) -> bool:
     for axes, (protocol, model, cells) in zip(panels, found, strict=False):
         budgets = {record["removed"] for record in cells if record["removed"]}
         for name in methods(cells):
-            number = known.index(name) if name in known else len(known)  # Alike in all panels.
+            number = known.index(name) if name in known else len(known)  # The same in all panels.
             if name in METHODS and METHODS[name].counts == "items":
-                continue  # Their users are dense: the bytes of a row are not those of the others.
+                continue  # Their users are dense: bytes a row do not compare.
             points = _points([record for record in cells if record["method"] == name])
             label = METHODS[name].label if name in METHODS else name
             if not points:
@@ -246,11 +244,11 @@ def draw(records: list[Record], path: Path) -> bool:
 
 
 def _points(cells: list[Record]) -> list[tuple[float, float]]:
-    """(bytes a row, recall) of each budget, means over seeds, by bytes."""
+    """(bytes a row, recall) of each budget, means over seeds, ascending."""
     points = []
     for removed in {record["removed"] for record in cells}:
-        mine = [r for r in cells if r["removed"] == removed and figure_of(r) is not None]
-        if mine:
-            width = float(np.mean([record["bytes_a_row"] for record in mine]))
-            points.append((width, float(np.mean([figure_of(record) for record in mine]))))
+        of_budget = [r for r in cells if r["removed"] == removed and figure_of(r) is not None]
+        if of_budget:
+            width = float(np.mean([record["bytes_a_row"] for record in of_budget]))
+            points.append((width, float(np.mean([figure_of(record) for record in of_budget]))))
     return sorted(points)

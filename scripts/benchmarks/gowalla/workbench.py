@@ -1,4 +1,4 @@
-"""What a method of the Gowalla table works with: pairs, a recipe, trained dense rows, training."""
+"""The workbench of a method: pairs, a recipe, trained dense rows, and training."""
 
 import shutil
 import time
@@ -23,26 +23,26 @@ from compressae.tables import FullTable, Table
 from compressae.training.checkpoint import check_same
 
 DENSE = "dense recommender"
-#: Share of the training pairs that is held out where protocol "lightgcn" is not tested.
+#: Share of the training pairs held out where protocol "lightgcn" is not tested.
 HELD_OUT = 0.1
 
 
 class DoesNotFit(InputError):
-    """The budget is too small for the least table of a method."""
+    """The budget is too small for the smallest table of a method."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells of one protocol and model share.
+    """Settings that all cells of one protocol and model share.
 
     Attributes:
-        protocol: "lightgcn", the split of the file; or "bet", 50/25/25 of each user's pairs.
+        protocol: "lightgcn", the split of the file, or "bet", 50/25/25 of each user's pairs.
         model: see ``models.MODELS``.
-        dim: d of the dense table, by which budgets are counted.
-        recipe: its seed counts for nothing.
-        test: judged on the test pairs; False for validation pairs alone.
-        layers: of LightGCN.
-        std: of the entries of a table at the start.
+        dim: d of the dense table, which budgets refer to.
+        recipe: its seed is ignored.
+        test: judge on the test pairs; False: on validation pairs only.
+        layers: layers of LightGCN.
+        std: standard deviation of a table's initial entries.
     """
 
     protocol: str
@@ -55,19 +55,18 @@ class Setting:
 
     @property
     def unit(self) -> Unit:
-        """Which rows are scaled to length 1."""
+        """Rows that are scaled to length 1."""
         return "users" if self.recipe.loss == "softmax" else "none"
 
     def splits(self, whole: Split, seed: int) -> tuple[Split, Split]:
-        """The split that training sees, and that by which a table is judged.
+        """(split to train on, split to judge by).
 
-        "lightgcn" trains on all training pairs for all epochs of the recipe; without ``test`` on
-        those that are not held out, and the held-out ones judge. "bet" keeps the epoch that is best
-        on its validation pairs.
+        "lightgcn" trains on all training pairs for all epochs of the recipe; without ``test`` a
+        share of them is held out and judges. "bet" keeps the epoch best on its validation pairs.
         """
         if self.protocol == "bet":
-            found = bet_split(whole, seed)
-            return found, found
+            split = bet_split(whole, seed)
+            return split, split
         if self.test:
             return whole, whole
         held = hold_out(whole, HELD_OUT, seed)
@@ -75,27 +74,27 @@ class Setting:
         return Split(held.train, none, held.test), held
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
-        found = asdict(self)
-        del found["recipe"]["seed"]
-        return found
+        """The settings as JSON."""
+        settings = asdict(self)
+        del settings["recipe"]["seed"]
+        return settings
 
 
 @dataclass
 class Workbench:
-    """Given to a method for one cell; a table that it gives back is judged by ``recommender``.
+    """The argument of a method for one cell; the table it returns is judged by ``recommender``.
 
     Attributes:
-        setting: what all cells share.
-        split: the pairs that training may see.
-        seed: of the cell.
-        folder: for checkpoints of this cell, so that an interrupted training goes on.
-        dense_folder: where the trained dense table of this setting and seed is kept.
-        what: the cell, in words.
-        facts: what the method tells about its table, for the record (``note``).
-        trainings: what was trained for this cell, in order.
-        seconds: of training and quantising for this cell, the dense table not counted.
-        dense_seconds: of the training of the dense rows, where they were used.
+        setting: settings that all cells share.
+        split: the pairs to train on.
+        seed: seed of the cell.
+        folder: checkpoints of this cell, so that interrupted training goes on.
+        dense_folder: the trained dense table of this setting and seed.
+        what: name of the cell.
+        facts: facts about the table, for the record (``note``).
+        trainings: trainings of this cell, in order.
+        seconds: seconds of training and quantising for this cell, without the dense table.
+        dense_seconds: seconds of training the dense rows, if they were used.
         dense_training: that training, as in ``trainings``.
     """
 
@@ -129,10 +128,10 @@ class Workbench:
         return self.setting.dim
 
     def widest(self, d: int) -> int:
-        """The most dimensions, d at most, that the model takes (NCF: a multiple of 4).
+        """The largest width ≤ d that the model takes (NCF: a multiple of 4).
 
         Raises:
-            DoesNotFit: there are none.
+            DoesNotFit: there is none.
         """
         step = 4 if self.setting.model == "ncf" else 1
         if d < step:
@@ -140,35 +139,35 @@ class Workbench:
         return d - d % step
 
     def full(self, d: int) -> FullTable:
-        """A dense table (n, d) at the start."""
+        """An initial dense table (n, d)."""
         return FullTable(self.n, d, std=self.setting.std)
 
     def decay(self, entries: float) -> float:
-        """Of rows of so many entries."""
+        """Decay for rows of so many entries."""
         return self.recipe.narrow_decay(entries / self.dim)
 
     def note(self, **facts: Any) -> None:
-        """Keep facts about the table, anything JSON can hold."""
+        """Add facts about the table to the record, as JSON."""
         self.facts.update(facts)
 
     def recommender(self, table: Table) -> MF:
-        """The model over a table, its other weights (NCF's layers) those trained last."""
+        """The model over a table, with the last trained other weights (NCF's layers)."""
         model = self.make(table, self.split.train)
         model.load_state_dict(self._weights, strict=False)
         return model
 
     def make(self, table: nn.Module, train: csr_array) -> MF:
-        """The model over a table and other training pairs, at its start."""
+        """An initial model over a table and other training pairs."""
         setting = self.setting
         return recommender(setting.model, table, train, setting.unit, setting.layers)
 
     def keep(self, model: MF) -> Table:
-        """The table of a model trained elsewhere; its other weights are those trained last."""
+        """Take the table and the other weights of a model trained elsewhere."""
         self._weights = _others(model)
         return model.table  # type: ignore[return-value]
 
     def served_rows(self) -> tuple[FullTable, np.ndarray]:
-        """Rows as the dense model scores them: users as a table, and items (n_items, d).
+        """Rows as the dense model scores them: a table of users, and items (n_items, d).
 
         Raises:
             DoesNotFit: scores are no dot products (NCF).
@@ -181,14 +180,14 @@ class Workbench:
         return FullTable.from_dense(users), items.numpy()
 
     def served(self, table: Table) -> MF:
-        """The model of rows as they are scored: dot products alone."""
+        """A model of rows as they are scored: plain dot products."""
         return recommender("mf", table, self.split.train)
 
     def searched(self) -> tuple[Split, MF]:
-        """Training and validation pairs to search by, and the dense model of these training pairs.
+        """A split with validation pairs to search by, and the dense model of its training pairs.
 
-        Where there is no validation pair, a share of the training pairs is held out, and the dense
-        model of the others is trained and kept beside the dense table.
+        Without validation pairs a share of the training pairs is held out, and a dense model of the
+        others is trained and stored beside the dense table.
         """
         if self.split.valid.nnz:
             dense = FullTable.from_dense(self.dense_rows())
@@ -204,11 +203,11 @@ class Workbench:
     def train(
         self, table: Table, name: str = "train", cold: bool = True, **changes: Any
     ) -> Outcome:
-        """Train a table in place, by the recipe with ``changes``; a checkpoint is taken up.
+        """Train a table in place, by the recipe with ``changes``; resumes its checkpoint.
 
         Args:
-            name: of the checkpoint, one for each training of a cell.
-            cold: the model's other weights start anew; otherwise from those trained last.
+            name: name of the checkpoint, unique within a cell.
+            cold: reset the model's other weights; otherwise they go on from the last training.
         """
         recipe = replace(self.recipe, **changes)
         if cold:
@@ -222,7 +221,7 @@ class Workbench:
         return outcome
 
     def _fit(self, model: MF, split: Split, recipe: Recipe, checkpoint: Path, name: str) -> Outcome:
-        """Train a model in place; what a checkpoint has of it is taken up."""
+        """Train a model in place, from its checkpoint if there is one."""
         run = Run(model, split, recipe)
         if checkpoint.exists():
             run.resume(checkpoint)
@@ -230,7 +229,7 @@ class Workbench:
             return run.fit(checkpoint, report)
 
     def trained(self, name: str, outcome: Outcome, recipe: Recipe, dim: int) -> None:
-        """Keep for the record what was trained."""
+        """Add a training to the record."""
         self.trainings.append(
             {
                 "name": name,
@@ -244,16 +243,16 @@ class Workbench:
         )
 
     def dense_rows(self) -> np.ndarray:
-        """The trained dense rows (n, d) float32; the model's other weights become theirs.
+        """Trained dense rows (n, d) float32; sets the model's other weights too.
 
-        They are trained when first asked for, by the recipe, and kept for all cells of this
-        setting and seed.
+        They are trained by the recipe on first use, and stored for all cells of this setting and
+        seed.
 
         Raises:
-            InputError: those that are kept were trained with other settings or data.
+            InputError: the stored ones were trained with other settings or data.
         """
         train = self.split.train
-        wanted = {
+        current = {
             "setting": self.setting.record(),
             "seed": self.seed,
             "train_pairs": [*train.shape, *fingerprint(train)],
@@ -269,31 +268,31 @@ class Workbench:
             torch.manual_seed(self.seed)
             table = bench.full(self.dim)
             bench.train(table)
-            settings = {**wanted, "training": bench.trainings[0]}
+            settings = {**current, "training": bench.trainings[0]}
             arrays = {"table": {"rows": table.weight.detach().numpy()}}
             if bench._weights:
                 arrays["others"] = {k: v.numpy() for k, v in bench._weights.items()}
             save_artifact(self.dense_folder, DENSE, settings, arrays)
             shutil.rmtree(bench.folder)
             torch.manual_seed(self.seed)
-        kept = load_artifact(self.dense_folder, DENSE)
+        stored = load_artifact(self.dense_folder, DENSE)
         cure = "give the same settings, or another output folder"
-        check_same(f"{self.dense_folder}: trained with", kept.settings, wanted, cure)
-        others = kept.tensors.get("others", {})
+        check_same(f"{self.dense_folder}: trained with", stored.settings, current, cure)
+        others = stored.tensors.get("others", {})
         self._weights = {name: torch.from_numpy(np.array(x)) for name, x in others.items()}
-        self.dense_training = kept.settings["training"]
+        self.dense_training = stored.settings["training"]
         self.dense_seconds = self.dense_training["seconds"]
-        return np.array(kept.tensors["table"]["rows"])
+        return np.array(stored.tensors["table"]["rows"])
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count what is done inside as seconds of training."""
+        """Count the time of a block as training."""
         started = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - started
 
 
 def _others(model: MF) -> dict[str, Tensor]:
-    """The weights (state) of a model that are not its table's, copied."""
+    """Copy the weights of a model other than its table's."""
     state = model.state_dict().items()
     return {name: x.detach().clone() for name, x in state if not name.startswith("table.")}

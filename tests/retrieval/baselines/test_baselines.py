@@ -128,6 +128,19 @@ def test_components_in_eight_bits_are_near_those_in_floats(rows):
     assert recall_at(small.ids, large.ids, 20) > 0.9
 
 
+def test_components_of_a_sample_do_not_overflow_eight_bits(rows):
+    items, queries, _ = rows
+    order = np.argsort(np.abs(items).max(1))  # The rows of the sample have small components.
+    drawn = np.random.default_rng(0).permutation(N)
+    shuffled = np.empty_like(items)
+    shuffled[drawn] = items[order]
+    searcher = build("pca-int8", shuffled, code_bytes=8, train_rows=300)
+    assert searcher.trained_rows == 300
+    whole = build("pca", shuffled, code_bytes=32, train_rows=300)
+    small, large = searcher.search(queries, 20), whole.search(queries, 20)
+    assert recall_at(small.ids, large.ids, 20) > 0.75
+
+
 def test_rows_without_anything_in_the_kept_dimensions_stay_finite():
     items = np.zeros((300, 8), np.float32)
     items[:, 7] = 1

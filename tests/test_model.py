@@ -57,9 +57,7 @@ def test_decode_passes_gradcheck_in_double():
     indices = torch.tensor([[0, 3], [3, 1]], dtype=torch.int32)
     values = torch.randn(2, 2, dtype=torch.double, requires_grad=True)
     weights = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda v, w: model_ops.decode(indices, v, w), (values, weights)
-    )
+    assert torch.autograd.gradcheck(lambda v, w: model_ops.decode(indices, v, w), (values, weights))
 
 
 def test_encoding_ignores_the_length_of_rows(model, x):

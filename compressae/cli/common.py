@@ -184,8 +184,6 @@ def encode_rows(
         "--importance": options["importance"],
         "--like": options["like"],
     }
-    if value_type is None and options["no_refit"]:
-        value_type = "float32"
     if value_type not in (None, *PACKED_TYPES):
         for name, value in packed_only.items():
             if value:

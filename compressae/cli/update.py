@@ -7,11 +7,12 @@ import click
 
 from compressae.cli import common
 from compressae.cli.progress import progress
+from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.inverted import KIND as INVERTED
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.io.artifacts import read_config
-from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
 
 
 @click.command(
@@ -43,6 +44,9 @@ def update(
         raise click.UsageError("nothing to do: give --add or --remove")
     if ids is not None and add is None:
         raise click.UsageError("--ids are those of --add, which is missing")
+    # Everything is read and checked before rows are encoded, which takes longest.
+    removed_ids = None if remove is None else common.load_ids(remove)
+    new_ids = None if ids is None else common.load_ids(ids)
     searcher: InvertedIndex | CompressedIndex
     rows: Any = None
     if read_config(index)["kind"] == INVERTED:
@@ -50,18 +54,20 @@ def update(
         rows = None if add is None else common.sparse_rows(add)
     else:
         searcher = CompressedIndex.load(index)
-        rows = None if add is None else _encode(searcher, add)
+        rows = None if add is None else open_embeddings(add)
+    if new_ids is not None and len(new_ids) != len(rows):
+        raise InputError(f"{len(new_ids)} ids for {len(rows)} rows; expected one a row")
     removed = added = replaced = 0
-    if remove is not None:
-        removed_ids = common.load_ids(remove)
+    if removed_ids is not None:
         searcher.remove(removed_ids)
         removed = len(removed_ids)
     if add is not None:
-        new_ids = None if ids is None else common.load_ids(ids)
         if new_ids is not None:
             replaced_ids = new_ids[searcher.segments.known(new_ids)]
             searcher.remove(replaced_ids)
             replaced = len(replaced_ids)
+        if isinstance(searcher, CompressedIndex):
+            rows = _encode(searcher, rows)
         added = len(searcher.add(rows, new_ids)) - replaced
     searcher.save(index)
     common.say(
@@ -76,12 +82,11 @@ def update(
     )
 
 
-def _encode(index: CompressedIndex, table: Path) -> Any:
+def _encode(index: CompressedIndex, rows: Embeddings) -> Any:
     """Encode a table like the codes of the index."""
-    rows = open_embeddings(table)
     from compressae.coding.compress import encode_like
     from compressae.model import CompresSAE
 
     model = CompresSAE.from_projection(index.projection)
     with progress("encoding") as show:
-        return encode_like(model, rows, index.codes, show)
+        return encode_like(model, rows, index.segments.parts[0].codes, show)

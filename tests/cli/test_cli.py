@@ -107,6 +107,7 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
         ),
         "budget": (budget, 5),
         "like": (["--like", made / "codes"], 5),
+        "like budget": (["--like", tmp_path / "budget"], 5),
     }
     for name, (options, row) in expected.items():
         out = succeed(*command, "-o", tmp_path / name, "--json", *options)
@@ -130,9 +131,8 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
         (["--budget", "5 B/row", "--importance", tmp_path / "letters.npy"], "one number a row"),
         (["--budget", "5 B/row", "--importance", tmp_path / "empty.npy"], "one number a row"),
         (["--budget", "5 B/row", "--importance", tmp_path / "several.npz"], "one number a row"),
-        (["--like", tmp_path / "budget"], "without one; give a budget"),
         (["--like", made / "index"], "is index; expected"),
-        (["--like", tmp_path / "int8"], "expected packed ones"),
+        (["--like", tmp_path / "int8"], "holds no PackedCodes"),
         (["--residual-bytes", 17], "17 residual bytes: expected 0 to 16"),
         (["--nonzeros", 65], "65 nonzeros: expected 1 to 64"),
     ]:

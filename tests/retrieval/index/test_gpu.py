@@ -5,7 +5,7 @@ import pytest
 import torch
 from code_forms import make_codes
 
-from compressae import CompresSAE, InputError
+from compressae import CompresSAE, InputError, encode_like
 from compressae.kernels.backend import use
 from compressae.kernels.scan import SCAN_BLOCK
 from compressae.retrieval import CompressedIndex, GpuIndex
@@ -144,7 +144,7 @@ def test_a_living_index_is_taken_as_it_is(model, table, queries, device):
             model.projection, codes, ids=np.arange(300) * 10, projection_type="float32"
         )
         index.remove([20, 30])
-        index.add(table[300:400], ids=np.arange(100) + 5000)
+        index.add(encode_like(model, table[300:400], index.codes), ids=np.arange(100) + 5000)
     gpu = GpuIndex(index, device)
     before = on_cpu(index, queries, 50)
     check(gpu.search(queries, 50), before)
@@ -179,10 +179,10 @@ def test_bad_input_is_refused_as_by_the_index(indexes, queries, device):
         gpu.search(queries, 5, candidates=4)
     with pytest.raises(InputError, match="scoring 'cosine': expected one of"):
         gpu.search(queries, 5, scoring="cosine")
-    listless = CompressedIndex(index.model, index.codes, lists=False)
+    listless = CompressedIndex(index.projection, index.codes, lists=False)
     with pytest.raises(InputError, match="of an index without posting lists"):
         GpuIndex(listless, device).search(queries, 5, candidates=9)
-    with pytest.raises(InputError, match="budget 'much': expected bytes"):
+    with pytest.raises(InputError, match="memory 'much': expected bytes"):
         GpuIndex(index, device, memory="much")
     with pytest.raises(InputError, match="memory of 100 bytes: expected at least"):
         GpuIndex(index, device, memory=100)

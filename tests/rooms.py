@@ -7,6 +7,7 @@ import ast
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 #: Rooms from the top down: a module imports from its own room and the rooms below it. Inside a
 #: list a room is a module, a package, or several side by side that do not import each other.
@@ -161,8 +162,58 @@ def rooms_of(arrows: dict[str, set[str]], depth: int = 2) -> dict[str, set[str]]
     return dict(found)
 
 
+def layers(between: dict[str, set[str]]) -> dict[str, int]:
+    """The layer of each room: one above the highest room that it imports; circles count once."""
+    found: dict[str, int] = {}
+
+    def layer(room: str, above: tuple[str, ...] = ()) -> int:
+        if room not in found and room not in above:
+            below = [layer(other, (*above, room)) for other in between.get(room, ())]
+            found[room] = 1 + max(below, default=0)
+        return found.get(room, 0)
+
+    for room in between:
+        layer(room)
+    return found
+
+
+def trace(root: Path, between: dict[str, set[str]]) -> None:
+    """Print the pairs of functions that call each other across rooms while rows are compressed."""
+    sys.path.insert(0, str(root))
+    import compressae
+
+    items = compressae.load_sample().embeddings.subset(range(2000))
+    model = compressae.train(items, compressae.TrainConfig(latents=256, nonzeros=8, steps=2))
+    pairs: set[tuple[str, str, str, str]] = set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event != "call" or frame.f_back is None:
+            return
+        ends = []
+        for one in (frame.f_back, frame):
+            name = one.f_globals.get("__name__", "")
+            room = next((r for r in sorted(between, key=len, reverse=True)
+                         if name == r or name.startswith(r + ".")), "")  # fmt: skip
+            ends += [room, one.f_code.co_qualname]
+        if ends[0] and ends[2] and ends[0] != ends[2]:
+            pairs.add((ends[0], ends[1], ends[2], ends[3]))
+
+    work = getattr(model, "compress", None) or (lambda x: compressae.compress(model, x))
+    sys.setprofile(note)
+    try:
+        work(items)
+    finally:
+        sys.setprofile(None)
+    rank = layers(between)
+    up = [pair for pair in pairs if rank[pair[2]] > rank[pair[0]]]
+    print(f"compress(items): {len(pairs)} pairs of functions across rooms, {len(up)} of them up")
+    for caller_room, caller, room, callee in sorted(up):
+        print(f"  {caller_room}: {caller} -> {room}: {callee}")
+
+
 def main() -> None:
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1])
+    words = [word for word in sys.argv[1:] if word != "--trace"]
+    root = Path(words[0] if words else Path(__file__).parents[1]).resolve()
     arrows = graph(root)
     between = rooms_of(arrows)
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in modules(root).values())
@@ -171,6 +222,8 @@ def main() -> None:
     for what, found in (("modules", circles(arrows)), ("rooms", circles(between))):
         print(f"{len(found)} circles of {what}" + "".join(f"\n  {' <-> '.join(c)}" for c in found))
     print(f"{len(climbs(arrows))} imports that climb" + "".join(f"\n  {c}" for c in climbs(arrows)))
+    if "--trace" in sys.argv:
+        trace(root, between)
 
 
 if __name__ == "__main__":

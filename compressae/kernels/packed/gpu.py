@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressae.kernels.packed import SPARE, Layout
+from compressae.kernels.packed.layout import SPARE, Layout
 
 
 def pack(head: Tensor, indices: Tensor, codes: Tensor, shifts: np.ndarray, id_bits: int) -> Tensor:

@@ -14,6 +14,8 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     VIRTUAL_ENV="$PWD/.venv"
 fi
 export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH"
+# OpenMP threads sleep while they wait: on a busy machine threads that spin take many times as long.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 # A stamp says what was installed last, so that a second run needs no network.
 stamp="$VIRTUAL_ENV/.compressae-$1"

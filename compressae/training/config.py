@@ -105,7 +105,7 @@ def held_out_rows(n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Split n rows at random: (held-out rows (count,), the other rows (n − count,)), int64.
 
     >>> held_out_rows(5, 2)
-    (array([4, 2]), array([3, 1, 0]))
+    (array([2, 4]), array([3, 0, 1]))
     """
     order = np.random.default_rng(0).permutation(n)
     return order[:count], order[count:]

@@ -43,16 +43,16 @@ def test_search_is_timed_beside_what_is_installed(tmp_path):
 @pytest.mark.slow
 def test_dense_search_is_timed_beside_faiss(tmp_path):
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((200, 64))[rng.integers(0, 200, 11_000)]
+    rows = rng.standard_normal((200, 64))[rng.integers(0, 200, 5_000)]
     np.save(tmp_path / "table.npy", (rows + rng.standard_normal(rows.shape)).astype(np.float32))
     done = run(
         "benchmarks/search", "dense", tmp_path / "table.npy", tmp_path / "out", "--rounds", 1,
-        "--queries", 20, "--codes", "8+48", "--rows", 12_000,
+        "--queries", 20, "--codes", "8+48", "--rows", 4_500,
         "--without", "PQ,RaBitQ,SQ,hnswlib,usearch,annoy",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     points = json.loads((tmp_path / "out" / "dense.json").read_text())["points"]
-    assert {p["rows"] for p in points} == {12_000}
+    assert {p["rows"] for p in points} == {4_500}
     by_name = {(p["engine"], p["setting"]): p for p in points}
     assert by_name["faiss Flat", ""]["recall"] == 1
     assert by_name["faiss Flat", ""]["bytes_an_item"] == 256

@@ -30,7 +30,7 @@ class Projection:
 
     >>> W = np.eye(4, dtype=np.float32)
     >>> Projection(W, W, np.zeros(4, np.float32), nonzeros=2)
-    Projection(4 latents of 4 dimensions, k = 2, model 4bdae3042f6c1f86)
+    Projection(4 latents of 4 dimensions, k = 2, model e6a481b5719c61e2)
     """
 
     decoder: np.ndarray

@@ -1,4 +1,4 @@
-"""Sparse codes for dense embeddings: train, compress, search, judge.
+"""Sparse codes for dense embeddings: train, compress, search, evaluate.
 
 Public names are imported when first used, so that ``import compressae`` costs nothing.
 

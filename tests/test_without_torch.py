@@ -109,3 +109,24 @@ def test_commands_that_serve_start_without_torch(folder, command):
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "encode", "index", "evaluate", "check", "search"])
+def test_a_wrong_path_is_named_before_anything_heavy_is_imported(tmp_path, command):
+    code = (
+        "import sys\n"
+        "from compressae.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert not {'torch', 'numba', 'scipy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, str(tmp_path / "none.npy"), "-o", "out"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"Error: {tmp_path / 'none.npy'}: no such f")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,6 +1,7 @@
 """Command group; it imports the module of a command when the command is called."""
 
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -21,8 +22,26 @@ _COMMANDS = {
 }
 
 
+#: Commands whose first argument is a saved artifact; that of the others is a table.
+_OF_ARTIFACTS = ("search", "tune", "update", "inspect", "check")
+
+
 class _Lazy(click.Group):
     """Group that imports a command on first use."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse a first path that does not exist before a command is imported, which may take
+        seconds."""
+        name, *rest = args
+        is_path = name in _COMMANDS and rest and not rest[0].startswith("-")
+        if is_path and "--help" not in rest and not Path(rest[0]).exists():
+            what = "file or folder"
+            if name in _OF_ARTIFACTS:
+                what = "folder; expected a saved artifact"
+            raise click.ClickException(f"{rest[0]}: no such {what}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -41,4 +60,4 @@ class _Lazy(click.Group):
 @click.command(cls=_Lazy)
 @click.version_option(package_name="compressae")
 def main() -> None:
-    """Sparse codes for dense embeddings: train, compress, search, judge."""
+    """Sparse codes for dense embeddings: train, compress, search, evaluate."""

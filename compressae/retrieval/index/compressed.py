@@ -14,7 +14,7 @@ from compressae.retrieval.index.paper import CosineLists, reconstruct_queries, s
 from compressae.retrieval.index.postings import build_segment, list_arrays, open_lists
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.request import Candidates, Scoring, SearchRequest
-from compressae.retrieval.index.segments import Segment, Segments
+from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.index.two_stage import TwoStageSearch, rerank
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 
@@ -26,7 +26,7 @@ QUERY_NONZEROS = 64
 ProjectionType = Literal["int8", "float32"]
 
 
-class CompressedIndex:
+class CompressedIndex(SegmentedIndex):
     """Cosine search over the codes of a table, by posting lists.
 
     Ways to score a dense query x of unit length against the code s of an item y:
@@ -47,7 +47,6 @@ class CompressedIndex:
 
     Attributes:
         projection: as given.
-        segments: the rows; see ``Segments``.
         query_nonzeros, candidates: what ``search`` uses unless told; ``tune`` sets them.
         tuned: (K, candidates) of the last ``tune``; searches for more results raise the candidates
             in proportion.
@@ -103,20 +102,12 @@ class CompressedIndex:
             return Segment(codes, ids=ids)
         return build_segment(codes, ids, "dot", "int8", self.threads)
 
-    def __len__(self) -> int:
-        return len(self.segments)
-
     def __repr__(self) -> str:
         p, n = self.projection, len(self)
         return (
             f"CompressedIndex({n:,} items of {p.dim} dimensions, {p.latents:,} latents, "
             f"{self.nbytes / max(n, 1):.4g} bytes an item, model {p.model_id})"
         )
-
-    @property
-    def codes(self) -> Codes:
-        """The codes by ascending id; a copy where rows changed since the last ``compact``."""
-        return self.segments.codes()
 
     @property
     def nbytes(self) -> int:
@@ -128,11 +119,6 @@ class CompressedIndex:
         """Bytes that asymmetric search needs whatever n: W and the quantiser of packed codes."""
         held = self.projection.decoder if self._matrix is None else self._matrix
         return held.nbytes + self.segments.parts[0].codes.constant_nbytes
-
-    @property
-    def list_nbytes(self) -> int:
-        """Bytes of the posting lists alone."""
-        return self.segments.list_nbytes
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Project unit queries x (m, d) on the latents: q' = W·x (m, h) float32."""
@@ -224,14 +210,6 @@ class CompressedIndex:
         """
         return self.segments.add(codes, ids)
 
-    def remove(self, ids: Any) -> None:
-        """Remove items by id; ``compact`` frees their bytes.
-
-        Raises:
-            InputError: an id that is not in the index, or is given twice. Nothing was changed.
-        """
-        self.segments.remove(ids)
-
     def update(self, ids: Any, codes: Codes) -> None:
         """Replace the items of ids (m,) by codes (m, h).
 
@@ -239,14 +217,6 @@ class CompressedIndex:
             InputError: see ``add`` and ``remove``. Nothing was changed.
         """
         self.segments.update(ids, codes)
-
-    def compact(self) -> None:
-        """Merge added items into one set of lists, and free the bytes of removed ones.
-
-        Exact searches answer as before; a two-stage search may choose other candidates at the
-        cut-off, since the merged lists round their values with another step.
-        """
-        self.segments.compact()
 
     def save(self, path: str | Path) -> None:
         """Write a folder with all that search needs: weights, codes and lists, compacted.

@@ -21,7 +21,7 @@ from compressae.retrieval.index.postings import (
     list_arrays,
     open_lists,
 )
-from compressae.retrieval.index.segments import Segment, Segments
+from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 
 KIND = "inverted"
@@ -29,7 +29,7 @@ KIND = "inverted"
 _FEW = 4096
 
 
-class InvertedIndex:
+class InvertedIndex(SegmentedIndex):
     """Posting lists over sparse rows (n, h); answers equal brute force over every row.
 
     Lists hold row numbers and int8 values, three bytes a nonzero. Integer sums over them find the
@@ -48,9 +48,6 @@ class InvertedIndex:
         list_type: dtype of the lists' values: "float32" takes six bytes a nonzero and leaves fewer
             rows to score where a few values are much larger than the rest.
         ids: (n,) whole numbers ≥ 0, the rows' ids; 0…n − 1 when None.
-
-    Attributes:
-        segments: the rows; see ``Segments``.
 
     Raises:
         InputError: no codes, or ids that do not fit them.
@@ -87,9 +84,6 @@ class InvertedIndex:
     def _build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
         return build_segment(codes, ids, self.similarity, self.list_type, self.threads)
 
-    def __len__(self) -> int:
-        return len(self.segments)
-
     def __repr__(self) -> str:
         return (
             f"InvertedIndex({len(self):,} rows over {self.latents:,} latents, {self.similarity}, "
@@ -97,19 +91,9 @@ class InvertedIndex:
         )
 
     @property
-    def codes(self) -> Codes:
-        """The rows by ascending id; a copy where rows changed since the last ``compact``."""
-        return self.segments.codes()
-
-    @property
     def nbytes(self) -> int:
         """Bytes that grow with n: lists and codes."""
         return self.segments.nbytes
-
-    @property
-    def list_nbytes(self) -> int:
-        """Bytes of the lists alone, their bounds included."""
-        return self.segments.list_nbytes
 
     def search(self, queries: Any, K: int, allowed: Any = None) -> Hits:
         """Find the K rows of largest score for each query.
@@ -149,14 +133,6 @@ class InvertedIndex:
         """
         return self.segments.add(self._like_ours(codes), ids)
 
-    def remove(self, ids: Any) -> None:
-        """Remove rows by id; ``compact`` frees their bytes.
-
-        Raises:
-            InputError: an id that is not in the index, or is given twice. Nothing was changed.
-        """
-        self.segments.remove(ids)
-
     def update(self, ids: Any, codes: Any) -> None:
         """Replace the rows of ids (m,) by codes (m, h).
 
@@ -164,10 +140,6 @@ class InvertedIndex:
             InputError: see ``add`` and ``remove``. Nothing was changed.
         """
         self.segments.update(ids, self._like_ours(codes))
-
-    def compact(self) -> None:
-        """Merge added rows into one set of lists, and free the bytes of removed ones."""
-        self.segments.compact()
 
     def _like_ours(self, codes: Any) -> Codes:
         return self.segments.parts[0].codes.like_these(as_codes(codes, "codes"))

@@ -289,6 +289,49 @@ class Segments:
         return self._build(codes, None if is_range else ids)
 
 
+class SegmentedIndex:
+    """What indexes over segments have in common: rows that come and go by id.
+
+    Attributes:
+        segments: the rows.
+    """
+
+    segments: Segments
+
+    def __len__(self) -> int:
+        """Rows that are not removed."""
+        return len(self.segments)
+
+    @property
+    def codes(self) -> Codes:
+        """The codes by ascending id; a copy where rows changed since the last ``compact``."""
+        return self.segments.codes()
+
+    @property
+    def list_nbytes(self) -> int:
+        """Bytes of the posting lists alone, their bounds included."""
+        return self.segments.list_nbytes
+
+    def remove(self, ids: Any) -> None:
+        """Remove rows by id; ``compact`` frees their bytes.
+
+        Args:
+            ids: (m,) ids in the index, each once.
+
+        Raises:
+            InputError: an id that is not in the index, or is given twice. Nothing was changed.
+        """
+        self.segments.remove(ids)
+
+    def compact(self) -> None:
+        """Merge added rows into one set of lists, and free the bytes of removed ones.
+
+        Exact searches answer as before. A two-stage search may choose other candidates at the
+        cut-off, since the merged lists round their values with another step.
+        """
+        self.segments.compact()
+
+
 def _join(segments: Sequence[Segment]) -> tuple[Codes, np.ndarray]:
     """Join the codes and ids of rows that are not removed, by ascending id."""
     parts, ids = [], []

@@ -125,6 +125,8 @@ def atlas(
         raise InputError("no row is left in the index; add some first")
     if labels is not None:
         _check_labels(labels, segments, index.segments.next_id)
+
+    # One pass over the codes: uses of each latent, and the rows farthest at its two ends.
     counts, sums = np.zeros(h, np.int64), np.zeros(h)
     ends = _Farthest(h, top), _Farthest(h, top)
     for segment in segments:
@@ -134,11 +136,15 @@ def atlas(
             sums += np.bincount(used, np.abs(values), minlength=h)
             for end, size in zip(ends, (values, -values), strict=True):
                 end.keep(used, size, ids)
+
+    # The latents to list, most used first, and how evenly all are used.
     live = np.flatnonzero(counts)
     numbers = live[np.argsort(-counts[live], kind="stable")][:latents]
     total = int(counts.sum())
     list_imbalance = h * float(np.square(counts / total).sum()) if total else 0.0
     edges, bins = _histogram(counts[live] / n)
+
+    # Nearest latents by W, and the labels of the rows that are shown.
     near = cosines = None
     if isinstance(index, CompressedIndex):
         near, cosines = _nearest(index.projection.decoder, numbers)

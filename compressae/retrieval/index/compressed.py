@@ -13,7 +13,7 @@ from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import CosineLists, reconstruct_queries, search_sparse
 from compressae.retrieval.index.postings import build_segment, list_arrays, open_lists
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.index.request import Candidates, Scoring, SearchRequest
+from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.index.two_stage import TwoStageSearch, rerank
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
@@ -93,8 +93,8 @@ class CompressedIndex(SegmentedIndex):
         self._matrix = Int8Matrix.of(projection.decoder) if projection_type == "int8" else None
         self.cosine_lists = CosineLists(threads)
         self.query_nonzeros = min(QUERY_NONZEROS, projection.latents)
-        self.candidates: Candidates = None
-        self.tuned: tuple[int, Candidates] = (0, None)
+        self.candidates: CandidateCount = None
+        self.tuned: tuple[int, CandidateCount] = (0, None)
 
     def build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
         """Build a segment of rows as this index holds them; see ``segments.Build``."""
@@ -129,7 +129,7 @@ class CompressedIndex(SegmentedIndex):
         queries: Any,
         K: int,
         scoring: Scoring = "asymmetric",
-        candidates: Candidates = None,
+        candidates: CandidateCount = None,
         query_nonzeros: int | None = None,
         allowed: Any = None,
         rerank: Any = None,

@@ -17,7 +17,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import reconstruct_queries
-from compressae.retrieval.index.request import Candidates, Scoring, SearchRequest
+from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
 from compressae.retrieval.index.segments import Segments
 from compressae.retrieval.index.two_stage import rerank as rerank_hits
 
@@ -86,11 +86,11 @@ class GpuIndex:
         return self.index.query_nonzeros
 
     @property
-    def candidates(self) -> Candidates:
+    def candidates(self) -> CandidateCount:
         return "all"
 
     @property
-    def tuned(self) -> tuple[int, Candidates]:
+    def tuned(self) -> tuple[int, CandidateCount]:
         return 0, None
 
     def __repr__(self) -> str:
@@ -117,7 +117,7 @@ class GpuIndex:
         queries: Any,
         K: int,
         scoring: Scoring = "asymmetric",
-        candidates: Candidates = None,
+        candidates: CandidateCount = None,
         query_nonzeros: int | None = None,
         allowed: Any = None,
         rerank: Any = None,

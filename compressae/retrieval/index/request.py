@@ -15,7 +15,7 @@ from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, check_
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
 SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
-Candidates = int | Literal["all"] | None
+CandidateCount = int | Literal["all"] | None
 
 #: Candidates of the two-stage search, or ten times K, until ``tune`` sets them; chosen on WordNet
 #: (docs/results/recall_wordnet.md).
@@ -41,11 +41,11 @@ class Searchable(Protocol):
         """Entries of q' that search the lists unless told."""
 
     @property
-    def candidates(self) -> Candidates:
+    def candidates(self) -> CandidateCount:
         """Rows rescored a query unless told."""
 
     @property
-    def tuned(self) -> tuple[int, Candidates]:
+    def tuned(self) -> tuple[int, CandidateCount]:
         """K that ``candidates`` were tuned for, and the candidates."""
 
 
@@ -84,7 +84,7 @@ class SearchRequest:
         queries: Any,
         K: int,
         scoring: Scoring = "asymmetric",
-        candidates: Candidates = None,
+        candidates: CandidateCount = None,
         query_nonzeros: int | None = None,
         allowed: Any = None,
         rerank: Any = None,
@@ -95,6 +95,7 @@ class SearchRequest:
         Raises:
             InputError: see ``CompressedIndex.search``.
         """
+        # How to score, how many results, how many query nonzeros.
         if scoring not in SCORINGS:
             raise InputError(f"scoring {scoring!r}: expected one of {', '.join(SCORINGS)}")
         check_count(K)
@@ -103,12 +104,14 @@ class SearchRequest:
         kq = usual if query_nonzeros is None else query_nonzeros
         if not isinstance(kq, Integral) or not 1 <= kq <= projection.latents:
             raise InputError(f"{kq} query nonzeros; expected 1 to {projection.latents}")
+        # The queries, of the width of the index.
         rows = queries if _is_plain(queries) else as_embeddings(queries, "queries")
         if rows.shape[1] != projection.dim:
             raise InputError(
                 f"{getattr(rows, 'name', 'queries')}: rows of {rows.shape[1]} columns; expected "
                 f"{projection.dim}, the width of the indexed embeddings"
             )
+        # The rows as they are now, those that may be found, and how many are rescored.
         segments, masks = index.segments.snapshot(allowed)
         n = sum(map(len, segments))
         table, first_stage = _rerank(
@@ -177,7 +180,7 @@ def _unit_queries(rows: np.ndarray, first: int) -> np.ndarray:
 
 
 def _resolve_candidates(
-    index: Searchable, candidates: Candidates, K: int, n: int
+    index: Searchable, candidates: CandidateCount, K: int, n: int
 ) -> int | Literal["all"]:
     """Rows rescored a query, of n: what was asked for, or the index's own setting."""
     if candidates is None and not index.has_lists:
@@ -209,7 +212,7 @@ def _rerank(
     rerank: Any,
     rerank_candidates: int | None,
     K: int,
-    candidates: Candidates,
+    candidates: CandidateCount,
 ) -> tuple[Embeddings | None, int]:
     """The table to rerank from, if any, and the results that the stage before it gives."""
     if rerank is None:

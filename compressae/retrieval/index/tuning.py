@@ -13,7 +13,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.exact import exact_search
 from compressae.retrieval.index.hits import check_count
-from compressae.retrieval.index.request import Candidates
+from compressae.retrieval.index.request import CandidateCount
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
 from compressae.retrieval.metrics import recall_at
 
@@ -36,7 +36,7 @@ class Setting:
     """
 
     query_nonzeros: int
-    candidates: Candidates
+    candidates: CandidateCount
     recall: float
     p50_ms: float
     exact_recall: float | None = None
@@ -142,7 +142,7 @@ def _measure(
     truth: np.ndarray,
     exact_truth: np.ndarray | None,
     kq: int,
-    C: Candidates,
+    C: CandidateCount,
 ) -> Setting:
     K, times = truth.shape[1], []
     ids = index.search(x, K, candidates=C, query_nonzeros=kq).ids

@@ -111,7 +111,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(made, tmp_path):
         ([made / "model", "-o", out], "is model; expected index"),
         ([made / "index", "-o", tmp_path / "no" / "a.html"], "no does not exist; create it"),
         (
-            [tmp_path / "none", "-o", tmp_path / "no" / "a.html"],
+            [made / "labels.txt", "-o", tmp_path / "no" / "a.html"],
             "no does not exist; create it first",
         ),
         ([made / "index", "-o", tmp_path / "folder"], "a folder stands there"),

@@ -22,10 +22,6 @@ _COMMANDS = {
 }
 
 
-#: Commands whose first argument is a saved artifact; that of the others is a table.
-_OF_ARTIFACTS = ("search", "tune", "update", "inspect", "check")
-
-
 class _Lazy(click.Group):
     """Group that imports a command on first use."""
 
@@ -37,10 +33,7 @@ class _Lazy(click.Group):
         name, *rest = args
         is_path = name in _COMMANDS and rest and not rest[0].startswith("-")
         if is_path and "--help" not in rest and not Path(rest[0]).exists():
-            what = "file or folder"
-            if name in _OF_ARTIFACTS:
-                what = "folder; expected a saved artifact"
-            raise click.ClickException(f"{rest[0]}: no such {what}")
+            raise click.ClickException(f"{rest[0]}: no such file or folder")
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -106,7 +106,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(made, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     out = tmp_path / "atlas.html"
     for arguments, said in (
-        ([tmp_path / "none", "-o", out], "none: no such folder"),
+        ([tmp_path / "none", "-o", out], "none: no such file or folder"),
         ([made / "labels.txt", "-o", out], "holds no config.json"),
         ([made / "model", "-o", out], "is model; expected index"),
         ([made / "index", "-o", tmp_path / "no" / "a.html"], "no does not exist; create it"),

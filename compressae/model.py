@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressae import model_ops
 from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.io.embeddings import Similarity
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,12 @@ class CompresSAE(nn.Module):
             parameter.data.copy_(torch.tensor(arrays[name]))
         model.settings = projection.training
         return model
+
+    @property
+    def similarity(self) -> Similarity:
+        """What the model was trained for, which its codes are made for unless told: "cosine" or
+        "dot"."""
+        return self.projection.similarity
 
     @property
     def model_id(self) -> str:

@@ -145,6 +145,18 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Packed codes whose quantiser to use, for rows added to their table.",
         ),
         click.option(
+            "--similarity",
+            type=click.Choice(["cosine", "dot"]),
+            help="How queries are compared with rows; with dot, the dot product, rows keep their "
+            "lengths.  [default: the model's]",
+        ),
+        click.option(
+            "--queries",
+            type=click.Path(path_type=Path),
+            help="A table of queries like those to come, by which errors are weighted: users, "
+            "say.  [default: the rows themselves]",
+        ),
+        click.option(
             "--no-refit",
             is_flag=True,
             help="Use the encoder's values, as the paper does (float32, float16 or int8).",
@@ -153,6 +165,20 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+class QueriesType(click.ParamType):
+    """A number of rows to hold out as queries, or a table of queries."""
+
+    name = "rows|table"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> int | Path:
+        text = str(value)
+        if not text.removeprefix("-").isdecimal():
+            return Path(text)
+        if int(text) < 1:
+            self.fail(f"{text}: expected at least 1 row, or a table", parameter, context)
+        return int(text)
 
 
 def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,6 +209,7 @@ def encode_rows(
         "--budget": options["budget"],
         "--importance": options["importance"],
         "--like": options["like"],
+        "--queries": options["queries"],
     }
     if value_type not in (None, *PACKED_TYPES):
         for name, value in packed_only.items():
@@ -192,7 +219,9 @@ def encode_rows(
                     "int3 or int2"
                 )
         refit = False if options["no_refit"] else None
-        return encode(model, items, value_type, nonzeros, refit, show, device)
+        return encode(
+            model, items, value_type, nonzeros, refit, show, device, options["similarity"]
+        )
     if options["no_refit"]:
         raise InputError(
             f"values {value_type!r} without refit: packed values are always fitted; expected "
@@ -212,6 +241,8 @@ def encode_rows(
         None if like is None else PackedCodes.load(like),
         show,
         device,
+        options["similarity"],
+        options["queries"],
     )
 
 
@@ -286,6 +317,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Dictionary learning; a trained encoder; the encoder of arXiv 2505.11388.",
         ),
+        click.option(
+            "--similarity",
+            type=click.Choice(["cosine", "dot"]),
+            help="How queries are compared with rows; dot, the dot product, for a recommender.  "
+            "[default: cosine]",
+        ),
         click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
         click.option(
             "--device",
@@ -317,6 +354,7 @@ def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
             learning_rate=settings["learning_rate"],
             hold_out=hold_out,
             seed=settings["seed"],
+            similarity=settings["similarity"] or "cosine",
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

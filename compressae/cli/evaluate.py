@@ -13,6 +13,7 @@ from compressae.cli.progress import progress
 from compressae.cli.settings import settings_option
 from compressae.cli.train import run
 from compressae.evaluation import report
+from compressae.evaluation.interactions import Interactions
 from compressae.evaluation.labels import labels_of, read_qrels
 from compressae.evaluation.methods import METHODS, Method, parse
 from compressae.evaluation.protocol import evaluate as measure
@@ -21,7 +22,8 @@ from compressae.model import CompresSAE
 from compressae.retrieval.baselines.sample import sample_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exact import check_queries
-from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+from compressae.retrieval.io.embeddings import Embeddings, Similarity, open_embeddings
+from compressae.retrieval.io.interactions import read_interactions
 from compressae.training.config import held_out_rows
 
 
@@ -55,23 +57,13 @@ class _Sizes(click.ParamType):
         return sizes
 
 
-class _Queries(click.ParamType):
-    name = "rows|table"
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> int | Path:
-        text = str(value)
-        if not text.removeprefix("-").isdecimal():
-            return Path(text)
-        if int(text) < 1:
-            self.fail(f"{text}: expected at least 1 row, or a table", parameter, context)
-        return int(text)
-
-
 @click.command(
     cls=common.Command,
     examples=(
         "evaluate items.npy -m model -o report --bytes 32,64",
         "evaluate items.npy -o report --nonzeros 16 --train-rows 50000",
+        "evaluate items.npy --queries users.npy --interactions train.npz --test test.npz "
+        "--similarity dot -o report --bytes 32",
         "evaluate items.npy -o report --methods 'dense,pq,hnsw:ef=50/100,asymmetric-all'",
     ),
 )
@@ -99,7 +91,7 @@ class _Queries(click.ParamType):
     "--queries",
     default="1000",
     show_default=True,
-    type=_Queries(),
+    type=common.QueriesType(),
     help="Number of rows held out as queries and not searched for, or a table of queries.",
 )
 @click.option(
@@ -112,6 +104,30 @@ class _Queries(click.ParamType):
     "--qrels",
     type=click.Path(path_type=Path),
     help="Relevance labels, lines 'query item grade' by row number, for nDCG and MRR.",
+)
+@click.option(
+    "--interactions",
+    type=click.Path(path_type=Path),
+    help="Pairs of a query (a user) and an item that it has seen, left out of its results: a scipy "
+    "sparse .npz, or an .npz or .parquet of integers 'user' and 'item'.",
+)
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path),
+    help="Held-out pairs in the same form, for recall, nDCG, hit rate and coverage at 20.",
+)
+@click.option(
+    "--query-sample",
+    type=click.Path(path_type=Path),
+    help="A table of other queries, by which errors are weighted.  [default: the rows themselves, "
+    "or with --interactions the users who are not judged]",
+)
+@click.option(
+    "--users",
+    default=2000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Users that are judged, drawn by seed 0 from those with held-out pairs (--interactions).",
 )
 @settings_option
 @common.training_options
@@ -126,6 +142,10 @@ def evaluate(
     queries: int | Path,
     train_rows: int | None,
     qrels: Path | None,
+    interactions: Path | None,
+    test: Path | None,
+    query_sample: Path | None,
+    users: int,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -136,16 +156,26 @@ def evaluate(
     number. A method that fails is a line with its reason.
     """
     held_out = queries if isinstance(queries, int) else 0
+    if interactions is not None:  # A recommender's scores, unless told.
+        settings["similarity"] = settings["similarity"] or "dot"
     config = common.make_config(held_out, settings)
     if train_rows is not None and model is not None:
         raise click.UsageError(
             "--train-rows trains a model on the rows that every method learns from: leave out -m"
         )
+    if (interactions is None) != (test is None):
+        raise click.UsageError(
+            "--interactions and --test go together: what users saw, and took next"
+        )
+    if interactions is not None and (held_out or qrels is not None):
+        raise click.UsageError(
+            "--interactions need --queries TABLE, the users, and take no --qrels"
+        )
     report.check_report_destination(output, overwrite)
 
     # Queries, the rows that are searched, and labels.
     items = open_embeddings(embeddings)
-    query_rows, rows, names = _split(items, queries)
+    query_rows, rows, names = _split(items, queries, settings["similarity"])
     corpus = items.subset(rows) if held_out else items
     if train_rows is not None and train_rows > len(corpus):
         raise InputError(
@@ -154,6 +184,13 @@ def evaluate(
         )
     labels: list[dict[int, float]] | None = None
     about: dict[str, Any] = {}
+    weigh_by: Any = query_sample
+    pairs = None
+    if interactions is not None and test is not None:
+        pairs, judged, others = _judged(interactions, test, len(query_rows), len(corpus), users)
+        if weigh_by is None and len(others):
+            weigh_by = query_rows[others]
+        query_rows, names = query_rows[judged], names[judged]
     if qrels is not None:
         labels, missing = labels_of(read_qrels(qrels), names, rows, qrels)
         about["labelled_queries"] = sum(any(g > 0 for g in grades.values()) for grades in labels)
@@ -161,7 +198,7 @@ def evaluate(
             about["labels_left_out"] = f"{missing} of items that cannot be found"
 
     # The model.
-    encoder = None
+    encoder, similarity = None, settings["similarity"]
     if any(method.needs_model for method in methods):
         if train_rows is not None:
             sample = corpus.subset(sample_rows(len(corpus), train_rows))
@@ -170,6 +207,7 @@ def evaluate(
             encoder = run(items, config, settings["device"])
         else:
             encoder = CompresSAE.load(model)
+            similarity = similarity or encoder.similarity
             warning = _may_have_seen(encoder, held_out, len(items))
             if warning:
                 about["warning"] = warning
@@ -189,6 +227,9 @@ def evaluate(
             about,
             show,
             train_rows,
+            similarity,
+            pairs,
+            weigh_by,
         )
     summary = summarise(result)
     if not as_json:  # First, so that a full disk does not lose it.
@@ -205,10 +246,13 @@ def evaluate(
         click.echo("no report.png: pip install 'compressae[plots]' draws it", err=True)
 
 
-def _split(items: Embeddings, queries: int | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _split(
+    items: Embeddings, queries: int | Path, similarity: Similarity | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries (q, d), the rows that are searched for, and the names of the queries."""
     if isinstance(queries, Path):
         table = open_embeddings(queries)
+        table = table.compared_by("dot") if similarity == "dot" else table
         check_queries(table.shape[1], items.shape[1], table.name, 1)
         return table.to_array(), np.arange(len(items)), np.arange(len(table))
     if len(items) < queries + 2:
@@ -216,8 +260,21 @@ def _split(items: Embeddings, queries: int | Path) -> tuple[np.ndarray, np.ndarr
             f"{items.name}: {len(items)} rows cannot give {queries} queries and a corpus; "
             "lower --queries"
         )
+    items = items.compared_by("dot") if similarity == "dot" else items
     held, others = held_out_rows(len(items), queries)
     return items.take(held), np.sort(others), held
+
+
+def _judged(
+    interactions: Path, test: Path, users: int, items: int, most: int
+) -> tuple[Interactions, np.ndarray, np.ndarray]:
+    """Interactions of users to judge, those users, and the others, by whom errors are weighted."""
+    seen = read_interactions(interactions, users, items)
+    held_out = read_interactions(test, users, items)
+    some = np.flatnonzero(np.diff(held_out.indptr))
+    judged = np.sort(np.random.default_rng(0).permutation(some)[:most])
+    others = np.setdiff1d(np.arange(users), judged)
+    return Interactions.of(seen, held_out, judged), judged, others
 
 
 def _may_have_seen(model: CompresSAE, held_out: int, n: int) -> str | None:

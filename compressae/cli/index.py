@@ -13,6 +13,7 @@ from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.inverted import KIND as INVERTED
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.index.segments import check_ids
 from compressae.retrieval.io.embeddings import open_embeddings
 
 
@@ -21,12 +22,18 @@ from compressae.retrieval.io.embeddings import open_embeddings
     examples=(
         "index items.npy -m model -o index --residual-bytes 32",
         "index codes -m model -o index",
+        "index items.npy -m model -o index --similarity dot --queries users.npy --ids ids.npy",
         "index documents.npz -o index",
     ),
 )
 @click.argument("source", metavar="CODES_OR_EMBEDDINGS", type=click.Path(path_type=Path))
 @common.model_option(False, "Folder of the model; without it the index takes sparse queries.")
 @common.output_option("Folder of the index.")
+@click.option(
+    "--ids",
+    type=click.Path(path_type=Path),
+    help="A .npy of the rows' ids, distinct whole numbers from 0.  [default: the row numbers]",
+)
 @common.code_options
 @common.device_option
 @common.json_option
@@ -35,6 +42,7 @@ def index(
     model: Path | None,
     output: Path,
     overwrite: bool,
+    ids: Path | None,
     device: str,
     as_json: bool,
     **options: Any,
@@ -53,27 +61,30 @@ def index(
     if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     common.check_output(output, INVERTED if model is None else COMPRESSED, overwrite)
+    numbers = None if ids is None else common.load_ids(ids)
     codes: Codes
     built: CompressedIndex | InvertedIndex
     if not is_coded:
         assert model is not None
         items = open_embeddings(source)
+        if numbers is not None:
+            check_ids(numbers, len(items))  # Before rows are encoded, which takes longest.
         from compressae.model import CompresSAE
 
         encoder = CompresSAE.load(model)
         with progress("encoding") as show:
             codes = common.encode_rows(encoder, items, options, device, show)
-        built = CompressedIndex(encoder.projection, codes)
+        built = CompressedIndex(encoder.projection, codes, ids=numbers)
     else:
         codes = common.sparse_rows(source) if is_matrix else load_codes(source)
         if model is not None:
-            built = CompressedIndex(Projection.load(model), codes)
+            built = CompressedIndex(Projection.load(model), codes, ids=numbers)
         else:
             if codes.residual_bytes:
                 click.echo(
                     "warning: residual codes are left out; give -m to search with them", err=True
                 )
-            built = InvertedIndex(codes)
+            built = InvertedIndex(codes, ids=numbers)
     built.save(output)
     common.say(
         {

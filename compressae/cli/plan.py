@@ -5,6 +5,7 @@ import math
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,8 +46,15 @@ _COLUMNS = (
     "--queries",
     default=1000,
     show_default=True,
-    type=click.IntRange(min=1),
-    help="Rows of EMBEDDINGS held out as queries, at most a tenth.",
+    type=common.QueriesType(),
+    help="Rows of EMBEDDINGS held out as queries, at most a tenth; or a table of queries.",
+)
+@click.option(
+    "--similarity",
+    type=click.Choice(["cosine", "dot"]),
+    default="cosine",
+    show_default=True,
+    help="How queries are compared with rows; dot, the dot product, for a recommender.",
 )
 @click.option("--codes-only", is_flag=True, help="Leave the posting lists out of the memory.")
 @common.json_option
@@ -56,7 +64,8 @@ def plan(
     memory: str,
     dim: int | None,
     latents: str,
-    queries: int,
+    queries: int | Path,
+    similarity: Any,
     codes_only: bool,
     as_json: bool,
 ) -> None:
@@ -84,7 +93,7 @@ def plan(
             raise click.UsageError(f"--dim {dim}, but {embeddings} has {sample.shape[1]} columns")
         with progress("planning") as show:
             plans = measured_plans(
-                sample, int(items), memory, choices, queries, not codes_only, show
+                sample, int(items), memory, choices, queries, not codes_only, show, similarity
             )
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in plans]))
@@ -95,11 +104,14 @@ def plan(
         return
     top = plans[0]
     table, trained = shlex.quote(str(embeddings)), min(TRAINED_NONZEROS, top.latents)
+    compared = "" if similarity == "cosine" else f" --similarity {similarity}"
+    weighted = "" if isinstance(queries, int) else f" --queries {shlex.quote(str(queries))}"
     residual = f" --residual-bytes {top.residual_bytes}" if top.residual_bytes else ""
     click.echo(
-        f"compressae train {table} -o model --latents {top.latents} --nonzeros {trained}\n"
+        f"compressae train {table} -o model --latents {top.latents} --nonzeros {trained}"
+        f"{compared}\n"
         f"compressae index {table} -m model -o index --values {top.value_type} "
-        f"--nonzeros {top.nonzeros}{residual}"
+        f"--nonzeros {top.nonzeros}{residual}{weighted}"
     )
 
 

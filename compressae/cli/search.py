@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from scipy import sparse
 
 from compressae.cli import common
 from compressae.retrieval.devices import names_gpu
@@ -17,6 +18,7 @@ from compressae.retrieval.index.request import SCORINGS
 from compressae.retrieval.io.artifacts import read_config
 from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.io.interactions import read_interactions
 from compressae.retrieval.io.labels import read_labels
 
 
@@ -25,6 +27,7 @@ from compressae.retrieval.io.labels import read_labels
     examples=(
         "search index queries.npy -k 10 --labels texts.txt",
         "search index queries.npy --rerank items.npy -o hits.npz",
+        "search index users.npy -k 20 --exclude seen.npz",
         "search lists documents.npz -k 100",
     ),
 )
@@ -61,6 +64,12 @@ from compressae.retrieval.io.labels import read_labels
     help="A .npy of the ids to search among, or of one flag per id.",
 )
 @click.option(
+    "--exclude",
+    type=click.Path(path_type=Path),
+    help="Pairs of a query and an id that it leaves out, such as what users have seen: a scipy "
+    "sparse .npz, or an .npz or .parquet of integers 'user' and 'item'.",
+)
+@click.option(
     "--rerank",
     type=click.Path(path_type=Path),
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
@@ -93,6 +102,7 @@ def search(
     candidates: str | None,
     query_nonzeros: int | None,
     allowed: Path | None,
+    exclude: Path | None,
     rerank: Path | None,
     rerank_candidates: int | None,
     labels: Path | None,
@@ -111,6 +121,7 @@ def search(
     if output is not None:
         check_file_destination(output)
     searchable = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
+    left_out = None if exclude is None else read_interactions(exclude)
     texts = None if labels is None else read_labels(labels)
     if read_config(index)["kind"] == INVERTED:
         if device != "auto" and names_gpu(device):
@@ -123,7 +134,9 @@ def search(
                 raise click.UsageError(
                     "candidates, query nonzeros and reranking are for an index made with -m MODEL"
                 )
-        hits = InvertedIndex.load(index).search(common.sparse_rows(queries), count, searchable)
+        rows = common.sparse_rows(queries)
+        left_out = None if left_out is None else _a_row_each(left_out, rows.shape[0], exclude)
+        hits = InvertedIndex.load(index).search(rows, count, searchable, left_out)
     else:
         on_gpu = names_gpu(device)
         searcher = loaded = CompressedIndex.load(index)
@@ -131,8 +144,9 @@ def search(
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(loaded, device)  # type: ignore[assignment]
+        table = open_embeddings(queries)
         hits = searcher.search(
-            open_embeddings(queries),
+            table,
             count,
             scoring,  # type: ignore[arg-type]
             candidates if candidates in (None, "all") else int(candidates),  # type: ignore[arg-type]
@@ -140,12 +154,27 @@ def search(
             searchable,
             rerank,
             rerank_candidates,
+            None if left_out is None else _a_row_each(left_out, len(table), exclude),
         )
     if output is not None:
         hits.save(output)
         common.say({"hits": str(output), "queries": len(hits.ids), "results": count}, as_json)
         return
     _print(hits, texts, as_json)
+
+
+def _a_row_each(pairs: sparse.csr_array, queries: int, path: Path | None) -> sparse.csr_array:
+    """Pairs (queries, ids) of pairs that may name fewer queries.
+
+    Raises:
+        InputError: they name more.
+    """
+    if pairs.shape[0] > queries:
+        raise InputError(
+            f"{path}: {pairs.shape[0]} users, but {queries} queries; expected a query each"
+        )
+    pairs.resize((queries, pairs.shape[1]))
+    return pairs
 
 
 def _print(hits: Hits, texts: Sequence[str] | None, as_json: bool) -> None:

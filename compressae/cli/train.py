@@ -25,6 +25,7 @@ from compressae.training.loop import train as train_model
     cls=common.Command,
     examples=(
         "train items.npy -o model --hold-out 1000",
+        "train items.npy -o model --similarity dot --nonzeros 8",
         "train shards/ -o model --latents 16384 --nonzeros 16 --recipe pursuit",
     ),
 )

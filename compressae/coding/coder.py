@@ -17,6 +17,8 @@ from compressae.kernels.refit import error_reduction, refit
 from compressae.model import CompresSAE
 from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
+    fit_gains,
+    fit_length_gains,
     fit_levels,
     fit_residual,
     level_values,
@@ -26,6 +28,8 @@ from compressae.retrieval.errors import InputError
 
 #: Rounds of ``fit_quantizer`` that move each level to the mean of the values assigned to it.
 _LEVEL_ROUNDS = 2
+#: How far a gain of dot products may be beyond the largest, as of rows at the limit.
+_BEYOND = 1.1
 #: Ridge of the least-squares values.
 _RIDGE = 1e-4
 
@@ -168,6 +172,8 @@ def fit_quantizer(
     value_bits: float,
     residual_bytes: int,
     typical: int | None = None,
+    lengths: np.ndarray | None = None,
+    longest: float = 1.0,
 ) -> RowQuantizer:
     """Fit a row quantiser to a sample of unit rows.
 
@@ -178,6 +184,8 @@ def fit_quantizer(
         value_bits: bits of a value, on average over a row of ``typical`` nonzeros.
         residual_bytes: bytes of a row's residual code.
         typical: nonzeros of most rows; K when None.
+        lengths: (m,) by which rows are multiplied, for dot products; None for cosine.
+        longest: largest length of the table.
 
     Raises:
         InputError: fewer than 256 rows for residual codes; or more latents than packed ids can
@@ -233,20 +241,25 @@ def fit_quantizer(
         codebooks=codebooks,
     )
 
-    # Space the gains evenly over those of the sample, without its extremes.
+    # Fit the gains that the gain bytes stand for.
     gains = fetch(_close(coder, quantizer, weighted, reconstruction)[1])
-    low, high = np.quantile(gains, [0.001, 0.999])
-    quantizer.gains[:] = np.linspace(low, max(high, low + 1e-6), 256)
+    if lengths is None:
+        quantizer.gains[:] = fit_gains(gains)
+    else:
+        quantizer.gains[:] = fit_length_gains(gains * lengths, longest * float(gains.max()))
     return quantizer
 
 
-def pack_rows(coder: Coder, quantizer: RowQuantizer, x: Any, ids: Any, values: Any) -> np.ndarray:
-    """Pack unit rows to bytes (m, quantizer.layout.lengths[k]) uint8.
+def pack_rows(
+    coder: Coder, quantizer: RowQuantizer, x: Any, lengths: Any, ids: Any, values: Any
+) -> np.ndarray:
+    """Pack rows to bytes (m, quantizer.layout.lengths[k]) uint8.
 
     Args:
         coder: the coder of the table.
         quantizer: the quantiser of the table.
         x: (m, d) unit rows.
+        lengths: (m,) by which they are multiplied; 1 for cosine.
         ids: (m, k) latents by descending |value|; k ≤ K.
         values: (m, k).
     """
@@ -255,9 +268,23 @@ def pack_rows(coder: Coder, quantizer: RowQuantizer, x: Any, ids: Any, values: A
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
     residual_codes, gains = _close(coder, quantizer, weighted, reconstruction)
-    gain_bytes = quantizer.encode_gain(gains)[:, None]
+    gain_bytes = quantizer.encode_gain(_check_gains(gains * lengths, quantizer))[:, None]
     head = namespace(x).concatenate([residual_codes, gain_bytes], axis=1)
     return fetch(packed.pack(head, ids, codes, quantizer.layout))
+
+
+def _check_gains(gains: Any, quantizer: RowQuantizer) -> Any:
+    """Refuse gains of dot products that are beyond the largest.
+
+    Raises:
+        InputError: see above.
+    """
+    if quantizer.says_lengths and len(gains) and float(gains.max()) > _BEYOND * quantizer.gains[-1]:
+        raise InputError(
+            f"a row of length {float(gains.max()):.4g}; these codes hold lengths up to "
+            f"{quantizer.gains[-1]:.4g}; compress the whole table again"
+        )
+    return gains
 
 
 def _close(

@@ -1,6 +1,8 @@
 """Compress tables to codes, in batches and without gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,13 @@ from compressae.retrieval.codes.size import (
 from compressae.retrieval.codes.sparse import VALUE_TYPES, ValueType, id_dtype
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import (
+    Embeddings,
+    Similarity,
+    as_embeddings,
+    check_similarity,
+    split_lengths,
+)
 
 #: Activations (rows, h) of one batch: 64 MiB of float32. More on a GPU, where they are never in
 #: memory together and a larger batch uses a kernel launch better.
@@ -47,13 +55,16 @@ def compress(
     like: PackedCodes | None = None,
     progress: Progress = None,
     device: str = "auto",
+    similarity: Similarity | None = None,
+    queries: Any = None,
 ) -> PackedCodes:
     """Compress a table to packed codes: a few bytes a row.
 
-    Latents are chosen by pursuit. Rows are scaled to their least-squares length under the table's
-    error weighting (see ``fit_error_weighting``), so that (W q)·s estimates the cosine of a unit
-    query with the row. Resident memory is the codes and one batch. A budget adds 6 to 8 bytes a
-    nonzero considered, and considers twice as many as a row gets on average.
+    Latents are chosen by pursuit. Rows are scaled to their least-squares length under an error
+    weighting (see ``fit_error_weighting``), so that (W q)·s estimates the cosine of a unit query
+    with the row. With similarity "dot" that scale includes the row's own length, in the same byte,
+    and (W q)·s estimates the dot product. Resident memory is the codes and one batch. A budget adds
+    6 to 8 bytes a nonzero considered, and considers twice as many as a row gets on average.
 
     Args:
         model: a trained model.
@@ -65,8 +76,8 @@ def compress(
         budget: bytes of the codes: a number, "4 GB" (10^9 bytes each; also KB, MB, GiB …) or
             "48 B/row". Rows then differ in k: nonzeros go where they reduce the error most. The
             codes never exceed the budget. They use over 99 % of it from some hundred rows on.
-        importance: (n,) ≥ 0, by which the budget weights the errors of rows: popularity, for
-            example. Equal when None.
+        importance: (n,) ≥ 0, by which the budget weights the squared errors of rows, those of unit
+            rows for cosine: popularity, for example. Equal when None.
         like: packed codes of the same table whose quantiser these rows share. It sets the value
             type, nonzeros and residual bytes. If its rows differ in k and ``budget`` is None, these
             rows get as many bytes a row.
@@ -74,13 +85,18 @@ def compress(
         device: "cpu", "cuda", "cuda:NUMBER" or "auto": the model's GPU, or else a GPU if there is
             one. Codes can be read on any device. Those of a GPU may differ from those of a CPU by
             rounding.
+        similarity: "cosine" or "dot"; that of ``like``, or else the model's, when None. With "dot"
+            rows of zeros are allowed and score 0.
+        queries: (q, d) a sample of the queries to come, which are not like the rows where users
+            search for items: errors are weighted by their second moment. The rows' own when None.
 
     Returns:
         ``PackedCodes`` (n, h).
 
     Raises:
         InputError: the width of the table is not that of the model; a row holds NaN or infinity, or
-            only zeros; settings exclude each other; or the budget is too small for one nonzero a
+            with "cosine" only zeros; a row is too long for the codes to match; settings exclude
+            each other; or the budget is too small for one nonzero a
             row, or larger than any codes of this table.
 
     >>> from compressae import TrainConfig, load_sample, train
@@ -96,12 +112,14 @@ def compress(
 
     # Codes to match set the value type, nonzeros and residual bytes, and a budget if ragged.
     if like is not None:
-        if value_type is not None or nonzeros is not None or residual_bytes:
+        own = (value_type, nonzeros, residual_bytes or None, similarity, queries)
+        if any(setting is not None for setting in own):
             raise InputError(
-                "value type, nonzeros or residual bytes beside a quantiser to share, which has its "
-                "own; leave them out"
+                "value type, nonzeros, residual bytes, similarity or queries beside a quantiser to "
+                "share, which has its own; leave them out"
             )
         _check_like(model, like)
+        similarity = like.similarity
         value_type, nonzeros = like.settings["values"], like.quantizer.nonzeros
         residual_bytes = like.residual_bytes
         if budget is None and like.counts is not None:
@@ -125,19 +143,22 @@ def compress(
         )
     residual_bytes = int(residual_bytes)
 
-    # Fit the error weighting to a sample of the table, or take that of the codes to match.
-    sample = weighting = None
-    if like is None:
-        sample = _sample(items)
-        weighting = fit_error_weighting(sample)
-    else:
+    # Fit the error weighting to a sample of queries or rows, or take that of the codes to match.
+    table = _Table(items, similarity or model.similarity)
+    sample: _Sample | None = None
+    if like is not None:
         weighting = like.quantizer.error_weighting
+    else:
+        sample = table.sample()
+        others = None if queries is None else _query_sample(queries, model.dim)
+        weighting = fit_error_weighting(sample.x if others is None else others, sample.x)
     coder = Coder(model, weighting, pursuit=True, refit=True, device=tensors)
     settings: dict[str, Any] = {
         "refit": True,
         "nonzeros": k,
         "values": value_type,
         "residual_bytes": residual_bytes,
+        "similarity": table.similarity,
     }
 
     def quantizer(most: int, typical: int) -> RowQuantizer:
@@ -145,14 +166,16 @@ def compress(
         if like is not None:
             return like.quantizer
         assert sample is not None
-        return fit_quantizer(coder, sample, most, bits, residual_bytes, typical)
+        return fit_quantizer(
+            coder, sample.x, most, bits, residual_bytes, typical, sample.lengths, table.longest
+        )
 
     # Encode in two passes under a budget, in one without.
     with current(tensors):
         if budget is not None:
             total = parse_bytes(budget, len(items))
-            return _budgeted(coder, items, quantizer, total, importance, settings, progress)
-        return _packed(coder, items, quantizer(k, k), settings, progress)
+            return _budgeted(coder, table, quantizer, total, importance, settings, progress)
+        return _packed(coder, table, quantizer(k, k), settings, progress)
 
 
 @torch.no_grad()
@@ -164,6 +187,7 @@ def encode(
     refit: bool | None = None,
     progress: Progress = None,
     device: str = "auto",
+    similarity: Similarity | None = None,
 ) -> SparseCodes:
     """Encode a table to plain codes: CSR arrays of k nonzeros a row.
 
@@ -175,13 +199,15 @@ def encode(
         refit: take least-squares values. Otherwise the encoder's values are scaled so that x̂ has
             unit length. None means True, but False for a model of the recipe "paper".
         progress, device: see ``compress``.
+        similarity: "cosine" or "dot", where values are multiplied by the rows' lengths; the model's
+            when None.
 
     Returns:
         ``SparseCodes`` (n, h); the nonzeros of a row by descending |value|.
 
     Raises:
         InputError: the width of the table is not that of the model; a row holds NaN or infinity, or
-            only zeros; or the value type or the number of nonzeros is not supported.
+            with "cosine" only zeros; or the value type or the number of nonzeros is not supported.
 
     >>> from compressae import TrainConfig, load_sample, train
     >>> items = load_sample().embeddings.subset(np.arange(2000))
@@ -198,10 +224,16 @@ def encode(
     recipe = model.settings.get("recipe")
     refit = recipe != "paper" if refit is None else refit
     pursuit = refit and recipe == "pursuit"
-    coder = Coder(model, fit_error_weighting(_sample(items)), pursuit, refit, tensors)
-    settings = {"refit": refit, "nonzeros": k, "values": value_type}
+    table = _Table(items, similarity or model.similarity)
+    coder = Coder(model, fit_error_weighting(table.sample().x), pursuit, refit, tensors)
+    settings = {
+        "refit": refit,
+        "nonzeros": k,
+        "values": value_type,
+        "similarity": table.similarity,
+    }
     with current(tensors):
-        return _plain(coder, items, k, value_type, settings, progress)
+        return _plain(coder, table, k, value_type, settings, progress)
 
 
 @torch.no_grad()
@@ -237,13 +269,17 @@ def encode_like(
     # Plain codes do not store the error weighting: fit it to reconstructions of their rows.
     rows = np.unique(np.linspace(0, len(like) - 1, min(len(like), _SAMPLE_ROWS)).astype(int))
     decoder = model.decoder.detach().cpu().numpy()
-    weighting = fit_error_weighting(like.take(rows).reconstruct(decoder))
+    table = _Table(items, like.similarity)
+    sample = like.take(rows).reconstruct(decoder)
+    if like.similarity == "dot":
+        sample = split_lengths(sample)[0]
+    weighting = fit_error_weighting(sample)
     refit, pursuit = like.settings["refit"], model.settings.get("recipe") == "pursuit"
     tensors = _tensors(model, device)
     coder = Coder(model, weighting, refit and pursuit, refit, tensors)
     value_type: ValueType = like.value_type  # type: ignore[assignment]
     with current(tensors):
-        return _plain(coder, items, like.settings["nonzeros"], value_type, like.settings, progress)
+        return _plain(coder, table, like.settings["nonzeros"], value_type, like.settings, progress)
 
 
 def check_width(model: CompresSAE, items: Embeddings) -> None:
@@ -287,10 +323,70 @@ def _equal_budget(like: PackedCodes, rows: int) -> int:
     return int(np.ceil(mean_bytes * rows)) + ragged_bytes(rows)
 
 
-def _sample(items: Embeddings) -> np.ndarray:
-    """Sample at most ``_SAMPLE_ROWS`` unit rows, evenly spaced over the table."""
-    n = len(items)
-    return unit_rows(items.take(np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))))
+@dataclass(frozen=True)
+class _Sample:
+    """Unit rows x (m, d), and their lengths (m,) for dot products, None for cosine."""
+
+    x: np.ndarray
+    lengths: np.ndarray | None
+
+
+class _Table:
+    """A table as it is coded: unit rows times lengths, which are 1 for cosine."""
+
+    def __init__(self, items: Embeddings, similarity: Similarity) -> None:
+        check_similarity(similarity)
+        self.similarity = similarity
+        self.items = items.compared_by(similarity)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batches(self, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Iterate over (first row, unit rows (m, d), lengths (m,))."""
+        for start, rows in self.items.batches(size):
+            yield start, *self._split(rows)
+
+    def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.similarity == "dot":
+            return split_lengths(rows)
+        return rows, np.ones(len(rows), np.float32)
+
+    def sample(self) -> _Sample:
+        """At most ``_SAMPLE_ROWS`` rows, evenly spaced over the table; rows of zeros are left out.
+
+        Raises:
+            InputError: only rows of zeros.
+        """
+        n = len(self.items)
+        rows = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))
+        x, lengths = self._split(self.items.take(rows))
+        if self.similarity == "cosine":
+            return _Sample(x, None)
+        if not lengths.any():
+            raise InputError(f"{self.items.name}: only rows of zeros; expected trained embeddings")
+        return _Sample(x[lengths > 0], lengths[lengths > 0])
+
+    @cached_property
+    def longest(self) -> float:
+        """The largest length: 1 for cosine, else of a pass over the table."""
+        if self.similarity == "cosine":
+            return 1.0
+        return max(float(split_lengths(rows)[1].max()) for _, rows in self.items.batches())
+
+
+def _query_sample(queries: Any, dim: int) -> np.ndarray:
+    """Sample unit rows (m, d) of the queries that are not zero.
+
+    Raises:
+        InputError: another width, or only rows of zeros.
+    """
+    table = as_embeddings(queries, "queries")
+    if table.shape[1] != dim:
+        raise InputError(
+            f"{table.name}: rows of {table.shape[1]} columns; expected {dim}, the items' width"
+        )
+    return _Table(table, "dot").sample().x
 
 
 def _tensors(model: CompresSAE, device: str) -> torch.device | None:
@@ -309,7 +405,7 @@ def _batch(coder: Coder) -> int:
 
 def _plain(
     coder: Coder,
-    items: Embeddings,
+    items: _Table,
     k: int,
     value_type: ValueType,
     settings: dict[str, Any],
@@ -320,11 +416,12 @@ def _plain(
     ids = np.empty((n, k), id_dtype(latents))
     values = np.empty((n, k), value_type)
     scales = np.empty(n, np.float32) if value_type == "int8" else None
-    for start, rows in items.batches(_batch(coder)):
+    for start, unit, lengths in items.batches(_batch(coder)):
         # Encode a batch and quantise its values.
-        x = coder.put(unit_rows(rows))
+        x = coder.put(unit)
         batch_ids, batch_values = coder.code(x, k)
         batch_values = batch_values * coder.scales(x, batch_ids, batch_values)[:, None]
+        batch_values = batch_values * coder.put(lengths)[:, None]
         batch = SparseCodes.from_rows(fetch(batch_ids), fetch(batch_values), latents, value_type)
         stop = start + len(x)
         ids[start:stop] = batch.indices.reshape(-1, k)
@@ -332,7 +429,7 @@ def _plain(
         # Fit the scales again to the quantised values.
         if scales is not None and batch.scales is not None:
             batch_values = coder.put(batch.row_values().reshape(-1, k))
-            factors = fetch(coder.scales(x, batch_ids, batch_values))
+            factors = fetch(coder.scales(x, batch_ids, batch_values)) * lengths
             scales[start:stop] = batch.scales * factors
         if progress is not None:
             progress(stop, n)
@@ -344,7 +441,7 @@ def _plain(
 
 def _packed(
     coder: Coder,
-    items: Embeddings,
+    items: _Table,
     quantizer: RowQuantizer,
     settings: dict[str, Any],
     progress: Progress,
@@ -353,10 +450,10 @@ def _packed(
     n, length = len(items), int(quantizer.layout.lengths[-1])
     data = np.zeros(n * length + SPARE, np.uint8)
     out = data[: n * length].reshape(n, length)
-    for start, rows in items.batches(_batch(coder)):
-        x = coder.put(unit_rows(rows))
+    for start, unit, lengths in items.batches(_batch(coder)):
+        x, factors = coder.put(unit), coder.put(lengths)
         ids, values = coder.code(x, quantizer.nonzeros)
-        out[start : start + len(x)] = pack_rows(coder, quantizer, x, ids, values)
+        out[start : start + len(x)] = pack_rows(coder, quantizer, x, factors, ids, values)
         if progress is not None:
             progress(start + len(x), n)
     return PackedCodes(data, None, quantizer, coder.model.model_id, settings)
@@ -364,7 +461,7 @@ def _packed(
 
 def _budgeted(
     coder: Coder,
-    items: Embeddings,
+    items: _Table,
     quantizer_of: Callable[[int, int], RowQuantizer],
     budget: int,
     importance: Any,
@@ -397,12 +494,13 @@ def _budgeted(
     # First pass: choose K latents of each row and measure their error reductions.
     reductions = np.empty((n, most), np.float16)
     supports = np.empty((n, most), id_dtype(model.latents))
-    for start, rows in items.batches(_batch(coder)):
-        x = coder.put(unit_rows(rows))
+    for start, unit, scales in items.batches(_batch(coder)):
+        x = coder.put(unit)
         stop = start + len(x)
         ids = coder.support(x, most)
         supports[start:stop] = fetch(ids)
         reductions[start:stop] = fetch(coder.error_reduction(x, ids))
+        importance[start:stop] *= np.square(scales / items.longest)
         if progress is not None:
             progress(stop, 2 * n)
 
@@ -412,17 +510,17 @@ def _budgeted(
     data = np.zeros(int(ends[-1]) + SPARE, np.uint8)
 
     # Second pass: encode the rows of a batch that have equal k together.
-    for start, rows in items.batches(_batch(coder)):
-        x = coder.put(unit_rows(rows))
+    for start, unit, scales in items.batches(_batch(coder)):
+        x, factors = coder.put(unit), coder.put(scales)
         batch_counts = counts[start : start + len(x)]
         for k in np.unique(batch_counts):
             members = np.flatnonzero(batch_counts == k)
-            member_x = x[coder.put(members)]
+            member_x, member_factors = x[coder.put(members)], factors[coder.put(members)]
             support = coder.put(supports[start + members, :k].astype(np.int32))
             ids, values = coder.values(member_x, support)
             length = int(lengths[k])
             positions = (ends[start + members] - length)[:, None] + np.arange(length)
-            data[positions] = pack_rows(coder, quantizer, member_x, ids, values)
+            data[positions] = pack_rows(coder, quantizer, member_x, member_factors, ids, values)
         if progress is not None:
             progress(n + start + len(x), 2 * n)
     settings = {**settings, "nonzeros": most, "budget": budget}

@@ -20,7 +20,7 @@ from compressae.retrieval.codes.size import (
 )
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exact import exact_search, largest_dots
-from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Embeddings, Similarity, as_embeddings
 from compressae.retrieval.metrics import recall_at
 from compressae.training.config import TrainConfig, held_out_rows
 from compressae.training.loop import train
@@ -40,6 +40,8 @@ _OTHER_VALUE_TYPE: PackedType = "int4"
 TRAINED_NONZEROS = 16
 #: Rows that a sample needs.
 _LEAST_ROWS = 2000
+#: Most queries of a table of their own that are answered.
+_MOST_QUERIES = 1000
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,10 @@ def plan(
     items: int,
     memory: str | int,
     latents: Sequence[int] = LATENTS,
-    queries: int = 1000,
+    queries: Any = 1000,
     lists: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
+    similarity: Similarity = "cosine",
 ) -> list[Plan]:
     """Measure the recall of the plans that fit on a sample of the table.
 
@@ -161,8 +164,10 @@ def plan(
     Args:
         sample: (n, d) embeddings of the table, n ≥ 2000.
         items, memory, latents, lists: see ``fitting``; latents above n / 4 are left out.
-        queries: rows of the sample held out as queries, at most a tenth of it.
+        queries: rows of the sample held out as queries, at most a tenth of it; or a table of
+            queries, such as users, by which errors are weighted too.
         progress: called with (steps done, all steps, name of the next step).
+        similarity: "cosine" or "dot".
 
     Returns:
         Plans by descending recall.
@@ -178,8 +183,18 @@ def plan(
     latent_counts = [h for h in latents if h <= n // 4] or [min(latents)]
     plans = fitting(items, dim, memory, latent_counts, lists=lists)
     latent_counts = sorted({plan.latents for plan in plans})
-    query_rows, corpus_rows = held_out_rows(n, min(queries, n // 10))
-    measure = _Measure(sample.take(query_rows), sample.subset(np.sort(corpus_rows)), items)
+    sample = sample.compared_by("dot") if similarity == "dot" else sample
+    hold_out = min(queries, n // 10) if isinstance(queries, int) else 0
+    query_rows, corpus_rows = held_out_rows(n, hold_out)
+    corpus, users = sample.subset(np.sort(corpus_rows)), None
+    asked = sample.subset(query_rows) if hold_out else as_embeddings(queries, "queries")
+    if asked.shape[1] != dim:
+        raise InputError(f"{asked.name}: rows of {asked.shape[1]} columns; expected {dim}")
+    if not hold_out:  # Half of the queries weight errors, half are answered.
+        halves = np.random.default_rng(0).permutation(len(asked))[: 2 * _MOST_QUERIES]
+        users = asked.subset(halves[1::2])
+        asked = asked.subset(halves[::2])
+    measure = _Measure(asked, corpus, items, similarity, users)
     steps = len(latent_counts) + len(plans) + 1
     done = 0
 
@@ -195,7 +210,12 @@ def plan(
     measured = []
     for h in latent_counts:
         show(f"training h = {h}")
-        config = TrainConfig(latents=h, nonzeros=min(TRAINED_NONZEROS, h), hold_out=len(query_rows))
+        config = TrainConfig(
+            latents=h,
+            nonzeros=min(TRAINED_NONZEROS, h),
+            hold_out=hold_out,
+            similarity=similarity,
+        )
         models[h] = train(sample, config, device="cpu")
     for plan in plans:
         show(f"h = {plan.latents}, k = {plan.nonzeros}")
@@ -226,24 +246,40 @@ class _Measure:
     """Measures the recall of plans on the rows of a sample.
 
     Args:
-        queries: (q, d) held-out rows.
+        queries: (q, d) ``Embeddings``, held-out rows or queries of their own.
         corpus: (n, d) ``Embeddings``, the other rows of the sample.
         items: number of rows of the whole table.
+        similarity: "cosine" or "dot".
+        users: (m, d) other queries, by which errors are weighted; the rows' own when None.
     """
 
-    def __init__(self, queries: np.ndarray, corpus: Any, items: int) -> None:
-        self.queries, self.corpus = unit_rows(queries), corpus
+    def __init__(
+        self,
+        queries: Embeddings,
+        corpus: Embeddings,
+        items: int,
+        similarity: Similarity,
+        users: Any,
+    ) -> None:
+        self.queries = queries.compared_by(similarity).to_array()
+        self.corpus, self.users = corpus, users
         n = len(corpus)
         self.sizes = (n // 4, n)
         self.truths = [
-            exact_search(corpus.subset(np.arange(size)), queries, TOP).ids for size in self.sizes
+            exact_search(corpus.subset(np.arange(size)), queries, TOP, similarity).ids
+            for size in self.sizes
         ]
         self.doublings = float(np.log2(items / n))
 
     def __call__(self, model: CompresSAE, plan: Plan) -> Plan:
         """Encode the corpus as planned and fill in ``recall`` and ``expected``."""
         codes = compress(
-            model, self.corpus, plan.value_type, plan.nonzeros, residual_bytes=plan.residual_bytes
+            model,
+            self.corpus,
+            plan.value_type,
+            plan.nonzeros,
+            residual_bytes=plan.residual_bytes,
+            queries=self.users,
         )
         rows = codes.reconstruct(model.decoder.detach().numpy())
         quarter_recall, recall = (

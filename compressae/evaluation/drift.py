@@ -162,7 +162,8 @@ def check(model: CompresSAE, items: Any, reference: Any = None) -> Drift:
             ``model.settings["reference"]``, which ``compressae train`` puts there.
 
     Raises:
-        InputError: too few rows; another width; a row is NaN, infinite or zero; no reference.
+        InputError: too few rows; another width; a row is NaN or infinite, or zero where the model
+            was trained for cosine; no reference.
 
     >>> rng = np.random.default_rng(0)
     >>> model = CompresSAE(dim=16, latents=64, nonzeros=4)
@@ -170,7 +171,7 @@ def check(model: CompresSAE, items: Any, reference: Any = None) -> Drift:
     >>> check(model, usual[:300], reference=usual[300:]).verdict
     'fits'
     """
-    items = as_embeddings(items)
+    items = _read_for(model, items)
     check_width(model, items)
     if len(items) < LEAST_ROWS:
         raise InputError(
@@ -196,8 +197,8 @@ def check(model: CompresSAE, items: Any, reference: Any = None) -> Drift:
             "latents those tell nothing about new rows; give rows that it is known to fit "
             f"(--reference TABLE), or train with --hold-out {ENOUGH_HELD_OUT} or more"
         )
-    corpora = [c for c, *_ in then.recall if c <= min(len(items), SAMPLE_ROWS)]
-    now = measure_quality(model, _sample(items), corpora[-1:])
+    x = _sample(items)
+    now = measure_quality(model, x, [c for c, *_ in then.recall if c <= len(x)][-1:])
     assert now.fvu is not None
     fvu = None if then.fvu is None else then.fvu[0], now.fvu[0]
     findings = _compare(model, reference, now)
@@ -229,7 +230,7 @@ def measure_reference(model: CompresSAE, items: Any) -> Reference:
     >>> check(model, items).retrain
     False
     """
-    items = as_embeddings(items)
+    items = _read_for(model, items)
     check_width(model, items)
     n, held = len(items), model.settings.get("hold_out", 0)
     if n < LEAST_ROWS:
@@ -237,7 +238,7 @@ def measure_reference(model: CompresSAE, items: Any) -> Reference:
     if model.settings.get("rows") != n:
         return Reference("rows of another table", 1.0, measure_quality(model, _sample(items)))
     if held >= ENOUGH_HELD_OUT:
-        x = items.take(held_out_rows(n, held)[0][:SAMPLE_ROWS])
+        x = _not_zero(items, held_out_rows(n, held)[0][:SAMPLE_ROWS])
         return Reference("held-out rows", 1.0, measure_quality(model, x))
     if held:
         items = items.subset(held_out_rows(n, held)[1])
@@ -285,7 +286,29 @@ def _sample(items: Embeddings) -> np.ndarray:
     """At most ``SAMPLE_ROWS`` rows in random order, the same ones each time."""
     n = len(items)
     rng = np.random.default_rng(_SEED)
-    return items.take(rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
+    return _not_zero(items, rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
+
+
+def _not_zero(items: Embeddings, rows: np.ndarray) -> np.ndarray:
+    """Those of rows (m,) that are not zero.
+
+    Raises:
+        InputError: too few.
+    """
+    x = items.take(rows)
+    x = x[x.any(axis=1)]
+    if len(x) < LEAST_ROWS:
+        raise InputError(
+            f"{items.name}: {len(x)} of {len(rows)} rows are not zero; a batch is judged from "
+            f"{LEAST_ROWS} on; gather more"
+        )
+    return x
+
+
+def _read_for(model: CompresSAE, items: Any) -> Embeddings:
+    """The table, where rows of zeros are allowed if the model was trained for dot products."""
+    table = as_embeddings(items)
+    return table.compared_by("dot") if model.similarity == "dot" else table
 
 
 def _rounded(value: Any) -> Any:

@@ -18,7 +18,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import scoring_constant_nbytes, scoring_nbytes
-from compressae.retrieval.io.embeddings import Embeddings, as_embeddings
+from compressae.retrieval.io.embeddings import Embeddings, as_compared
 
 FAMILY = "compressae"
 
@@ -232,11 +232,21 @@ class Builder:
         model: of compressed search; None where no method needs it.
         train_rows: rows that everything is learned from, those of ``sample_rows(n, train_rows)``;
             each method's own choice when None.
+        query_sample: (m, d) queries by which errors are weighted; the items' own when None.
+
+    Attributes:
+        items: as given, read as rows to compare.
     """
 
-    def __init__(self, items: Any, model: CompresSAE | None, train_rows: int | None = None) -> None:
-        self.items: Embeddings = as_embeddings(items)
-        self.model, self.train_rows = model, train_rows
+    def __init__(
+        self,
+        items: Any,
+        model: CompresSAE | None,
+        train_rows: int | None = None,
+        query_sample: Any = None,
+    ) -> None:
+        self.items: Embeddings = as_compared(items)
+        self.model, self.train_rows, self.query_sample = model, train_rows, query_sample
         self._indexes: dict[tuple[Any, ...], tuple[CompressedIndex, float]] = {}
 
     def key(self, name: str, settings: dict[str, Any]) -> tuple[Any, ...]:
@@ -285,9 +295,17 @@ class Builder:
         sample = self.items if len(rows) == n else self.items.subset(rows)
         codes: Codes
         if value_type in VALUE_TYPES:
-            codes = encode(model, sample, value_type, nonzeros)
+            codes = encode(model, sample, value_type, nonzeros, similarity=sample.similarity)
         else:
-            codes = compress(model, sample, value_type, nonzeros, residual_bytes)
+            codes = compress(
+                model,
+                sample,
+                value_type,
+                nonzeros,
+                residual_bytes,
+                similarity=sample.similarity,
+                queries=self.query_sample,
+            )
         # The quantiser is that of the sample: it has not seen the other rows.
         return codes if sample is self.items else encode_like(model, self.items, codes)
 
@@ -367,6 +385,8 @@ def form_of(
 class Compressed:
     """Compressed search in one scoring as a ``Baseline``: only what the scoring reads counts.
 
+    Its search takes ``exclude``, which ``excludes`` says.
+
     Args:
         index: the index.
         trained_rows: rows that model and quantiser were learned from.
@@ -374,6 +394,8 @@ class Compressed:
             ``query_nonzeros`` may be changed later.
         wide: search with 8k nonzeros in the query.
     """
+
+    excludes = True
 
     def __init__(
         self,
@@ -403,9 +425,11 @@ class Compressed:
         """Bytes of the codes and, unless they are scanned, of the lists."""
         return self.code_nbytes if self.candidates == "all" else self._with_lists
 
-    def search(self, queries: Any, K: int) -> Hits:
+    def search(self, queries: Any, K: int, exclude: Any = None) -> Hits:
         """Find the K best items of each dense query (q, d)."""
         candidates = self.candidates
         if isinstance(candidates, int) and len(self) <= candidates:
             candidates = "all"
-        return self.index.search(queries, K, self.scoring, candidates, self.query_nonzeros)
+        return self.index.search(
+            queries, K, self.scoring, candidates, self.query_nonzeros, exclude=exclude
+        )

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from compressae.coding.compress import check_width
+from compressae.evaluation.interactions import POPULARITY, Interactions
 from compressae.evaluation.methods import Builder, Method, parse, variants
 from compressae.kernels.threads import available_threads
 from compressae.model import CompresSAE
 from compressae.retrieval.baselines import Baseline
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exact import exact_search
+from compressae.retrieval.index.exclusion import search_without
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.io.artifacts import library_version
-from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Embeddings, Similarity, as_embeddings
 from compressae.retrieval.metrics import Labels
 
 #: Results of every search, timed ones too.
@@ -46,7 +48,7 @@ class Record:
         times_ms: (≤ 200,) times of single queries, encoding included.
         queries_per_second: of all queries in one call.
         hits: (q, 100) results, ids as row numbers of the table.
-        exact: (q, 100) float32 cosines of the results; −inf for padding.
+        exact: (q, 100) float32 exact scores of the results; −inf for padding.
     """
 
     method: str
@@ -69,9 +71,13 @@ class Evaluation:
 
     Attributes:
         about: the table, the model, the machine.
-        truth: the exact top 100 of each query by float32 cosine, ids as row numbers of the table.
+        truth: the exact top 100 of each query by float32 cosine or dot product, ids as row numbers
+            of the table.
         queries: (q,) names of the queries: row numbers of the table they come from.
         labels: relevant row numbers of each query, where there are labels.
+        interactions: of a recommender, where they were given; ``labels`` are then their held-out
+            pairs.
+        group_labels: those among the items of each group of ``interactions.POPULARITY``.
     """
 
     about: dict[str, Any]
@@ -79,6 +85,8 @@ class Evaluation:
     queries: np.ndarray
     records: list[Record]
     labels: Labels | None = None
+    interactions: Interactions | None = None
+    group_labels: list[Labels] = field(default_factory=list)
 
 
 def evaluate(
@@ -93,6 +101,9 @@ def evaluate(
     about: dict[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     train_rows: int | None = None,
+    similarity: Similarity | None = None,
+    interactions: Interactions | None = None,
+    query_sample: Any = None,
 ) -> Evaluation:
     """Measure methods on one table and one set of queries, one after another.
 
@@ -111,6 +122,12 @@ def evaluate(
         train_rows: learn every codebook from this many items, ``sample_rows(n, train_rows)``, and
             encode the others unseen; the model is then to be trained on the same rows. When None,
             each method trains on as many as it likes.
+        similarity: "cosine" or "dot", of the truth and of every method; the model's when None, or
+            "cosine" without one.
+        interactions: of a recommender whose users are the queries: what they have seen is left out
+            of all results, and what they take next is looked for.
+        query_sample: (m, d) other queries, by whose second moment compressed search and baselines
+            with ``weighted`` weight errors; the items' own when None.
 
     Raises:
         InputError: the table's width is not the model's or the queries'; a row is NaN, infinite or
@@ -128,11 +145,18 @@ def evaluate(
         raise InputError(
             f"{train_rows} rows to train on: expected 1 to {len(items)}, the rows that are searched"
         )
+    if similarity is None:
+        similarity = "cosine" if model is None else model.similarity
     parsed = parse(methods)
-    truth = exact_search(items, queries, TOP)
-    queries = as_embeddings(queries, "queries").to_array()
-    judge = _Judge(items, unit_rows(queries), np.arange(len(items)) if rows is None else rows)
-    builder = Builder(items, model, train_rows)
+    items = items.compared_by(similarity)
+    asked = as_embeddings(queries, "queries").compared_by(similarity)
+    if interactions is not None:
+        interactions.check(len(asked), len(items))
+    seen = None if interactions is None else interactions.seen
+    truth = exact_search(items, asked, TOP, similarity, seen)
+    x = asked.to_array()
+    judge = _Judge(items, x, np.arange(len(items)) if rows is None else rows, seen)
+    builder = Builder(items, model, train_rows, query_sample)
     records: list[Record] = []
     for done, method in enumerate(parsed):
         if progress is not None:
@@ -144,7 +168,8 @@ def evaluate(
         "table": items.name,
         "items": len(items),
         "dim": items.shape[1],
-        "queries": len(queries),
+        "queries": len(x),
+        "similarity": similarity,
         "results": TOP,
         "code_bytes": list(code_bytes),
         "train_rows": train_rows,
@@ -153,8 +178,13 @@ def evaluate(
     }
     if model is not None:
         facts["model"] = {"model_id": model.model_id, **model.projection.artifact_settings()}
-    names = np.arange(len(queries)) if query_names is None else query_names
-    return Evaluation(facts, judge.named(truth), names, records, labels)
+    group_labels: list[Labels] = []
+    if interactions is not None:
+        facts |= interactions.facts()
+        labels = interactions.labels(judge.rows)
+        group_labels = [interactions.labels(judge.rows, g) for g in range(len(POPULARITY))]
+    names = np.arange(len(x)) if query_names is None else query_names
+    return Evaluation(facts, judge.named(truth), names, records, labels, interactions, group_labels)
 
 
 def machine() -> dict[str, Any]:
@@ -246,7 +276,7 @@ def _measured(
         constant_bytes=int(searcher.constant_nbytes),
         trained_rows=int(searcher.trained_rows),
         build_seconds=seconds,
-        **judge(searcher.search),
+        **judge(searcher),
     )
 
 
@@ -259,45 +289,58 @@ class _Judge:
     """Runs all queries on a searcher.
 
     Attributes:
-        items: (n, d).
-        queries: (q, d) unit rows.
+        items: (n, d), read as rows to compare.
+        queries: (q, d) rows to compare.
         rows: (n,) names of the items.
+        seen: (q, n) rows that each query leaves out; None for none.
     """
 
     items: Embeddings
     queries: np.ndarray
     rows: np.ndarray
+    seen: Any = None
 
-    def __call__(self, search: Callable[[np.ndarray, int], Hits]) -> dict[str, Any]:
+    def __call__(self, searcher: Baseline) -> dict[str, Any]:
         """Times and results, as fields of a Record."""
-        for query in self.queries[:3]:  # Compile and warm up.
-            search(query[None], TOP)
+
+        def search(some: slice) -> Hits:
+            """Search with some of the queries."""
+            x = self.queries[some]
+            if self.seen is None:
+                return searcher.search(x, TOP)
+            if getattr(searcher, "excludes", False):
+                return searcher.search(x, TOP, exclude=self.seen[some])  # type: ignore[call-arg]
+            return search_without(searcher, x, TOP, self.seen[some])
+
+        count = len(self.queries)
+        for i in range(min(3, count)):  # Compile and warm up.
+            search(slice(i, i + 1))
         times: list[float] = []
-        for query in self.queries[:_TIMED_QUERIES]:
+        for i in range(min(_TIMED_QUERIES, count)):
             if len(times) >= _LEAST_TIMED and sum(times) > 1e3 * _TIMED_SECONDS:
                 break
             started = time.perf_counter()
-            search(query[None], TOP)
+            search(slice(i, i + 1))
             times.append(1e3 * (time.perf_counter() - started))
         started = time.perf_counter()
-        hits = search(self.queries, TOP)
+        hits = search(slice(None))
         seconds = time.perf_counter() - started
         return {
             "times_ms": np.array(times),
             "queries_per_second": len(self.queries) / seconds,
             "hits": self.named(hits),
-            "exact": self._cosines(hits.ids),
+            "exact": self._exact_scores(hits.ids),
         }
 
     def named(self, hits: Hits) -> Hits:
         """The same hits with items by name."""
         return Hits(np.where(hits.ids < 0, -1, self.rows[hits.ids]), hits.scores)
 
-    def _cosines(self, ids: np.ndarray) -> np.ndarray:
-        """Exact cosines (q, K) float32 of results; −inf for padding."""
+    def _exact_scores(self, ids: np.ndarray) -> np.ndarray:
+        """Exact scores (q, K) float32 of results; −inf for padding."""
         exact = np.full(ids.shape, -np.inf, np.float32)
         for i, (query, row) in enumerate(zip(self.queries, ids, strict=True)):
             present = row >= 0
             if present.any():
-                exact[i, present] = unit_rows(self.items.take(row[present])) @ query
+                exact[i, present] = self.items.take(row[present]) @ query
         return exact

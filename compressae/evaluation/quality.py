@@ -9,7 +9,7 @@ from scipy.special import gammaln
 from compressae.coding.coder import Coder
 from compressae.kernels.decode import decode
 from compressae.model import CompresSAE
-from compressae.retrieval.io.embeddings import unit_rows
+from compressae.retrieval.io.embeddings import split_lengths
 
 #: Rows of the smallest corpus that recall is measured in; each next one has twice as many.
 LEAST_CORPUS = 100
@@ -39,7 +39,8 @@ class Quality:
             use l. 1 is even; a search reads that many times as many postings.
         uses: (f, number of latents that f rows use), f ≥ 1 ascending.
         recall: (c, recall@10, its standard error): queries are rows and search the c − 1 other rows
-            of their block by x·ŷ, against exact cosine.
+            of their block by x·ŷ, against exact cosine; for a model trained for dot products, with
+            rows of their own lengths against exact dot products.
         fvu: fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − x̄‖²; None where a saved reference
             has none.
     """
@@ -75,7 +76,7 @@ def measure_quality(
 
     Args:
         model: a trained model.
-        x: (m, d) float32, m ≥ 100, in random order.
+        x: (m, d) float32, m ≥ 100, in random order, none zero.
         corpora: corpus sizes of recall, each at most m; when None 100, 200, 400 … to m.
 
     >>> x = np.eye(4, dtype=np.float32)[np.arange(200) % 4]
@@ -83,7 +84,9 @@ def measure_quality(
     >>> round(quality.cosine[0], 3), round(quality.fvu[0], 3)
     (1.0, 0.0)
     """
-    x = unit_rows(x)
+    x, lengths = split_lengths(x)
+    if model.similarity == "cosine":
+        lengths[:] = 1
     m, h, k = len(x), model.latents, model.nonzeros
     if corpora is None:
         corpora = [LEAST_CORPUS << i for i in range((m // LEAST_CORPUS).bit_length())]
@@ -106,7 +109,7 @@ def measure_quality(
         low=_percentile(cosines, LOW),
         list_imbalance=(shared, 2 * noise),  # A row stands on both sides of its pairs.
         uses=list(zip(uses.tolist(), number.tolist(), strict=True)),
-        recall=[(c, *_recall(x, decoded, c)) for c in corpora],
+        recall=[(c, *_recall(x, lengths, decoded, c)) for c in corpora],
         fvu=_unexplained(x, decoded),
     )
 
@@ -131,11 +134,13 @@ def _percentile(values: np.ndarray, share: float) -> tuple[float, float]:
     return float(middle), float(high - low) / 2
 
 
-def _recall(x: np.ndarray, decoded: np.ndarray, corpus: int) -> tuple[float, float]:
+def _recall(
+    x: np.ndarray, lengths: np.ndarray, decoded: np.ndarray, corpus: int
+) -> tuple[float, float]:
     """Recall@10 in blocks of ``corpus`` unit rows x (m, d), reconstructed as ``decoded`` (m, d).
 
-    A result counts if its cosine is at least that of the tenth: which of equal rows come first is
-    chance.
+    Scores are multiplied by the lengths (m,) of the rows that are found. A result counts if its
+    score is at least that of the tenth: which of equal rows come first is chance.
     """
     blocks = len(x) // corpus
     queries = min(corpus, -(-QUERIES // blocks))
@@ -143,10 +148,10 @@ def _recall(x: np.ndarray, decoded: np.ndarray, corpus: int) -> tuple[float, flo
     shares = []
     for start in range(0, blocks * corpus, corpus):
         rows = slice(start, start + corpus)
-        true = x[rows][:queries] @ x[rows].T
-        estimated = x[rows][:queries] @ decoded[rows].T
+        true = x[rows][:queries] @ x[rows].T * lengths[rows]
+        estimated = x[rows][:queries] @ decoded[rows].T * lengths[rows]
         true[own, own] = estimated[own, own] = -np.inf
         tenth = np.partition(true, -TOP, axis=1)[:, -TOP, None]
         hits = np.argpartition(estimated, -TOP, axis=1)[:, -TOP:]
-        shares.append((np.take_along_axis(true, hits, 1) >= tenth - _TIE).mean(1))
+        shares.append((np.take_along_axis(true, hits, 1) >= tenth - _TIE * lengths.max()).mean(1))
     return _mean(np.concatenate(shares))

@@ -33,7 +33,7 @@ NOTES = (
     "links, posting lists; constant bytes are weights, codebooks and centroids.",
     "± is half of the 95 % interval of the mean over queries (percentile bootstrap, 1,000 "
     "resamples). Score r is the mean over queries of Pearson's correlation between the scores of "
-    "the results and exact cosines.",
+    "the results and exact scores.",
     "truncate, pca, binary and the shared rows are decoded by numpy during the scan, and annoy "
     "uses one thread: these baselines are made for their recall, not for speed.",
     "Searches return 100 results, timed ones too; p50 and p99 are of one query at a time, encoding "
@@ -70,8 +70,10 @@ def _cells(entry: dict[str, Any], names: list[str]) -> list[str]:
 
 def _figure(interval: dict[str, float | None]) -> str:
     mean, low, high = interval["mean"], interval["low"], interval["high"]
-    if mean is None or low is None or high is None:
+    if mean is None:
         return "–"
+    if low is None or high is None:
+        return f"{mean:.3f}"
     half = f"{(high - low) / 2:.3f}".lstrip("0")
     return f"{mean:.3f} ±{half}"
 
@@ -79,10 +81,19 @@ def _figure(interval: dict[str, float | None]) -> str:
 def introduction(summary: dict[str, Any]) -> list[str]:
     """Sentences about table, queries and training rows."""
     about = summary["about"]
+    scores = "dot product" if about.get("similarity") == "dot" else "cosine"
     sentences = [
         f"{about['items']:,} items of {about['dim']} dimensions from {about['table']}, "
-        f"{about['queries']:,} queries; recall is against exact float32 cosine."
+        f"{about['queries']:,} queries; recall@K is against exact float32 {scores}."
     ]
+    if "held_out_pairs" in about:
+        sentences.append(
+            f"Queries are users: {about['seen_pairs']:,} pairs that they have seen are left out of "
+            f"all results; held-out recall, nDCG and hit compare with {about['held_out_pairs']:,} "
+            f"other pairs of {about['users_with_held_out_pairs']:,} users, tail, middle and head "
+            "with those of the least, middling and most popular third of the items; coverage is "
+            "the share of items in anyone's results."
+        )
     if about.get("train_rows") is not None:
         sentences.append(
             f"Everything is learned from the same {about['train_rows']:,} of these rows, drawn by "

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from compressae.evaluation.interactions import POPULARITY
 from compressae.evaluation.methods import FAMILY, METHODS, OURS
 from compressae.evaluation.protocol import Evaluation, Record
 from compressae.retrieval.baselines import BASELINES
@@ -12,6 +13,10 @@ from compressae.retrieval.metrics import mean_interval, metric_per_query, score_
 
 #: Metrics of every record, and of those with labels.
 _METRICS, _OF_LABELS = ("recall@1", "recall@10", "recall@100"), ("nDCG@10", "MRR@10")
+#: Metrics of a recommender's interactions; recall@K is against the exact dot product's results.
+_OF_USERS = ("recall@20", "recall@100", "held-out recall@20", "nDCG@20", "hit@20")
+#: Results of which coverage is the share of items that are in anyone's.
+_COVERED = 20
 #: The metric of the verdict.
 _VERDICT = "recall@100"
 #: Methods are compared with ours where they hold at most this many times its bytes.
@@ -22,6 +27,9 @@ _CONSTANTS = 0.1
 
 def metrics(evaluation: Evaluation) -> list[str]:
     """Names of the metrics of each record."""
+    if evaluation.interactions is not None:
+        groups = [f"{group} recall@20" for group in POPULARITY]
+        return [*_OF_USERS, *groups, "coverage@20", "score r"]
     labelled = _OF_LABELS if evaluation.labels is not None else ()
     return [*_METRICS, *labelled, "score r"]
 
@@ -29,8 +37,14 @@ def metrics(evaluation: Evaluation) -> list[str]:
 def per_query(evaluation: Evaluation, record: Record) -> dict[str, np.ndarray]:
     """Each metric of each query: (q,) float64."""
     ids, truth, labels = record.hits.ids, evaluation.truth.ids, evaluation.labels
-    named = [metric for metric in metrics(evaluation) if "@" in metric]
-    values = {metric: metric_per_query(metric, ids, truth, labels) for metric in named}
+    of_groups = {f"{group} recall@20": i for i, group in enumerate(POPULARITY)}
+    values = {}
+    for metric in metrics(evaluation):
+        if metric in of_groups:
+            of_group = evaluation.group_labels[of_groups[metric]]
+            values[metric] = metric_per_query("held-out recall@20", ids, labels=of_group)
+        elif "@" in metric and not metric.startswith("coverage"):
+            values[metric] = metric_per_query(metric, ids, truth, labels)
     return {**values, "score r": score_correlation(record.hits.scores, record.exact)}
 
 
@@ -88,6 +102,8 @@ def verdict(evaluation: Evaluation) -> list[str]:
         ]
         best = min(others, key=rank) if others else None
         sentences.append(_comparison(size, ours, best, recalls))
+        if evaluation.interactions is not None:
+            sentences.append(_held_out(ours, evaluation))
         constants = _constants(evaluation, [ours] if best is None else [ours, best])
         if constants:
             sentences.append(constants)
@@ -112,6 +128,16 @@ def _comparison(
     if high < 0:
         return f"{start}; another method at about the same bytes {other} and is ahead."
     return f"{start}; the best other method at about the same bytes {other}: no clear difference."
+
+
+def _held_out(ours: Record, evaluation: Evaluation) -> str:
+    """A sentence about held-out pairs: compressed search beside the exact results."""
+    assert evaluation.labels is not None
+    own, exact = (
+        np.nanmean(metric_per_query("held-out recall@20", ids, labels=evaluation.labels))
+        for ids in (ours.hits.ids, evaluation.truth.ids)
+    )
+    return f"Of users' held-out pairs it finds {own:.4f} in 20 results, exact search {exact:.4f}."
 
 
 def _percent(recall: np.ndarray, other: np.ndarray) -> str:
@@ -172,6 +198,10 @@ def _entry(evaluation: Evaluation, record: Record) -> dict[str, Any]:
         metric: dict(zip(("mean", "low", "high"), finite(mean_interval(values)), strict=True))
         for metric, values in per_query(evaluation, record).items()
     }
+    if evaluation.interactions is not None:
+        found = record.hits.ids[:, :_COVERED]
+        share = len(np.unique(found[found >= 0])) / evaluation.about["items"]
+        entry["metrics"]["coverage@20"] = {"mean": share, "low": None, "high": None}
     return entry | {
         "code_bytes": record.code_bytes,
         "bytes_an_item": record.bytes_an_item,

@@ -3,7 +3,7 @@
 Metrics of single queries are (q,) float64, NaN where a query has no value; means leave NaN out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,13 +19,16 @@ def metric_per_query(
     truth: np.ndarray | None = None,
     labels: Labels | None = None,
 ) -> np.ndarray:
-    """Compute a metric by name for each query (q,): "recall@K", "nDCG@K" or "MRR@K".
+    """Compute a metric by name for each query (q,).
+
+    "recall@K" compares with the true neighbours; "held-out recall@K", "hit@K", "nDCG@K" and "MRR@K"
+    with labels.
 
     Args:
         metric: the name.
         ids: (q, ≥ K) results, best first; −1 is padding.
         truth: (q, ≥ K) ids of the true neighbours, for recall.
-        labels: grades of each query, for nDCG and MRR.
+        labels: grades of each query, for the others.
 
     Raises:
         ValueError: another name, or what the metric compares with is missing.
@@ -36,13 +39,13 @@ def metric_per_query(
     array([0.5])
     """
     name, _, count = metric.partition("@")
-    if not count.isdecimal() or name not in ("recall", "nDCG", "MRR"):
-        raise ValueError(f"metric {metric!r}: expected recall@K, nDCG@K or MRR@K")
+    if not count.isdecimal() or name not in ("recall", *_OF_LABELS):
+        expected = ", ".join(f"{known}@K" for known in ("recall", *_OF_LABELS))
+        raise ValueError(f"metric {metric!r}: expected one of {expected}")
     if name == "recall" and truth is not None:
         return recall_per_query(ids, truth, int(count))
     if name != "recall" and labels is not None:
-        function = ndcg_per_query if name == "nDCG" else reciprocal_rank
-        return function(ids, labels, int(count))
+        return _OF_LABELS[name](ids, labels, int(count))
     raise ValueError(f"metric {metric!r} without {'truth' if name == 'recall' else 'labels'}")
 
 
@@ -120,6 +123,51 @@ def reciprocal_rank(ids: np.ndarray, labels: Labels, K: int) -> np.ndarray:
             ranks = [rank for rank, item in enumerate(row, 1) if grades.get(int(item), 0) > 0]
             scores[i] = 1 / ranks[0] if ranks else 0.0
     return scores
+
+
+def held_out_recall(ids: np.ndarray, labels: Labels, K: int) -> np.ndarray:
+    """|first K results ∩ relevant items| / number of relevant items, for each query: (q,).
+
+    Recall@K of recommenders (LightGCN, arXiv 2002.02126; RecBole): relevant are a user's held-out
+    items.
+
+    Args:
+        ids, labels: as of ``ndcg_per_query``.
+
+    >>> held_out_recall(np.array([[7, 3], [1, 2]]), [{7: 1.0, 5: 1.0}, {}], 2)
+    array([0.5, nan])
+    """
+    return np.array([_found(row[:K], grades)[0] for row, grades in zip(ids, labels, strict=True)])
+
+
+def hit_rate(ids: np.ndarray, labels: Labels, K: int) -> np.ndarray:
+    """1 where a relevant item is among the first K results, else 0 (q,); NaN without labels.
+
+    Args:
+        ids, labels: as of ``ndcg_per_query``.
+
+    >>> hit_rate(np.array([[7, 3], [1, 2]]), [{7: 1.0, 5: 1.0}, {9: 1.0}], 2)
+    array([1., 0.])
+    """
+    return np.array([_found(row[:K], grades)[1] for row, grades in zip(ids, labels, strict=True)])
+
+
+def _found(row: np.ndarray, grades: Mapping[int, float]) -> tuple[float, float]:
+    """Share of relevant items that a row holds, and whether it holds any; NaN without any."""
+    relevant = {item for item, grade in grades.items() if grade > 0}
+    if not relevant:
+        return float("nan"), float("nan")
+    found = len(relevant.intersection(row.tolist()))
+    return found / len(relevant), float(found > 0)
+
+
+#: Metrics that compare with labels, by name.
+_OF_LABELS: dict[str, Callable[[np.ndarray, Labels, int], np.ndarray]] = {
+    "held-out recall": held_out_recall,
+    "hit": hit_rate,
+    "nDCG": ndcg_per_query,
+    "MRR": reciprocal_rank,
+}
 
 
 def score_correlation(scores: np.ndarray, exact: np.ndarray) -> np.ndarray:

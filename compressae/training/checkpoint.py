@@ -39,7 +39,8 @@ def load_checkpoint(
     """
     artifact = load_artifact(path, KIND)
     expected = {**asdict(config), "rows": shape[0], "dim": shape[1]}
-    recorded = {**artifact.settings["config"], **{k: artifact.settings[k] for k in ("rows", "dim")}}
+    recorded = {"similarity": "cosine", **artifact.settings["config"]}  # Older ones lack it.
+    recorded |= {k: artifact.settings[k] for k in ("rows", "dim")}
     cure = "resume with the settings and table it was made with, or train without resuming"
     check_same(f"{path}: checkpoint of", recorded, expected, cure)
     state = artifact.tensors["state"]

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compressae.retrieval.io.embeddings import SIMILARITIES, Similarity
+
 Recipe = Literal["pursuit", "autoencoder", "paper"]
 
 #: Defaults of each recipe.
@@ -40,6 +42,8 @@ class TrainConfig:
         resample_every: steps between two resamplings of dead latents ("autoencoder").
         hold_out: rows never trained on, so that they can serve as queries: the first ``hold_out``
             of ``numpy.random.default_rng(0).permutation(n)``.
+        similarity: "cosine", or "dot" where queries are compared with rows by dot product, as in a
+            recommender: rows then keep their lengths, and rows of zeros are left out of training.
         seed: of the initialisation, the order of rows and the choice of residuals.
 
     Raises:
@@ -62,10 +66,15 @@ class TrainConfig:
     resample_every: int = 50
     hold_out: int = 0
     seed: int = 0
+    similarity: Similarity = "cosine"
 
     def __post_init__(self) -> None:
         if self.recipe not in _RECIPES:
             raise ValueError(f"recipe = {self.recipe!r}: expected {' or '.join(_RECIPES)}")
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(
+                f"similarity = {self.similarity!r}: expected {' or '.join(SIMILARITIES)}"
+            )
         if self.recipe == "pursuit":
             for name in _OF_OPTIMISER:
                 if getattr(self, name) is not None:

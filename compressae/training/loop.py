@@ -78,7 +78,8 @@ def train(
         The model on the CPU; ``model.settings`` records the configuration and the table's rows.
 
     Raises:
-        InputError: a row is NaN, infinite or zero; too few rows; nothing to resume from.
+        InputError: a row is NaN or infinite, or with similarity "cosine" zero; too few rows;
+            nothing to resume from.
 
     >>> from compressae import load_sample
     >>> items = load_sample().embeddings.subset(np.arange(1000))
@@ -94,9 +95,16 @@ def train(
             f"{items.name}: {n} rows with {config.hold_out} held out; expected at least 2 rows to "
             "train on; give more rows or hold out fewer"
         )
-    items.check()
-    if config.hold_out:
-        items = items.subset(np.sort(held_out_rows(n, config.hold_out)[1]))
+    if config.similarity == "dot":
+        items = items.compared_by("dot")
+    has_direction = np.empty(n, bool)  # A row of zeros has none to learn from.
+    for start, batch in items.batches():
+        has_direction[start : start + len(batch)] = batch.any(axis=1)
+    if config.hold_out or not has_direction.all():
+        rows = np.sort(held_out_rows(n, config.hold_out)[1])
+        items = items.subset(rows[has_direction[rows]])
+    if len(items) < 2:
+        raise InputError(f"{items.name}: {len(items)} rows that are not zero; expected at least 2")
     run: GradientRun | PursuitRun
     if config.recipe == "pursuit":
         if replicas.count > 1:

@@ -24,9 +24,12 @@ def test_compress_packs_and_encode_gives_plain_codes(model, table):
     assert isinstance(compress(model, table), PackedCodes)
     assert compress(model, table).settings == {
         "refit": True, "nonzeros": K, "values": "int2", "residual_bytes": 0,
+        "similarity": "cosine",
     }  # fmt: skip
     assert isinstance(encode(model, table), SparseCodes)
-    assert encode(model, table).settings == {"refit": True, "nonzeros": K, "values": "float32"}
+    assert encode(model, table).settings == {
+        "refit": True, "nonzeros": K, "values": "float32", "similarity": "cosine",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

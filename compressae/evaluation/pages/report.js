@@ -120,7 +120,7 @@ function show(m, mark) {
   add(tip, "strong", {}, m.name);
   add(tip, "div", { class: "faint" }, `${m.label}: ${m.what}`);
   for (const [name, f] of Object.entries(m.metrics))
-    add(tip, "div", {}, `${name} ${fixed(3)(f.mean)} [${fixed(3)(f.low)}, ${fixed(3)(f.high)}]`);
+    add(tip, "div", {}, `${name} ${fixed(3)(f.mean)}${f.low === null ? "" : ` [${fixed(3)(f.low)}, ${fixed(3)(f.high)}]`}`);
   add(tip, "div", {}, `${number(m.code_bytes)} B code, ${number(m.bytes_an_item)} B held an item`);
   add(tip, "div", {}, `${number(m.constant_bytes / 1e6)} MB constant`);
   add(tip, "div", {}, `p50 ${number(m.p50_ms)} ms, p99 ${number(m.p99_ms)} ms, ${number(m.queries_per_second)} queries/s`);
@@ -163,7 +163,7 @@ function fill(body) {
     for (const [name, get, write] of COLUMNS) {
       const cell = add(row, "td", {}, write(get(m)));
       const f = m.metrics[name];
-      if (f) cell.title = `95 % interval ${fixed(3)(f.low)} to ${fixed(3)(f.high)}`;
+      if (f && f.low !== null) cell.title = `95 % interval ${fixed(3)(f.low)} to ${fixed(3)(f.high)}`;
       if (name !== "method") continue;
       cell.title = `${m.label}: ${m.what}`;
       add(cell, "div", { class: "faint" }, trained(m));

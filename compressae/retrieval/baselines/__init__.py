@@ -1,7 +1,8 @@
 """The methods that compressed search is compared with: a file a family, an entry a method.
 
-A baseline is built from (items (n, d), **settings), normalises the rows, and is a ``Baseline``: a
-``Searcher`` of dense queries that says what it holds and how many rows it learned from.
+A baseline is built from (items (n, d), **settings), reads them as rows to compare by cosine or dot
+product (``Embeddings.compared_by``), and is a ``Baseline``: a ``Searcher`` of dense queries that
+says what it holds and how many rows it learned from.
 """
 
 import inspect
@@ -157,7 +158,8 @@ def build(name: str, items: Any, **settings: Any) -> Baseline:
 
     Args:
         name: a key of ``BASELINES``.
-        items: an array, a path or ``Embeddings``.
+        items: an array, a path or ``Embeddings``; compared by cosine, or by dot product if they are
+            ``as_embeddings(items).compared_by("dot")``.
         settings: those that ``BASELINES[name].settings()`` names.
 
     Raises:

@@ -10,11 +10,11 @@ from compressae.retrieval.baselines.ordering import write_hits
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.index.exact import check_queries
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import as_compared, as_embeddings
 
 
 class Annoy:
-    """annoy's AnnoyIndex, angular, seed 0.
+    """annoy's AnnoyIndex, angular for cosine, "dot" for dot products, seed 0.
 
     Args:
         items: (n, d).
@@ -36,14 +36,16 @@ class Annoy:
             from annoy import AnnoyIndex
         except ImportError as error:
             raise MissingExtraError("annoy", "baselines", "baseline 'annoy'") from error
-        items = as_embeddings(items)
+        items = as_compared(items)
         if trees < 1:
             raise InputError(f"{trees} trees: expected at least 1")
-        self.shape, self.search_k = items.shape, search_k
-        self._index = AnnoyIndex(items.shape[1], "angular")
+        self.shape, self.search_k, self.similarity = items.shape, search_k, items.similarity
+        self._index = AnnoyIndex(
+            items.shape[1], "angular" if self.similarity == "cosine" else "dot"
+        )
         self._index.set_seed(0)
         for start, batch in items.batches():
-            for i, row in enumerate(unit_rows(batch), start):
+            for i, row in enumerate(batch, start):
                 self._index.add_item(i, row)
         self._index.build(trees)
         with tempfile.TemporaryDirectory() as folder:
@@ -55,13 +57,15 @@ class Annoy:
         return self.shape[0]
 
     def search(self, queries: Any, K: int) -> Hits:
-        """Search with annoy for queries (q, d), by cosine."""
-        queries = as_embeddings(queries, "queries")
+        """Search with annoy for queries (q, d)."""
+        queries = as_embeddings(queries, "queries").compared_by(self.similarity)
         check_queries(queries.shape[1], self.shape[1], queries.name, K)
         hits = Hits.empty(len(queries), K)
         for first, batch in queries.batches():
-            for q, query in enumerate(unit_rows(batch), first):
+            for q, query in enumerate(batch, first):
                 ids, distances = self._index.get_nns_by_vector(query, K, self.search_k, True)
-                scores = 1 - np.square(np.array([distances], np.float32)) / 2  # √(2 − 2 cos)
+                scores: np.ndarray = np.array([distances], np.float32)
+                if self.similarity == "cosine":
+                    scores = 1 - np.square(scores) / 2  # Distances are √(2 − 2 cos).
                 write_hits(hits, q, np.array([ids], np.int64), scores)
         return hits

@@ -8,7 +8,7 @@ from scipy import sparse
 from compressae.retrieval.baselines.decoded import Decoded
 from compressae.retrieval.baselines.partitions import Kind, partitions
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Embeddings, as_compared
 
 Combine = Literal["concat", "add", "product"]
 
@@ -16,7 +16,7 @@ Combine = Literal["concat", "add", "product"]
 class Compositional(Decoded):
     """Rows combined from one float32 row of each of several tables, by the row's number alone.
 
-    The tables are those of arXiv 1909.02107, fitted to the unit rows by alternating least squares
+    The tables are those of arXiv 1909.02107, fitted to the rows by alternating least squares
     instead of trained on a task: one table at a time, the others fixed. A row's number alone
     decides which rows it shares.
 
@@ -44,7 +44,7 @@ class Compositional(Decoded):
         parts: int | None = None,
         sweeps: int = 5,
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         n, d = items.shape
         if combine not in ("concat", "add", "product"):
             raise InputError(f"combine {combine!r}: expected concat, add or product")
@@ -58,7 +58,8 @@ class Compositional(Decoded):
             if partition == "hashing":
                 what = "a single row"
             raise InputError(f"{code_bytes} bytes a row: too few for {what}; give more")
-        self.shape, self.combine, self.partitions = (n, d), combine, split
+        self.shape, self.similarity = (n, d), items.similarity
+        self.combine, self.partitions = combine, split
         self._columns = np.cumsum([0, *widths]) if combine == "concat" else None
         start = 1.0 if combine == "product" else 0.0
         self.tables = [
@@ -77,7 +78,7 @@ class Compositional(Decoded):
         above = np.zeros((size, width))
         below = np.zeros((size, width if self.combine == "product" else 1))
         for start, batch in items.batches():
-            rows, m = unit_rows(batch), len(batch)
+            rows, m = batch, len(batch)
             ids = np.arange(start, start + m)
             picks = self.partitions.classes(ids)[j]
             shares = sparse.csr_array(

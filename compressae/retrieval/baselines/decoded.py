@@ -7,7 +7,7 @@ import numpy as np
 
 from compressae.retrieval.index.exact import QUERY_BLOCK, check_queries, search_blocks
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Similarity, as_embeddings
 
 #: Rows decoded at a time.
 _BLOCK_ROWS = 1 << 14
@@ -18,12 +18,14 @@ class Decoded(ABC):
 
     Attributes:
         shape: (n, d).
+        similarity: what rows and queries are read for: "cosine" or "dot".
         code_nbytes: bytes of the codes.
         constant_nbytes: bytes that do not grow with n.
         trained_rows: rows that constants were learned from; 0 where there are none.
     """
 
     shape: tuple[int, int]
+    similarity: Similarity
     code_nbytes: int
     constant_nbytes: int
     trained_rows: int
@@ -41,12 +43,12 @@ class Decoded(ABC):
         """Decode rows start..stop: (stop − start, e) float32."""
 
     def view(self, queries: np.ndarray) -> np.ndarray:
-        """Map unit queries (m, d) to the space of decoded rows: (m, e)."""
+        """Map queries (m, d) to the space of decoded rows: (m, e)."""
         return queries
 
     def search(self, queries: Any, K: int) -> Hits:
-        """Find the K rows of largest dot product with each unit query (q, d)."""
-        queries = as_embeddings(queries, "queries")
+        """Find the K rows of largest dot product with each query (q, d)."""
+        queries = as_embeddings(queries, "queries").compared_by(self.similarity)
         n, d = self.shape
         check_queries(queries.shape[1], d, queries.name, K)
         hits = Hits.empty(len(queries), K)
@@ -55,5 +57,5 @@ class Decoded(ABC):
                 (start, self.decode(start, min(start + _BLOCK_ROWS, n)))
                 for start in range(0, n, _BLOCK_ROWS)
             )
-            search_blocks(self.view(unit_rows(batch)), blocks, K, hits, first)
+            search_blocks(self.view(batch), blocks, K, hits, first)
         return hits

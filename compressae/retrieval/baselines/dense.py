@@ -1,6 +1,9 @@
 """The dense baseline."""
 
+from typing import Any
+
 from compressae.retrieval.index.exact import ExactIndex
+from compressae.retrieval.io.embeddings import as_compared
 
 
 class Dense(ExactIndex):
@@ -11,7 +14,12 @@ class Dense(ExactIndex):
     """
 
     constant_nbytes = 0
+    excludes = True  # Its search takes ``exclude``.
     trained_rows = 0
+
+    def __init__(self, items: Any) -> None:
+        items = as_compared(items)
+        super().__init__(items, items.similarity)
 
     @property
     def code_nbytes(self) -> int:

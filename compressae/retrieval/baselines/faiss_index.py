@@ -10,11 +10,11 @@ from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exact import check_queries
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import as_compared, as_embeddings
 
 
 class FaissIndex:
-    """n items in an index of faiss, compared by the inner product of unit rows.
+    """n items in an index of faiss, compared by inner product: of unit rows for cosine.
 
     Results are ordered by score and id; among rows that tie for the last place, faiss chooses.
 
@@ -38,21 +38,21 @@ class FaissIndex:
     def __init__(
         self, index: Any, items: Any, code_bytes: int, train_rows: int = TRAIN_ROWS, least: int = 1
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         rows = min(len(items), train_rows)
         if rows < least:
             raise InputError(
                 f"{items.name}: {rows} rows to train on; this needs at least {least}; give more "
                 "rows"
             )
-        self.index, self._n = index, len(items)
+        self.index, self._n, self.similarity = index, len(items), items.similarity
         self.trained_rows = 0
         if not index.is_trained:
             index.train(training_rows(items, train_rows))
             self.trained_rows = rows
         self.constant_nbytes = written_bytes(index)
         for _, batch in items.batches():
-            index.add(unit_rows(batch))
+            index.add(batch)
         self.nbytes = written_bytes(index) - self.constant_nbytes
         self.code_nbytes = self._n * code_bytes
 
@@ -60,12 +60,12 @@ class FaissIndex:
         return self._n
 
     def search(self, queries: Any, K: int) -> Hits:
-        """Search with faiss for unit queries (q, d)."""
-        queries = as_embeddings(queries, "queries")
+        """Search with faiss for queries (q, d)."""
+        queries = as_embeddings(queries, "queries").compared_by(self.similarity)
         check_queries(queries.shape[1], self.index.d, queries.name, K)
         hits = Hits.empty(len(queries), K)
         for first, batch in queries.batches():
-            scores, ids = self.index.search(unit_rows(batch), K)
+            scores, ids = self.index.search(batch, K)
             scores[ids < 0] = -np.inf
             write_hits(hits, first, ids, scores)
         return hits

@@ -6,7 +6,7 @@ import faiss
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 
 class HNSW(FaissIndex):
@@ -22,7 +22,7 @@ class HNSW(FaissIndex):
     def __init__(
         self, items: Any, links: int = 16, ef: int = 64, ef_construction: int = 100
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         if links < 2 or ef_construction < 1:
             raise InputError(
                 f"{links} links, ef_construction {ef_construction}: expected 2 and 1 or more"

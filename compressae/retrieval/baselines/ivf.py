@@ -7,7 +7,7 @@ import faiss
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
 from compressae.retrieval.baselines.sample import TRAIN_ROWS
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 #: Rows a centroid that k-means needs (faiss's own bound).
 _ROWS_A_LIST = 39
@@ -32,7 +32,7 @@ class IVFPQ(FaissIndex):
         lists: int | None = None,
         train_rows: int = TRAIN_ROWS,
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         n, d = items.shape
         if lists is None:
             most = max(1, min(int(4 * n**0.5), min(n, train_rows) // _ROWS_A_LIST))

@@ -6,7 +6,7 @@ import faiss
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
 from compressae.retrieval.baselines.sample import TRAIN_ROWS
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 #: Centroids of a sub-quantiser of 8 bits, and so the fewest rows that train them.
 CENTROIDS = 256
@@ -22,7 +22,7 @@ class PQ(FaissIndex):
     """
 
     def __init__(self, items: Any, code_bytes: int = 64, train_rows: int = TRAIN_ROWS) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         d = items.shape[1]
         m = self.code_size(d, code_bytes)
         super().__init__(_pq(d, m), items, m, train_rows, CENTROIDS)
@@ -50,7 +50,7 @@ class OPQ(FaissIndex):
         train_rows: int = TRAIN_ROWS,
         iterations: int = 50,
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         d = items.shape[1]
         m = PQ.code_size(d, code_bytes)
         rotation, quantizer = faiss.OPQMatrix(d, m), faiss.ProductQuantizer(d, m, 8)

@@ -7,7 +7,7 @@ import faiss
 from compressae.retrieval.baselines.faiss_index import FaissIndex
 from compressae.retrieval.baselines.sample import TRAIN_ROWS
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 _MOST_BITS = 8
 
@@ -23,7 +23,7 @@ class RaBitQ(FaissIndex):
     """
 
     def __init__(self, items: Any, code_bytes: int = 64, train_rows: int = TRAIN_ROWS) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         d = items.shape[1]
         quantizer = _quantizer(d, code_bytes)
         rotation = faiss.RandomRotationMatrix(d, d)

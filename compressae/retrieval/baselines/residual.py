@@ -8,7 +8,7 @@ from compressae.retrieval.baselines.faiss_index import FaissIndex
 from compressae.retrieval.baselines.product import CENTROIDS
 from compressae.retrieval.baselines.sample import TRAIN_ROWS
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 
 class RQ(FaissIndex):
@@ -28,7 +28,7 @@ class RQ(FaissIndex):
     def __init__(
         self, items: Any, code_bytes: int = 64, train_rows: int = TRAIN_ROWS, beam: int = 1
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         if code_bytes < 1 or beam < 1:
             raise InputError(f"{code_bytes} bytes a row, beam {beam}: expected at least 1 each")
         d = items.shape[1]

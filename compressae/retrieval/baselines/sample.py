@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from compressae.retrieval.io.embeddings import Embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Embeddings
 
 #: Rows that codebooks are trained on at most: faiss's own bound for 256 centroids.
 TRAIN_ROWS = 65_536
@@ -20,7 +20,7 @@ def sample_rows(n: int, most: int) -> np.ndarray:
 
 
 def training_rows(items: Embeddings, most: int) -> np.ndarray:
-    """Unit rows (min(n, most), d) of ``sample_rows``."""
+    """Rows (min(n, most), d) of ``sample_rows``."""
     if len(items) <= most:
-        return unit_rows(items.to_array())
-    return unit_rows(items.take(sample_rows(len(items), most)))
+        return items.to_array()
+    return items.take(sample_rows(len(items), most))

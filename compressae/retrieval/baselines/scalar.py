@@ -6,7 +6,7 @@ import faiss
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex
 from compressae.retrieval.baselines.sample import TRAIN_ROWS
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 _KINDS = {
     "float16": (faiss.ScalarQuantizer.QT_fp16, 16),
@@ -30,7 +30,7 @@ class Scalar(FaissIndex):
         kind: Literal["float16", "int8", "int4"] = "int8",
         train_rows: int = TRAIN_ROWS,
     ) -> None:
-        items = as_embeddings(items)
+        items = as_compared(items)
         d = items.shape[1]
         quantizer, bits = _KINDS[kind]
         index = faiss.IndexScalarQuantizer(d, quantizer, faiss.METRIC_INNER_PRODUCT)

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+from compressae.retrieval.io.embeddings import Similarity
 
 KIND = "codes"
 
@@ -34,6 +35,12 @@ class Codes(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """n."""
+
+    @property
+    def similarity(self) -> Similarity:
+        """What scores of a dense query estimate: its cosine with a row, or its dot product."""
+        similarity: Similarity = self.settings.get("similarity", "cosine")
+        return similarity
 
     @property
     def shape(self) -> tuple[int, int]:

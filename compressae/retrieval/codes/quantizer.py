@@ -16,6 +16,10 @@ _CENTROIDS = 256
 #: a share of its largest eigenvalue; chosen on WordNet (docs/results/recall_per_byte.md).
 _WEIGHTING = 0.75
 _RIDGE = 1e-2
+#: Gains that are left for rows longer than those of the table, and how much longer they may be.
+_LONGER, _HEADROOM = 16, 4.0
+#: Gains that are drawn to fit those of dot products.
+_GAIN_SAMPLE = 1 << 14
 #: Names of the arrays in saved files, where format 2 uses another name.
 _STORED_AS = {"error_weighting": "metric"}
 
@@ -28,14 +32,16 @@ class RowQuantizer:
     rank r, so that no scale and no sign is stored. The residual r = x − x̂ is projected to
     y = r·project and cut into m parts. Each part is replaced by the nearest of 256 centroids
     (product quantisation, Jégou et al. 2011). Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
-    A gain byte scales the row to its least-squares length.
+    A gain byte scales the row to its least-squares length, and for dot products to that of the row
+    itself: no byte is added for row lengths.
 
     Attributes:
         latents: h.
         error_weighting: (d, d) float32 A: quantisation minimises ‖(x − x̂)·A‖.
         levels: (K, L) float32; rank r uses the first 2^value_bits[r].
         value_bits: (K,) int64 bits of a level number.
-        gains: (256,) float32, ascending, evenly spaced: the factor that each gain byte stands for.
+        gains: (256,) float32, ascending: the factor that each gain byte stands for. For dot
+            products it includes the row's length, and the first is 0, of rows of zeros.
         project, restore: (d, m·s) float32, s dimensions a part; m = 0 without residual codes.
         codebooks: (m, 256, s) float32.
 
@@ -78,6 +84,7 @@ class RowQuantizer:
             and int(self.value_bits.min()) >= 1
             and widest == 1 << int(self.value_bits.max()) <= 256
             and self.gains.shape == (256,)
+            and not bool((np.diff(self.gains) < 0).any())
             and centroids == _CENTROIDS
             and self.project.shape == self.restore.shape == (d, m * s)
         )
@@ -106,6 +113,11 @@ class RowQuantizer:
     def nonzeros(self) -> int:
         """K, the largest number of nonzeros of a row."""
         return len(self.value_bits)
+
+    @property
+    def says_lengths(self) -> bool:
+        """Whether gains include row lengths, as for dot products."""
+        return float(self.gains[0]) == 0
 
     @property
     def residual_bytes(self) -> int:
@@ -181,10 +193,8 @@ class RowQuantizer:
 
         A numpy array returns a numpy array, a tensor a tensor on its device.
         """
-        low, high = float(self.gains[0]), float(self.gains[-1])
-        step = max((high - low) / 255, 1e-9)
-        xp = namespace(gains)
-        return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
+        xp, middles = namespace(gains), (self.gains[1:] + self.gains[:-1]) / 2
+        return xp.asarray(xp.searchsorted(beside(middles, gains), gains), dtype=xp.uint8)
 
     def prefix(self, k: int) -> "RowQuantizer":
         """Cut the quantiser to rows of their first k nonzeros, without a residual code."""
@@ -243,16 +253,17 @@ def level_values(levels: Any, codes: Any) -> Any:
     return beside(levels, codes)[beside(ranks, codes), codes.long()]
 
 
-def fit_error_weighting(queries: np.ndarray) -> np.ndarray:
+def fit_error_weighting(queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     """Fit an error weighting: a symmetric positive matrix A (d, d) float32.
 
     Over queries of second moment S, the expected squared error of q·x̂ is eᵀSe with e = x − x̂, not
     eᵀe (Guo et al., "Quantization based fast inner product search", AISTATS 2016). A² is S to a
     power below 1, a compromise between the two, because the nearest rows matter more than the mean
-    row. A is scaled so that rows like the queries have a mean squared length of 1 after weighting.
+    row. A is scaled so that rows have a mean squared length of 1 after weighting.
 
     Args:
-        queries: (n, d) float32 rows like the queries.
+        queries: (q, d) float32 rows like the queries.
+        rows: (n, d) float32 unit rows of the table; the queries when None.
 
     >>> queries = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
     >>> fit_error_weighting(queries).round(2)
@@ -261,8 +272,45 @@ def fit_error_weighting(queries: np.ndarray) -> np.ndarray:
     """
     moment, axes = np.linalg.eigh((queries.T @ queries / len(queries)).astype(np.float64))
     weight = (np.maximum(moment, 0) / moment[-1] + _RIDGE) ** (_WEIGHTING / 2)
-    weight /= np.sqrt(np.mean(((queries @ axes) * weight) ** 2) * len(axes))
+    rows = queries if rows is None else rows
+    weight /= np.sqrt(np.mean(((rows @ axes) * weight) ** 2) * len(axes))
     return ((axes * weight) @ axes.T).astype(np.float32)
+
+
+def fit_gains(gains: np.ndarray) -> np.ndarray:
+    """Fit the gains (256,) that gain bytes stand for: evenly spaced, without the extremes.
+
+    Args:
+        gains: (m,) gains of a sample.
+    """
+    low, high = np.quantile(gains, [0.001, 0.999])
+    return np.linspace(low, max(high, low + 1e-6), 256).astype(np.float32)
+
+
+def fit_length_gains(gains: np.ndarray, longest: float) -> np.ndarray:
+    """Fit the gains (256,) that gain bytes stand for where they include row lengths.
+
+    The first is 0, of rows of zeros. Most are a Lloyd–Max quantiser of the logarithms of the gains,
+    weighted by their squares: a step is a share of a length, and finer where long rows are many,
+    since those have the largest dot products. The last ones leave room for longer rows to come.
+
+    Args:
+        gains: (m,) gains of a sample, lengths included, above 0.
+        longest: about the largest gain of the table.
+
+    >>> gains = fit_length_gains(np.array([1.0, 2.0, 4.0]), longest=4.0)
+    >>> len(gains), float(gains[0]), float(gains[-1])
+    (256, 0.0, 16.0)
+    """
+    # Draw gains with probability in proportion to their squares, by quantiles.
+    ascending = np.sort(gains.astype(np.float64))
+    share = np.cumsum(ascending**2)
+    places = (np.arange(_GAIN_SAMPLE) + 0.5) / _GAIN_SAMPLE * share[-1]
+    drawn = ascending[np.minimum(np.searchsorted(share, places), len(share) - 1)]
+    usual = np.exp(_lloyd(np.log(drawn), 255 - _LONGER)[0])
+    longest = max(longest, float(usual[-1]))
+    longer = np.geomspace(longest, _HEADROOM * longest, _LONGER)
+    return np.concatenate([[0], usual, longer]).astype(np.float32)
 
 
 def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarray, np.ndarray]:

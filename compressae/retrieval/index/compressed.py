@@ -10,13 +10,14 @@ from compressae.kernels.threads import over_rows
 from compressae.retrieval.codes import Codes, open_codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.index.paper import CosineLists, reconstruct_queries, search_sparse
+from compressae.retrieval.index.paper import SparseLists, reconstruct_queries, search_sparse
 from compressae.retrieval.index.postings import build_segment, list_arrays, open_lists
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.index.two_stage import TwoStageSearch, rerank
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+from compressae.retrieval.io.embeddings import Similarity, check_similarity
 
 KIND = "index"
 #: Entries of q' that search the lists until ``tune`` sets them; chosen on WordNet
@@ -27,9 +28,11 @@ ProjectionType = Literal["int8", "float32"]
 
 
 class CompressedIndex(SegmentedIndex):
-    """Cosine search over the codes of a table, by posting lists.
+    """Search over the codes of a table by cosine or dot product, by posting lists.
 
-    Ways to score a dense query x of unit length against the code s of an item y:
+    The similarity is that of the codes. For dot products every score below is multiplied by the
+    query's length, and y keeps its own. Ways to score a dense query x of unit length against the
+    code s of an item y:
 
     - "asymmetric" (default): x·ŷ, the query not compressed. q' = W·x; the largest entries of q'
       search the posting lists, the best candidates are rescored exactly as q'·s, residual codes
@@ -77,6 +80,7 @@ class CompressedIndex(SegmentedIndex):
             )
         projection.check_made(codes.model_id)
         self._set(projection, threads, lists, projection_type)
+        check_similarity(codes.similarity)
         self.segments = Segments(codes, self.build, ids)
 
     def _set(
@@ -91,7 +95,7 @@ class CompressedIndex(SegmentedIndex):
         self.projection, self.threads, self.has_lists = projection, threads, lists
         self.projection_type = projection_type
         self._matrix = Int8Matrix.of(projection.decoder) if projection_type == "int8" else None
-        self.cosine_lists = CosineLists(threads)
+        self.sparse_lists = SparseLists(threads)
         self.query_nonzeros = min(QUERY_NONZEROS, projection.latents)
         self.candidates: CandidateCount = None
         self.tuned: tuple[int, CandidateCount] = (0, None)
@@ -110,9 +114,14 @@ class CompressedIndex(SegmentedIndex):
         )
 
     @property
+    def similarity(self) -> Similarity:
+        """What scores estimate: "cosine" or "dot"; that of the codes."""
+        return self.segments.parts[0].codes.similarity
+
+    @property
     def nbytes(self) -> int:
         """Bytes held that grow with n: codes, posting lists, those of "sparse" once in use."""
-        return self.segments.nbytes + self.cosine_lists.nbytes
+        return self.segments.nbytes + self.sparse_lists.nbytes
 
     @property
     def constant_nbytes(self) -> int:
@@ -134,6 +143,7 @@ class CompressedIndex(SegmentedIndex):
         allowed: Any = None,
         rerank: Any = None,
         rerank_candidates: int | None = None,
+        exclude: Any = None,
     ) -> Hits:
         """Find the K best items of each query.
 
@@ -151,11 +161,15 @@ class CompressedIndex(SegmentedIndex):
                 largest id; all when None.
             rerank: the items' own embeddings, row numbers being ids: an array, a path or
                 ``Embeddings``, best on disk. The best items are read from it and reranked by exact
-                cosine.
+                cosine or dot product.
             rerank_candidates: items read a query, at least K; 4·K when None.
+            exclude: items that each query leaves out, as those that a user has seen: a scipy sparse
+                matrix (q, any width) whose nonzeros' columns are ids. Exact: the others are found
+                as if these were not in the index.
 
         Raises:
-            InputError: queries of another width, NaN, infinite or zero; K or candidates too small.
+            InputError: queries of another width, NaN, infinite or for cosine zero; K or candidates
+                too small; ``exclude`` of another form.
         """
         request = SearchRequest.of(
             self,
@@ -167,6 +181,7 @@ class CompressedIndex(SegmentedIndex):
             allowed,
             rerank,
             rerank_candidates,
+            exclude,
         )
         return self.answer(request)
 
@@ -176,22 +191,26 @@ class CompressedIndex(SegmentedIndex):
         if not request.rows:
             return hits
         two_stage = TwoStageSearch(request, self.project)
-        for start, x in request.batches():
+        for start, x, lengths in request.batches():
             # The first stage writes into the hits themselves unless they are reranked.
             found, first = hits, start
             if request.rerank is not None:
                 found, first = Hits.empty(len(x), request.first_stage), 0
             if request.scoring == "sparse":
-                part = search_sparse(request, x, self.projection, self.cosine_lists)
+                part = search_sparse(request, x, start, self.projection, self.sparse_lists)
                 found.ids[first : first + len(x)] = part.ids
                 found.scores[first : first + len(x)] = part.scores
             else:
                 view = x
                 if request.scoring == "reconstructed":
                     view = reconstruct_queries(self.projection, request.segments[0].codes, x)
-                over_rows(lambda a, b: two_stage(view, a, b, found, first), len(x), self.threads)
+                over_rows(
+                    lambda a, b: two_stage(view, a, b, found, first, start), len(x), self.threads
+                )
             if request.rerank is not None:
                 rerank(request.rerank, x, found, hits, start)
+            if lengths is not None:
+                hits.scale(start, lengths)
         return hits
 
     def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
@@ -269,6 +288,7 @@ class CompressedIndex(SegmentedIndex):
         codes = open_codes(settings, tensors, path)
         projection.check_made(codes.model_id)
         search = settings.get("search", {})
+        check_similarity(codes.similarity)
         index = cls.__new__(cls)
         index._set(projection, threads, search.get("lists", True), search.get("weights", "int8"))
         index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)

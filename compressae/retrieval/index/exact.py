@@ -1,4 +1,4 @@
-"""Exact cosine search over dense rows: the ground truth and the dense baseline."""
+"""Exact search over dense rows by cosine or dot product: ground truth and dense baseline."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.exclusion import Exclusion
 from compressae.retrieval.index.hits import Hits, check_count
-from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Similarity, as_embeddings
 
 #: Scores of one block of queries and rows, about (128 MiB).
 _BLOCK_NUMBERS = 1 << 25
@@ -18,13 +19,14 @@ QUERY_BLOCK = 1024
 
 
 class ExactIndex:
-    """Exact index: float32 unit rows in memory. Every search reads all rows.
+    """Exact index: float32 rows in memory. Every search reads all rows.
 
     Args:
         items: (n, d) embeddings: an array, a path or ``Embeddings``.
+        similarity: "cosine", or "dot", the dot product.
 
     Raises:
-        InputError: a row holds NaN or infinity, or only zeros.
+        InputError: a row holds NaN or infinity, or with "cosine" only zeros.
 
     >>> index = ExactIndex(np.array([[2, 0], [0, 1], [1, 1]], np.float32))
     >>> hits = index.search(np.array([[1, 0.5]], np.float32), 2)
@@ -34,11 +36,9 @@ class ExactIndex:
     (3, 24)
     """
 
-    def __init__(self, items: Any) -> None:
-        items = as_embeddings(items)
-        self._rows = np.empty(items.shape, np.float32)
-        for start, batch in items.batches():
-            self._rows[start : start + len(batch)] = unit_rows(batch)
+    def __init__(self, items: Any, similarity: Similarity = "cosine") -> None:
+        self.similarity = similarity
+        self._rows = as_embeddings(items).compared_by(similarity).to_array()
 
     def __len__(self) -> int:
         """n."""
@@ -49,48 +49,61 @@ class ExactIndex:
         """4·n·d."""
         return self._rows.nbytes
 
-    def search(self, queries: Any, K: int) -> Hits:
-        """Find the K rows of largest cosine with each query (q, d); see ``exact_search``."""
-        queries = as_embeddings(queries, "queries")
+    def search(self, queries: Any, K: int, exclude: Any = None) -> Hits:
+        """Find the K most similar rows of each query (q, d); see ``exact_search``."""
+        queries = as_embeddings(queries, "queries").compared_by(self.similarity)
         n, d = self._rows.shape
         check_queries(queries.shape[1], d, queries.name, K)
         size = max(1, _BLOCK_NUMBERS // QUERY_BLOCK)
         blocks = [(start, self._rows[start : start + size]) for start in range(0, n, size)]
         hits = Hits.empty(len(queries), K)
+        left_out = None if exclude is None else Exclusion.of(exclude, len(queries))
         for first, batch in queries.batches(QUERY_BLOCK):
-            search_blocks(unit_rows(batch), blocks, K, hits, first)
+            search_blocks(batch, blocks, K, hits, first, left_out)
         return hits
 
 
-def exact_search(items: Any, queries: Any, K: int) -> Hits:
-    """Find the K rows of largest cosine with each query, in a table of any size.
+def exact_search(
+    items: Any,
+    queries: Any,
+    K: int,
+    similarity: Similarity = "cosine",
+    exclude: Any = None,
+) -> Hits:
+    """Find the K most similar rows of each query, in a table of any size.
 
     Rows are read in batches; queries and results stay in memory. Ties of the computed float32
-    cosines go to the smaller id.
+    scores go to the smaller id.
 
     Args:
         items: (n, d) embeddings: an array, a path or ``Embeddings``.
         queries: (q, d) embeddings.
         K: results per query.
+        similarity: "cosine", or "dot", the dot product.
+        exclude: rows that each query leaves out: a scipy sparse matrix (q, any width).
 
     Returns:
         ``Hits`` (q, K).
 
     Raises:
-        InputError: the widths differ; a row holds NaN or infinity, or only zeros; or K < 1.
+        InputError: the widths differ; a row holds NaN or infinity, or with "cosine" only zeros; or
+            K < 1.
 
     >>> items = np.array([[2, 0], [0, 1], [1, 1]], np.float32)
     >>> exact_search(items, np.array([[1, 0.5], [0, 3]], np.float32), K=2).ids
     array([[2, 0],
            [1, 2]])
+    >>> exact_search(items, np.array([[1, 0.5]], np.float32), K=2, similarity="dot").ids
+    array([[0, 2]])
     """
-    items, queries = as_embeddings(items), as_embeddings(queries, "queries")
+    items = as_embeddings(items).compared_by(similarity)
+    queries = as_embeddings(queries, "queries").compared_by(similarity)
     check_queries(queries.shape[1], items.shape[1], queries.name, K)
     hits = Hits.empty(len(queries), K)
-    unit_queries = unit_rows(queries.to_array())
+    x = queries.to_array()
     size = max(1, _BLOCK_NUMBERS // max(len(queries), items.shape[1]))
-    blocks = ((start, unit_rows(batch)) for start, batch in items.batches(size))
-    search_blocks(unit_queries, blocks, K, hits, 0)
+    left_out = None if exclude is None else Exclusion.of(exclude, len(queries))
+    search_blocks(x, items.batches(size), K, hits, 0, left_out)
     return hits
 
 
@@ -110,6 +123,7 @@ def search_blocks(
     K: int,
     hits: Hits,
     first: int,
+    exclude: Exclusion | None = None,
 ) -> None:
     """Merge the best of each block of rows into hits[first : first + q].
 
@@ -118,14 +132,20 @@ def search_blocks(
         blocks: (first id, rows (m, d)), by ascending id, so that earlier results win ties.
         K: results per query.
         hits: the results so far; updated in place.
-        first: row of ``hits`` of the first query.
+        first: row of ``hits`` of the first query, and its number in ``exclude``.
+        exclude: rows that queries leave out.
     """
     for start, rows in blocks:
         scores = queries @ rows.T
 
         def merge(a: int, b: int, start: int = start, scores: np.ndarray = scores) -> None:
             for i in range(a, b):
+                if exclude is not None:
+                    own = exclude.of_query(first + i) - start
+                    scores[i, own[(own >= 0) & (own < scores.shape[1])]] = -np.inf
                 ids, top = best(scores[i], K)
+                if exclude is not None:
+                    ids, top = ids[top > -np.inf], top[top > -np.inf]
                 hit_ids, hit_scores = hits.ids[first + i], hits.scores[first + i]
                 filled = hit_ids >= 0
                 all_ids = np.concatenate([hit_ids[filled], ids + start])

@@ -15,6 +15,7 @@ from compressae.retrieval.codes.size import parse_bytes
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.exclusion import Exclusion, without
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import reconstruct_queries
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
@@ -69,7 +70,7 @@ class GpuIndex:
         except ValueError as error:
             raise InputError(str(error)) from error
         self._lists: Resident | None = None  # Once a search asks for candidates.
-        self._lengths: Tensor | None = None  # 1 / ‖s‖ of rows, for "sparse".
+        self._factors: Tensor | None = None  # Of rows, for "sparse".
         self._restore = self._centroids = None
         if codes.residual_bytes:
             restore, codebooks = codes.residual_arrays()
@@ -108,8 +109,8 @@ class GpuIndex:
         """Bytes on the device that grow with n: rows, and once in use the posting lists and what
         "sparse" needs."""
         extra = 0 if self._lists is None else self._lists.nbytes
-        if self._lengths is not None and not self._windows.streams:
-            extra += self._lengths.nbytes
+        if self._factors is not None and not self._windows.streams:
+            extra += self._factors.nbytes
         return self._windows.nbytes + extra
 
     def search(
@@ -122,6 +123,7 @@ class GpuIndex:
         allowed: Any = None,
         rerank: Any = None,
         rerank_candidates: int | None = None,
+        exclude: Any = None,
     ) -> Hits:
         """The K best items of each query; see ``CompressedIndex.search``.
 
@@ -141,20 +143,23 @@ class GpuIndex:
             allowed,
             rerank,
             rerank_candidates,
+            exclude,
         )
         # The one segment's searchable rows; candidates are chosen where there are more rows.
         n, (rows_mask,) = len(self), request.masks
         if rows_mask is not None:
             n = int(np.count_nonzero(rows_mask))
         mask = None if rows_mask is None else torch.from_numpy(rows_mask).to(self.device)
-        cosine = scoring == "sparse"
+        sparse = scoring == "sparse"
         few = None
-        if not cosine and request.candidates != "all" and request.candidates < n:
+        if not sparse and request.candidates != "all" and request.candidates < n:
             few = request.candidates
         hits = Hits.empty(len(request), K)
         size = max(1, min(_QUERIES, _ENTRIES // self.projection.latents))
-        for start, x in request.batches(size):
-            if cosine:
+        for start, x, lengths in request.batches(size):
+            left_out = self._left_out(request.exclude, start, len(x))
+            most = max(map(len, left_out), default=0)
+            if sparse:
                 projected, tables = self._query_codes(x, request.query_nonzeros), None
             else:
                 view = x
@@ -163,21 +168,32 @@ class GpuIndex:
                 projected, tables = self._project(torch.from_numpy(view).to(self.device))
             with self._lock, current(self.device):
                 if few is None:
-                    ids, scores = self._scan(projected, tables, request.first_stage, mask, cosine)
+                    # The K best of the rows that a query does not leave out are among K + most.
+                    count = request.first_stage + most
+                    ids, scores = self._scan(projected, tables, count, mask, sparse)
                 else:
-                    chosen = self._candidate_rows(projected, request.query_nonzeros, few, mask)
+                    chosen = self._candidate_rows(
+                        projected, request.query_nonzeros, few, mask, left_out
+                    )
                     ids, scores = self._rescore(projected, tables, request.first_stage, chosen)
-            rows = ids.cpu().numpy()
-            found = Hits(
-                np.where(rows >= 0, self._segment.ids_of(np.maximum(rows, 0)), -1),
-                scores.cpu().numpy(),
-            )
+            rows, top = ids.cpu().numpy(), scores.cpu().numpy()
+            if most and few is None:
+                rows, top = _leave_out(rows, top, request.first_stage, left_out)
+            found = Hits(np.where(rows >= 0, self._segment.ids_of(np.maximum(rows, 0)), -1), top)
             if request.rerank is not None:
                 rerank_hits(request.rerank, x, found, hits, start)
             else:
                 hits.ids[start : start + len(x)] = found.ids
                 hits.scores[start : start + len(x)] = found.scores
+            if lengths is not None:
+                hits.scale(start, lengths)
         return hits
+
+    def _left_out(self, exclude: Exclusion | None, start: int, count: int) -> list[np.ndarray]:
+        """Ascending rows that each of ``count`` queries leaves out."""
+        if exclude is None:
+            return []
+        return [exclude.rows(query, self._segment) for query in range(start, start + count)]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q' = W·x (m, h) of unit queries x (m, d), and their look-up tables (m, parts, 256) where
@@ -199,15 +215,15 @@ class GpuIndex:
         return out.scatter_(1, places, torch.from_numpy(values).to(self.device))
 
     def _scan(
-        self, queries: Tensor, tables: Tensor | None, K: int, mask: Tensor | None, cosine: bool
+        self, queries: Tensor, tables: Tensor | None, K: int, mask: Tensor | None, sparse: bool
     ) -> tuple[Tensor, Tensor]:
         """Rows (m, K) and scores of the best over all windows, the earlier of equal ones first."""
         ids = torch.full((len(queries), K), -1, dtype=torch.int64, device=self.device)
         scores = torch.full((len(queries), K), float("-inf"), device=self.device)
         for first, planes in self._windows:
             here = slice(first, first + len(planes))
-            if cosine:
-                planes = planes.scaled(self._inverse_lengths()[here].to(self.device))
+            if sparse:
+                planes = planes.scaled(self._sparse_factors()[here].to(self.device))
             part = None if mask is None else mask[here]
             rows, found = scan(planes, queries, tables, K, part)
             rows = torch.where(rows >= 0, rows + first, -1)
@@ -219,23 +235,40 @@ class GpuIndex:
         return ids, scores
 
     def _candidate_rows(
-        self, queries: Tensor, query_nonzeros: int, count: int, mask: Tensor | None
+        self,
+        queries: Tensor,
+        query_nonzeros: int,
+        count: int,
+        mask: Tensor | None,
+        left_out: list[np.ndarray],
     ) -> Tensor:
         """Ascending rows (m, c) of largest sums over the lists, −1 for none; where fewer than
-        ``count`` are positive, the first others that may be found too."""
+        ``count`` are positive, the first others that may be found too. ``left_out`` are rows that
+        each query leaves out, empty for none."""
         if self._lists is None:
             assert self._segment.lists is not None
             self._lists = resident(self._segment.lists, self.device)
         latents, values = abs_topk(queries, query_nonzeros, backend="triton")
-        rows = top_candidates(self._lists, latents, values, count, mask)[0].sort(dim=1).values
-        short = rows[:, :1] < 0
+        # Of ``count`` and as many more as one query leaves out, the best that it does not.
+        n, most = len(self._segment.codes), max(map(len, left_out), default=0)
+        rows = top_candidates(self._lists, latents, values, count + most, mask)[0]
+        excluded = np.full((len(rows), most), n, np.int64)
+        for i, own in enumerate(left_out):
+            excluded[i, : len(own)] = own
+        banned = torch.from_numpy(excluded).to(self.device)
+        if most:
+            rows = torch.where(_are_among(rows, banned), -1, rows)
+            rows = torch.where((rows >= 0).cumsum(1) <= count, rows, -1)
+        rows = rows.sort(dim=1).values
+        short = (rows >= 0).sum(1, keepdim=True) < count
         if not bool(short.any()):
             return rows
-        n = len(self._segment.codes)
         others = torch.arange(n, device=self.device) if mask is None else mask.nonzero()[:, 0]
-        others = others[:count].expand(len(rows), -1).contiguous()
-        place = torch.searchsorted(rows, others).clamp(max=rows.shape[1] - 1)
-        added = torch.where(short & (rows.gather(1, place) != others), others, -1)
+        others = others[: count + most].expand(len(rows), -1).contiguous()
+        taken = _are_among(others, rows)
+        if most:
+            taken |= _are_among(others, banned)
+        added = torch.where(short & ~taken, others, -1)
         return torch.cat([rows, added], 1).sort(dim=1).values
 
     def _rescore(
@@ -250,13 +283,32 @@ class GpuIndex:
         place, best = largest(scores, K)
         return torch.where(best > float("-inf"), rows.gather(1, place), -1), best
 
-    def _inverse_lengths(self) -> Tensor:
-        """1 / ‖s‖ of the rows as they are held, gains and scales left out: (n,) float32, on the
-        device where all rows are."""
-        if self._lengths is None:
+    def _sparse_factors(self) -> Tensor:
+        """Factors of the rows as they are held for "sparse": (n,) float32, on the device where all
+        rows are. Gains or scales, and for cosine 1 / ‖s‖ too."""
+        if self._factors is None:
             codes = self._segment.codes
-            factors = codes.row_factors(codes.inverse_norms())
-            assert factors is not None
-            lengths = torch.from_numpy(factors.astype(np.float32))
-            self._lengths = lengths if self._windows.streams else lengths.to(self.device)
-        return self._lengths
+            norms = codes.inverse_norms() if codes.similarity == "cosine" else None
+            factors = codes.row_factors(norms)
+            if factors is None:
+                factors = np.ones(len(codes))
+            on_host = torch.from_numpy(factors.astype(np.float32))
+            self._factors = on_host if self._windows.streams else on_host.to(self.device)
+        return self._factors
+
+
+def _are_among(rows: Tensor, others: Tensor) -> Tensor:
+    """Whether each of rows (m, c) is among others (m, e) of the same query, ascending."""
+    place = torch.searchsorted(others, rows).clamp(max=others.shape[1] - 1)
+    return others.gather(1, place) == rows
+
+
+def _leave_out(
+    rows: np.ndarray, scores: np.ndarray, K: int, left_out: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first K of rows (m, c) and scores, best first, that queries do not leave out."""
+    hits = Hits.empty(len(rows), K)
+    for i, own in enumerate(left_out):
+        left = np.flatnonzero(without(rows[i], own) & (rows[i] >= 0))[:K]
+        hits.ids[i, : len(left)], hits.scores[i, : len(left)] = rows[i, left], scores[i, left]
+    return hits.ids, hits.scores

@@ -43,6 +43,12 @@ class Hits:
         """Make hits of padding alone, to be filled from the left."""
         return cls(np.full((q, K), -1, np.int64), np.full((q, K), -np.inf, np.float32))
 
+    def scale(self, start: int, factors: np.ndarray) -> None:
+        """Multiply the scores of queries start… by factors (m,), in place; padding stays."""
+        rows = slice(start, start + len(factors))
+        scores = self.scores[rows]
+        np.multiply(scores, factors[:, None], out=scores, where=self.ids[rows] >= 0)
+
     def save(self, path: str | Path) -> None:
         """Write ``ids`` and ``scores`` as a .npz file, whole or not at all.
 

@@ -13,16 +13,17 @@ from compressae.kernels.topk import best
 from compressae.retrieval.codes import Codes, as_codes, open_codes, query_rows
 from compressae.retrieval.codes.sparse import CsrRows
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.exclusion import Exclusion, without
 from compressae.retrieval.index.hits import Hits, Ranked, check_count, merge_hits
 from compressae.retrieval.index.postings import (
     ListType,
-    Similarity,
     build_segment,
     list_arrays,
     open_lists,
 )
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+from compressae.retrieval.io.embeddings import Similarity
 
 KIND = "inverted"
 #: Where no more rows than these are allowed, they are scored one by one, without lists.
@@ -95,7 +96,7 @@ class InvertedIndex(SegmentedIndex):
         """Bytes that grow with n: lists and codes."""
         return self.segments.nbytes
 
-    def search(self, queries: Any, K: int, allowed: Any = None) -> Hits:
+    def search(self, queries: Any, K: int, allowed: Any = None, exclude: Any = None) -> Hits:
         """Find the K rows of largest score for each query.
 
         Args:
@@ -103,17 +104,20 @@ class InvertedIndex(SegmentedIndex):
             K: results a query; above n, rows are padded.
             allowed: only these may be found: ids (m,), or bool (m,) by id with m above the
                 largest id; all when None.
+            exclude: ids that each query leaves out; see ``CompressedIndex.search``.
 
         Raises:
-            InputError: queries of another width, NaN or infinite; K < 1; another form of allowed.
+            InputError: queries of another width, NaN or infinite; K < 1; another form of allowed or
+                exclude.
         """
         check_count(K)
         terms = query_rows(queries, self.latents)
         if self.similarity == "cosine":
             terms = terms._replace(values=_unit(terms.indptr, terms.values))
         segments, masks = self.segments.snapshot(allowed)
+        left_out = None if exclude is None else Exclusion.of(exclude, len(terms.indptr) - 1)
         return search_lists(
-            segments, masks, allowed is not None, terms, self.latents, K, self.threads
+            segments, masks, allowed is not None, terms, self.latents, K, self.threads, left_out
         )
 
     def add(self, codes: Any, ids: Any = None) -> np.ndarray:
@@ -194,6 +198,8 @@ def search_lists(
     latents: int,
     K: int,
     threads: int | None,
+    exclude: Exclusion | None = None,
+    number: int = 0,
 ) -> Hits:
     """Find the K rows of largest dot product with each query, exactly.
 
@@ -205,6 +211,7 @@ def search_lists(
         latents: h.
         K: results.
         threads: processors to use.
+        exclude: ids that queries leave out; the first query is its query ``number``.
     """
     indptr, ids, values = terms
     q = len(indptr) - 1
@@ -217,10 +224,13 @@ def search_lists(
             ends = indptr[first : min(first + TOGETHER, stop) + 1]
             begin, end = ends[0], ends[-1]
             batch = (ends - begin, ids[begin:end], values[begin:end])
-            answers = [
-                _answers(segment, *batch, dense, K, mask, rows)
-                for segment, mask, rows in zip(segments, masks, few, strict=True)
-            ]
+            answers = []
+            for segment, mask, rows in zip(segments, masks, few, strict=True):
+                left_out = None
+                if exclude is not None:
+                    which = range(number + first, number + first + len(ends) - 1)
+                    left_out = [exclude.rows(query, segment) for query in which]
+                answers.append(_answers(segment, *batch, dense, K, mask, rows, left_out))
             for i, parts in enumerate(zip(*answers, strict=True)):
                 merge_hits(parts, hits, first + i)
 
@@ -245,6 +255,7 @@ def _answers(
     K: int,
     mask: np.ndarray | None,
     few: np.ndarray | None,
+    left_out: list[np.ndarray] | None,
 ) -> list[Ranked]:
     """Find the K best rows of a segment for each of m queries.
 
@@ -255,12 +266,15 @@ def _answers(
         K: results.
         mask: (n,) bool, the searchable rows; all when None.
         few: the searchable rows where they are so few that each is scored; else None.
+        left_out: for each query the rows that it leaves out, ascending; None for none.
     """
     assert segment.lists is not None
     candidates = None
+    # The K best of the rows that a query does not leave out are among so many.
+    count = K if left_out is None else K + max(map(len, left_out))
     if few is None:
         rounded = values.astype(np.float32, copy=False)
-        candidates = find_candidates(segment.lists, ends, ids, rounded, K, True, mask)
+        candidates = find_candidates(segment.lists, ends, ids, rounded, count, True, mask)
     answers = []
     for i in range(len(ends) - 1):
         latents = ids[ends[i] : ends[i + 1]]
@@ -270,8 +284,10 @@ def _answers(
         elif candidates is not None:
             rows = candidates.rows[i]
             if not candidates.complete[i]:
-                rows = _every_row(segment, latents, K, mask)
+                rows = _every_row(segment, latents, count, mask)
         assert rows is not None
+        if left_out is not None:
+            rows = rows[without(rows, left_out[i])]
         dense[latents] = values[ends[i] : ends[i + 1]]
         place, top = best(segment.codes.dots(dense, rows, segment.factors), K)
         dense[latents] = 0

@@ -1,7 +1,8 @@
 """The paper's two scorings of compressed items (arXiv 2505.11388): "sparse" and "reconstructed".
 
 - "sparse", the fast mode: cos(s_x, s_y), posting lists alone, exact. Its lists hold other values
-  than those of asymmetric search; they are built for each segment when first used.
+  than those of asymmetric search; they are built for each segment when first used. Of codes for dot
+  products it is s_x·s_y with s_x of unit length, and the lists are those of asymmetric search.
 - "reconstructed", the accurate mode: x̂·ŷ with x̂ of unit length. Asymmetric search with x̂ in place
   of x, which equals the paper's form through K = W Wᵀ at O(k) instead of O(k²) a pair.
 """
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from compressae.retrieval.index.compressed import CompressedIndex
 
 
-class CosineLists:
-    """Posting lists of the cosine between sparse codes, a set a segment, built on first use."""
+class SparseLists:
+    """Posting lists of the similarity of sparse codes, a set a segment, built on first use."""
 
     def __init__(self, threads: int | None) -> None:
         self.threads = threads
@@ -42,12 +43,14 @@ class CosineLists:
         return sum(segment.nbytes - segment.codes.nbytes for segment in self._built)
 
     def of(self, segments: tuple[Segment, ...]) -> list[Segment]:
-        """The same rows with lists of cosines."""
+        """The same rows with lists of their similarity."""
+        if segments[0].codes.similarity == "dot" and segments[0].lists is not None:
+            return list(segments)
         with self._lock:
             by_codes = {id(segment.codes): segment for segment in self._built}
             self._built = [
                 by_codes.get(id(s.codes))
-                or build_segment(s.codes, s.ids, "cosine", "int8", self.threads)
+                or build_segment(s.codes, s.ids, s.codes.similarity, "int8", self.threads)
                 for s in segments
             ]
             return [replace(b, alive=s.alive) for b, s in zip(self._built, segments, strict=True)]
@@ -56,10 +59,11 @@ class CosineLists:
 def search_sparse(
     request: SearchRequest,
     x: np.ndarray,
+    number: int,
     projection: Projection,
-    lists: CosineLists,
+    lists: SparseLists,
 ) -> Hits:
-    """Find the rows of largest cos(s_x, s_y) for unit queries x (m, d)."""
+    """Find the rows of largest cos(s_x, s_y) for unit queries x (m, d), from ``number`` on."""
     ids, values = projection.encode(x, request.query_nonzeros)
     m, k = ids.shape
     exact = values.astype(np.float64)
@@ -75,6 +79,8 @@ def search_sparse(
         projection.latents,
         request.first_stage,
         lists.threads,
+        request.exclude,
+        number,
     )
 
 
@@ -93,7 +99,7 @@ def scoring_nbytes(index: "CompressedIndex", scoring: Scoring) -> int:
     """Bytes that grow with n and that one scoring of an index reads."""
     if scoring != "sparse":
         return index.segments.nbytes
-    return sum(segment.nbytes for segment in index.cosine_lists.of(index.segments.parts))
+    return sum(segment.nbytes for segment in index.sparse_lists.of(index.segments.parts))
 
 
 def scoring_constant_nbytes(index: "CompressedIndex", scoring: Scoring) -> int:

@@ -8,8 +8,8 @@ from compressae.kernels.postings import WINDOW, Postings, build_postings
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.segments import Build, Segment, Segments
+from compressae.retrieval.io.embeddings import Similarity
 
-Similarity = Literal["dot", "cosine"]
 ListType = Literal["int8", "float32"]
 
 _OLD_BLOCKS = "bounds of blocks, which were removed from the package; build the index again"

@@ -11,6 +11,7 @@ import numpy as np
 from compressae.kernels.topk import abs_topk
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+from compressae.retrieval.io.embeddings import Similarity
 
 KIND = "model"
 
@@ -48,6 +49,12 @@ class Projection:
     def dim(self) -> int:
         """d."""
         return self.decoder.shape[1]
+
+    @property
+    def similarity(self) -> Similarity:
+        """What the model was trained for: "cosine" or "dot"."""
+        similarity: Similarity = self.training.get("similarity", "cosine")
+        return similarity
 
     def __repr__(self) -> str:
         return (

@@ -8,10 +8,18 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.exclusion import Exclusion
 from compressae.retrieval.index.hits import check_count
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import Segment, Segments
-from compressae.retrieval.io.embeddings import Embeddings, as_embeddings, check_rows, unit_rows
+from compressae.retrieval.io.embeddings import (
+    Embeddings,
+    Similarity,
+    as_embeddings,
+    check_rows,
+    split_lengths,
+    unit_rows,
+)
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
 SCORINGS: tuple[Scoring, ...] = ("asymmetric", "sparse", "reconstructed")
@@ -54,6 +62,7 @@ class SearchRequest:
     """A search as it will be run: every setting resolved and checked. Make one by ``of``.
 
     Attributes:
+        similarity: of the index's codes.
         queries: (q, d) dense queries: an array, or a reader of a table.
         K: results a query.
         scoring: how queries are compared with codes.
@@ -62,10 +71,12 @@ class SearchRequest:
         segments: the rows.
         masks: for each segment its searchable rows (n,) bool, or None for all.
         filtered: ``allowed`` was given.
+        exclude: (q, any) CSR of ids that each query leaves out, or None.
         rerank: (n, d) table of full-precision rows by id, or None.
         first_stage: results a query of the stage before reranking; K without.
     """
 
+    similarity: Similarity
     queries: np.ndarray | Embeddings
     K: int
     scoring: Scoring
@@ -74,6 +85,7 @@ class SearchRequest:
     segments: tuple[Segment, ...]
     masks: list[np.ndarray | None]
     filtered: bool
+    exclude: Exclusion | None
     rerank: Embeddings | None
     first_stage: int
 
@@ -89,6 +101,7 @@ class SearchRequest:
         allowed: Any = None,
         rerank: Any = None,
         rerank_candidates: int | None = None,
+        exclude: Any = None,
     ) -> "SearchRequest":
         """Check the arguments of ``CompressedIndex.search`` against an index.
 
@@ -105,7 +118,10 @@ class SearchRequest:
         if not isinstance(kq, Integral) or not 1 <= kq <= projection.latents:
             raise InputError(f"{kq} query nonzeros; expected 1 to {projection.latents}")
         # The queries, of the width of the index.
+        similarity = index.segments.parts[0].codes.similarity
         rows = queries if _is_plain(queries) else as_embeddings(queries, "queries")
+        if isinstance(rows, Embeddings):
+            rows = rows.compared_by("dot") if similarity == "dot" else rows
         if rows.shape[1] != projection.dim:
             raise InputError(
                 f"{getattr(rows, 'name', 'queries')}: rows of {rows.shape[1]} columns; expected "
@@ -115,10 +131,11 @@ class SearchRequest:
         segments, masks = index.segments.snapshot(allowed)
         n = sum(map(len, segments))
         table, first_stage = _rerank(
-            projection.dim, segments, rerank, rerank_candidates, K, candidates
+            projection.dim, similarity, segments, rerank, rerank_candidates, K, candidates
         )
         count = _resolve_candidates(index, candidates, first_stage, n)
         return cls(
+            similarity,
             rows,
             int(K),
             scoring,
@@ -127,6 +144,7 @@ class SearchRequest:
             segments,
             masks,
             allowed is not None,
+            None if exclude is None else Exclusion.of(exclude, len(rows)),
             table,
             first_stage,
         )
@@ -140,18 +158,26 @@ class SearchRequest:
         """Rows that are not removed."""
         return sum(map(len, self.segments))
 
-    def batches(self, size: int = QUERY_BATCH) -> Iterator[tuple[int, np.ndarray]]:
-        """(first query, unit rows (m, d) float32), ``size`` queries at a time.
+    def batches(
+        self, size: int = QUERY_BATCH
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """``size`` queries at a time: the first one's number, unit rows (m, d) float32, and the
+        lengths (m,) that multiply scores, None for cosine.
 
         Raises:
-            InputError: a query holds NaN or infinity or only zeros.
+            InputError: a query holds NaN or infinity, or for cosine only zeros.
         """
+        is_dot = self.similarity == "dot"
         if isinstance(self.queries, np.ndarray):
             for start in range(0, len(self.queries), size):
-                yield start, _unit_queries(self.queries[start : start + size], start)
+                x, lengths = _unit_queries(self.queries[start : start + size], start, is_dot)
+                yield start, x, lengths if is_dot else None
             return
         for start, rows in self.queries.batches(size):
-            yield start, unit_rows(rows)
+            if is_dot:
+                yield start, *split_lengths(rows)
+            else:
+                yield start, unit_rows(rows), None
 
 
 def _is_plain(queries: Any) -> bool:
@@ -165,18 +191,26 @@ def _is_plain(queries: Any) -> bool:
     )
 
 
-def _unit_queries(rows: np.ndarray, first: int) -> np.ndarray:
-    """Equal to ``unit_rows`` of checked rows (m, d), in fewer passes; ``first`` is their number."""
+def _unit_queries(rows: np.ndarray, first: int, zeros: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Equal to ``split_lengths`` of checked rows (m, d), in fewer passes.
+
+    Args:
+        rows: (m, d) floats.
+        first: number of the first row.
+        zeros: allow rows of zeros.
+    """
     x = rows
     if rows.dtype != np.float32:
         with np.errstate(over="ignore"):  # Infinite rows are refused below.
             x = rows.astype(np.float32)
     peak = np.abs(x).max(axis=1, keepdims=True)  # NaN and infinity pass through max.
     if not 0 < peak.min() <= peak.max() < np.inf:
-        check_rows(x, "queries", np.arange(first, first + len(x)))
+        check_rows(x, "queries", np.arange(first, first + len(x)), zeros)
+        return split_lengths(x)
     unit = x / peak
-    unit /= np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
-    return unit
+    length = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+    unit /= length[:, None]
+    return unit, length * peak[:, 0]
 
 
 def _resolve_candidates(
@@ -208,6 +242,7 @@ def _resolve_candidates(
 
 def _rerank(
     dim: int,
+    similarity: Similarity,
     segments: tuple[Segment, ...],
     rerank: Any,
     rerank_candidates: int | None,
@@ -219,7 +254,7 @@ def _rerank(
         if rerank_candidates is not None:
             raise InputError("rerank_candidates without rerank: give the embeddings to read")
         return None, K
-    table = as_embeddings(rerank, "rerank")
+    table = as_embeddings(rerank, "rerank").compared_by(similarity)
     last = max(segment.last_id for segment in segments)
     if table.shape[1] != dim or len(table) <= last:
         raise InputError(

@@ -118,7 +118,7 @@ class Segments:
 
     def __init__(self, codes: Codes, build: Build, ids: Any = None) -> None:
         if ids is not None:
-            codes, ids = _by_id(codes, _check_ids(ids, len(codes)))
+            codes, ids = _by_id(codes, check_ids(ids, len(codes)))
         self._begin(build(codes, ids), build)
 
     @classmethod
@@ -175,13 +175,13 @@ class Segments:
     def remove(self, ids: Any) -> None:
         """Remove rows; see ``InvertedIndex.remove``."""
         with self._lock:
-            self.parts = self._without(_check_ids(ids, None))
+            self.parts = self._without(check_ids(ids, None))
 
     def update(self, ids: Any, codes: Codes) -> None:
         """Replace rows; see ``InvertedIndex.update``."""
         with self._lock:
             self.parts[0].codes.check_compatible(codes)
-            ids = _check_ids(ids, len(codes))
+            ids = check_ids(ids, len(codes))
             self._append(self._without(ids), codes, ids)
 
     def compact(self) -> Segment:
@@ -259,7 +259,7 @@ class Segments:
             if self.next_id > _LAST_ID - len(codes):
                 raise InputError(f"no ids are left after {self.next_id - 1}; give the rows ids")
             return np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
-        return _check_ids(ids, len(codes))
+        return check_ids(ids, len(codes))
 
     def _without(self, ids: np.ndarray) -> tuple[Segment, ...]:
         """The segments with ids (m,) removed; tails without rows are dropped."""
@@ -354,7 +354,7 @@ def _by_id(codes: Codes, ids: np.ndarray) -> tuple[Codes, np.ndarray]:
     return codes.take(order), ids[order]
 
 
-def _check_ids(ids: Any, count: int | None) -> np.ndarray:
+def check_ids(ids: Any, count: int | None) -> np.ndarray:
     """Check ids and convert them to (m,) int64.
 
     Args:

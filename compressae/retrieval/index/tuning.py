@@ -14,7 +14,7 @@ from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.exact import exact_search
 from compressae.retrieval.index.hits import check_count
 from compressae.retrieval.index.request import CandidateCount
-from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.retrieval.io.embeddings import as_embeddings
 from compressae.retrieval.metrics import recall_at
 
 #: Query nonzeros that are tried.
@@ -31,8 +31,8 @@ class Setting:
         recall: share of the K best of a scan of all codes that the setting finds, over the sample:
             what the first stage loses, not what the codes lost.
         p50_ms: median time of a single query, milliseconds.
-        exact_recall: share of the K rows of largest exact cosine that the setting finds; None
-            where ``tune`` was not given the items' own embeddings.
+        exact_recall: share of the K exact best rows, by cosine or dot product, that the setting
+            finds; None where ``tune`` was not given the items' own embeddings.
     """
 
     query_nonzeros: int
@@ -61,7 +61,7 @@ def tune(
         queries: (q, d) like those to come; some hundred.
         K: results a query; searches for more raise the candidates in proportion.
         recall: above 0, to 1.
-        exact: the items' own embeddings by id, from which recall against exact cosine is measured
+        exact: the items' own embeddings by id, from which recall against exact scores is measured
             too; None to leave it out.
         progress: called with (settings tried, settings, the next).
 
@@ -76,7 +76,7 @@ def tune(
         raise InputError(f"recall {recall}: expected above 0, to 1")
     if len(index) <= K:
         raise InputError(f"{len(index)} items and K = {K}: a scan finds them all; nothing to tune")
-    x = unit_rows(as_embeddings(queries, "queries").to_array())
+    x = as_embeddings(queries, "queries").compared_by(index.similarity).to_array()
     index.compact()
     truth = index.search(x, K, candidates="all").ids
     exact_truth = None if exact is None else _exact_ids(index, x, K, exact)
@@ -104,7 +104,7 @@ def tune(
 
 
 def _exact_ids(index: CompressedIndex, x: np.ndarray, K: int, exact: Any) -> np.ndarray:
-    """Ids (q, K) of the items of largest exact cosine with unit queries x, among those indexed."""
+    """Ids (q, K) of the exact best items of queries x, among those indexed."""
     table = as_embeddings(exact, "exact")
     segment = index.segments.parts[0]
     ids = segment.ids_of(np.arange(len(segment.codes)))
@@ -113,7 +113,7 @@ def _exact_ids(index: CompressedIndex, x: np.ndarray, K: int, exact: Any) -> np.
             f"{table.name}: {table.shape}; expected rows of {index.projection.dim} for ids up to "
             f"{ids[-1]}, the embeddings of the indexed items"
         )
-    return ids[exact_search(table.subset(ids), x, K).ids]
+    return ids[exact_search(table.subset(ids), x, K, index.similarity).ids]
 
 
 def _places(index: CompressedIndex, x: np.ndarray, truth: np.ndarray, kq: int) -> np.ndarray:

@@ -8,9 +8,12 @@ import numpy as np
 
 from compressae.kernels.candidates import TOGETHER, find_candidates
 from compressae.kernels.topk import abs_topk, best
+from compressae.retrieval.index.exclusion import without
 from compressae.retrieval.index.hits import Hits, merge_hits
 from compressae.retrieval.index.request import SearchRequest
-from compressae.retrieval.io.embeddings import Embeddings, unit_rows
+from compressae.retrieval.io.embeddings import Embeddings
+
+_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +45,19 @@ class TwoStageSearch:
         )
         return request.candidates >= count
 
-    def __call__(self, x: np.ndarray, start: int, stop: int, hits: Hits, first: int) -> None:
-        """Answer unit queries x[start:stop] into hits[first + start : first + stop]."""
-        K = hits.ids.shape[1]
+    def __call__(
+        self, x: np.ndarray, start: int, stop: int, hits: Hits, first: int, number: int
+    ) -> None:
+        """Answer unit queries x[start:stop] into hits[first + start : first + stop].
+
+        ``number`` is that of the query x[0] in the request.
+        """
+        exclude = self.request.exclude
         for a in range(start, stop, TOGETHER):
             block = x[a : min(a + TOGETHER, stop)]
             projected = self.project(block)
             tables = self.request.segments[0].codes.query_tables(block)
-            chosen = None if self.scans else self._candidate_rows(projected)
+            chosen = None if self.scans else self._candidate_rows(projected, number + a)
             for i, query in enumerate(projected):
                 table = None if tables is None else tables[i]
                 parts = []
@@ -58,24 +66,34 @@ class TwoStageSearch:
                     self._searchable_rows if chosen is None else chosen[i],
                     strict=True,
                 ):
-                    place, top = best(segment.codes.scores(query, table, rows), K)
+                    excluded = None
+                    if exclude is not None and chosen is None:  # Candidates are without them.
+                        excluded = exclude.rows(number + a + i, segment)
+                    scores = segment.codes.scores(query, table, rows)
+                    place, top = _best_left(scores, hits.ids.shape[1], rows, excluded)
                     parts.append((segment.ids_of(place if rows is None else rows[place]), top))
                 merge_hits(parts, hits, first + a + i)
 
-    def _candidate_rows(self, projected: np.ndarray) -> list[list[np.ndarray]]:
-        """For each query and segment, the ascending rows of largest sums over the lists."""
+    def _candidate_rows(self, projected: np.ndarray, number: int) -> list[list[np.ndarray]]:
+        """For each query and segment, the ascending rows of largest sums over the lists.
+
+        ``number`` is that of the first query. The C best of the rows that a query does not leave
+        out are among the C + e best of all, if it leaves out e.
+        """
         # The largest entries of q' are the terms that search the lists.
         request, C = self.request, self.request.candidates
         assert C != "all"
         m, kq = len(projected), request.query_nonzeros
         ids, values = abs_topk(projected, kq, 1)
         bounds = np.arange(m + 1, dtype=np.int64) * kq
+        exclude = request.exclude
+        count = C if exclude is None else C + exclude.most(number, number + m)
         found = []
         for segment, mask in zip(request.segments, request.masks, strict=True):
             assert segment.lists is not None
             found.append(
                 find_candidates(
-                    segment.lists, bounds, ids.reshape(-1), values.reshape(-1), C, False, mask
+                    segment.lists, bounds, ids.reshape(-1), values.reshape(-1), count, False, mask
                 )
             )
         chosen = []
@@ -83,27 +101,54 @@ class TwoStageSearch:
             rows, sums = [], []
             for segment, mask, part in zip(request.segments, request.masks, found, strict=True):
                 candidates, score = part.rows[i], part.scores[i] * part.unit[i]
-                if not part.complete[i] and len(candidates) >= C:
+                n, excluded = len(segment.codes), _NO_ROWS
+                if exclude is not None:
+                    excluded = exclude.rows(number + i, segment)
+                if not part.complete[i] and len(candidates) >= count:
                     # Too many equal sums to cut: every row is scored.
-                    n = len(segment.codes)
                     candidates = np.arange(n) if mask is None else np.flatnonzero(mask)
                     score = np.full(len(candidates), np.inf)
-                elif len(candidates) < C:
+                left = without(candidates, excluded)
+                candidates, score = candidates[left], score[left]
+                if len(candidates) < C:
                     # Few rows of positive sum: fill up with the first others.
-                    more = _others(candidates, mask, len(segment.codes), C - len(candidates))
+                    passed_over = np.union1d(candidates, excluded)
+                    more = _others(passed_over, mask, n, C - len(candidates))
                     candidates = np.concatenate([candidates, more])
                     score = np.concatenate([score, np.zeros(len(more))])
                     order = np.argsort(candidates)
                     candidates, score = candidates[order], score[order]
                 rows.append(candidates)
                 sums.append(score)
-            # Of several segments together, the C of largest sum.
+            # Of several segments together, or of more than C rows, the C of largest sum.
             everything = np.concatenate(sums)
-            if len(rows) > 1 and len(everything) > C and np.isfinite(everything).all():
+            if (
+                (len(rows) > 1 or count > C)
+                and len(everything) > C
+                and np.isfinite(everything).all()
+            ):
                 least = -np.partition(-everything, C - 1)[C - 1]
                 rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
             chosen.append(rows)
         return chosen
+
+
+def _best_left(
+    scores: np.ndarray, K: int, rows: np.ndarray | None, excluded: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top K of scores (m,) of rows (m,), ascending, or of all: places and scores, best first.
+
+    ``excluded`` rows, ascending, are left out.
+    """
+    if excluded is None or not len(excluded):
+        return best(scores, K)
+    if rows is None:
+        scores[excluded] = -np.inf
+    else:
+        scores[~without(rows, excluded)] = -np.inf
+    place, top = best(scores, K)
+    left = int(np.count_nonzero(top > -np.inf))
+    return place[:left], top[:left]
 
 
 def _others(rows: np.ndarray, mask: np.ndarray | None, n: int, count: int) -> np.ndarray:
@@ -113,10 +158,10 @@ def _others(rows: np.ndarray, mask: np.ndarray | None, n: int, count: int) -> np
 
 
 def rerank(table: Embeddings, x: np.ndarray, found: Hits, hits: Hits, first: int) -> None:
-    """Rerank hits with full-precision vectors: by exact cosine with rows of the table.
+    """Rerank hits with full-precision vectors: by exact cosine or dot product with table rows.
 
     Args:
-        table: (n, d), row numbers being ids.
+        table: (n, d), row numbers being ids; read as rows to compare.
         x: (m, d) unit queries.
         found: (m, ≥ K) hits of the stage before.
         hits: results; rows first..first + m are written.
@@ -125,6 +170,6 @@ def rerank(table: Embeddings, x: np.ndarray, found: Hits, hits: Hits, first: int
     for i, (query, candidates) in enumerate(zip(x, found.ids, strict=True)):
         ids = np.sort(candidates[candidates >= 0])
         if len(ids):
-            place, top = best(unit_rows(table.take(ids)) @ query, hits.ids.shape[1])
+            place, top = best(table.take(ids) @ query, hits.ids.shape[1])
             hits.ids[first + i, : len(place)] = ids[place]
             hits.scores[first + i, : len(place)] = top

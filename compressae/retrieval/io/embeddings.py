@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
+
+#: How a query and a row are compared: "cosine", or "dot", the dot product, in which lengths count.
+Similarity = Literal["cosine", "dot"]
+SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot")
 
 #: Float32 numbers of one batch, about (64 MiB).
 BATCH_NUMBERS = 1 << 24
@@ -57,6 +61,7 @@ class Embeddings:
         name: used in error messages.
         shape: (n, d).
         dtype_name: the stored dtype, or "mixed" if shards differ.
+        similarity: what rows are read for (see ``compared_by``); None as they are stored.
 
     >>> table = as_embeddings(np.eye(4, dtype=np.float16))
     >>> table
@@ -67,8 +72,14 @@ class Embeddings:
     array([[0., 0., 0., 1.]], dtype=float32)
     """
 
-    def __init__(self, shards: list[Shard], name: str, rows: np.ndarray | None = None) -> None:
-        self.name = name
+    def __init__(
+        self,
+        shards: list[Shard],
+        name: str,
+        rows: np.ndarray | None = None,
+        similarity: Similarity | None = None,
+    ) -> None:
+        self.name, self.similarity = name, similarity
         self._shards = shards
         self._rows = rows
         self._starts = np.array([0, *accumulate(shard.shape[0] for shard in shards)])
@@ -94,7 +105,27 @@ class Embeddings:
     def subset(self, rows: np.ndarray) -> "Embeddings":
         """Select rows (m,), in that order, as a table; nothing is copied."""
         rows = np.asarray(rows, np.int64)
-        return Embeddings(self._shards, self.name, rows if self._rows is None else self._rows[rows])
+        rows = rows if self._rows is None else self._rows[rows]
+        return Embeddings(self._shards, self.name, rows, self.similarity)
+
+    def compared_by(self, similarity: Similarity) -> "Embeddings":
+        """The same table, read as rows whose dot product with a query is the similarity.
+
+        For "cosine" rows are read with unit length. For "dot" they are read as they are, and rows
+        of zeros, as of an item without interactions or of ``padding_idx``, are allowed.
+
+        Raises:
+            InputError: no such similarity.
+
+        >>> table = as_embeddings(np.array([[3, 4], [0, 0]], np.float32))
+        >>> table.compared_by("dot").to_array()
+        array([[3., 4.],
+               [0., 0.]], dtype=float32)
+        >>> table.subset(np.array([0])).compared_by("cosine").to_array()
+        array([[0.6, 0.8]], dtype=float32)
+        """
+        check_similarity(similarity)
+        return Embeddings(self._shards, self.name, self._rows, similarity)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Read rows (m,) by number: (m, d) float32.
@@ -145,8 +176,8 @@ class Embeddings:
             for shard, first in zip(self._shards, self._starts[:-1], strict=True):
                 start, stop = max(rows.start - first, 0), min(rows.stop - first, shard.shape[0])
                 if start < stop:
-                    parts.append(shard.read(slice(start, stop)))
-                    check_rows(parts[-1], shard.name, np.arange(start, stop))
+                    numbers = np.arange(start, stop)
+                    parts.append(self._checked(shard, shard.read(slice(start, stop)), numbers))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
         # Row numbers are grouped by shard.
         out = np.empty((len(rows), self.shape[1]), np.float32)
@@ -154,18 +185,36 @@ class Embeddings:
         for s in np.unique(owner):
             positions = np.flatnonzero(owner == s)
             local_rows = rows[positions] - self._starts[s]
-            out[positions] = self._shards[s].read(local_rows)
-            check_rows(out[positions], self._shards[s].name, local_rows)
+            shard = self._shards[s]
+            out[positions] = self._checked(shard, shard.read(local_rows), local_rows)
         return out
 
+    def _checked(self, shard: Shard, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Check rows x (m, d) of a shard, their numbers (m,) there, and make them comparable."""
+        check_rows(x, shard.name, numbers, zeros=self.similarity == "dot")
+        return unit_rows(x) if self.similarity == "cosine" else x
 
-def check_rows(x: np.ndarray, name: str, row_numbers: np.ndarray | None = None) -> None:
-    """Refuse rows that have no cosine.
+
+def check_similarity(similarity: str) -> None:
+    """Refuse anything but "cosine" and "dot".
+
+    Raises:
+        InputError: see above.
+    """
+    if similarity not in SIMILARITIES:
+        raise InputError(f"similarity {similarity!r}: expected {' or '.join(SIMILARITIES)}")
+
+
+def check_rows(
+    x: np.ndarray, name: str, row_numbers: np.ndarray | None = None, zeros: bool = False
+) -> None:
+    """Refuse rows that cannot be compared.
 
     Args:
         x: (m, d) float32.
         name: name of the table in the error message.
         row_numbers: (m,) row numbers in the error message; 0…m − 1 when None.
+        zeros: allow rows of zeros, which have no cosine, but a dot product.
 
     Raises:
         InputError: a row holds NaN or infinity, or only zeros.
@@ -173,7 +222,7 @@ def check_rows(x: np.ndarray, name: str, row_numbers: np.ndarray | None = None) 
     >>> check_rows(np.array([[1, 2], [0, 0]], np.float32), "items")
     Traceback (most recent call last):
     compressae.retrieval.errors.InputError: items: row 1 is all zeros (of 1 such rows in this \
-batch); a zero row has no cosine with anything; drop these rows
+batch); a zero row has no cosine with anything; drop these rows, or compare by dot product
     """
     numbers = np.arange(len(x)) if row_numbers is None else row_numbers
     peak = np.abs(x).max(axis=1, initial=0)  # NaN and infinity pass through max.
@@ -184,10 +233,11 @@ batch); a zero row has no cosine with anything; drop these rows
             "this batch); expected finite float32 numbers; drop or repair these rows"
         )
     rows = np.flatnonzero(peak == 0)
-    if len(rows):
+    if len(rows) and not zeros:
         raise InputError(
             f"{name}: row {numbers[rows[0]]} is all zeros (of {len(rows)} such rows in this "
-            "batch); a zero row has no cosine with anything; drop these rows"
+            "batch); a zero row has no cosine with anything; drop these rows, or compare by dot "
+            "product"
         )
 
 
@@ -201,6 +251,22 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     scaled = x / np.abs(x).max(axis=1, keepdims=True)  # Squares of huge or tiny rows stay finite.
     scaled /= np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
     return scaled
+
+
+def split_lengths(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split finite rows x (m, d) float32 into unit rows and lengths (m,) float32.
+
+    A row of zeros stays one, with length 0.
+
+    >>> split_lengths(np.array([[3, 4], [0, 0]], np.float32))
+    (array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32), array([5., 0.], dtype=float32))
+    """
+    peak = np.abs(x).max(axis=1, keepdims=True)
+    unit = x / np.where(peak > 0, peak, 1)
+    length = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+    unit /= np.where(length > 0, length, 1)[:, None]
+    return unit, length * peak[:, 0]
 
 
 def as_embeddings(table: Any, name: str = "array") -> Embeddings:
@@ -226,6 +292,16 @@ def as_embeddings(table: Any, name: str = "array") -> Embeddings:
     array = np.asarray(table)
     _check_shape(array.shape, array.dtype.name, name)
     return Embeddings([Shard(name, array.shape, array.dtype.name, array)], name)
+
+
+def as_compared(items: Any, name: str = "array") -> Embeddings:
+    """``as_embeddings``, read for cosine unless the table already says otherwise.
+
+    >>> as_compared(np.array([[3, 4]], np.float32)).to_array()
+    array([[0.6, 0.8]], dtype=float32)
+    """
+    table = as_embeddings(items, name)
+    return table.compared_by("cosine") if table.similarity is None else table
 
 
 def open_embeddings(path: str | Path) -> Embeddings:

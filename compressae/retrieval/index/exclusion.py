@@ -1,0 +1,109 @@
+"""Exclusion: what each query leaves out, such as the items that a user has seen."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.hits import Hits, Searcher
+from compressae.retrieval.index.segments import Segment
+
+#: Queries that are searched together with as many results.
+_TOGETHER = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Exclusion:
+    """Ids that each of q queries leaves out. Make one by ``of``.
+
+    Attributes:
+        indptr: (q + 1,) bounds of each query's ids.
+        ids: (nnz,) int64, ascending within a query.
+
+    >>> seen = Exclusion.of(sparse.csr_array([[0, 1, 1], [0, 0, 0]]), queries=2)
+    >>> seen.of_query(0), seen.most(0, 2)
+    (array([1, 2]), 2)
+    """
+
+    indptr: np.ndarray
+    ids: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Any, queries: int) -> "Exclusion":
+        """Check pairs of a query and an id.
+
+        Args:
+            pairs: a scipy sparse matrix (q, any width): the columns of a row's nonzeros are ids
+                that the query leaves out. Ids that the index lacks are ignored.
+            queries: q.
+
+        Raises:
+            InputError: it is no sparse matrix, or not of q rows.
+        """
+        if not sparse.issparse(pairs):
+            raise InputError(
+                f"exclude: {type(pairs).__name__}; expected a scipy sparse matrix, a row a query, "
+                "whose nonzeros are the ids to leave out"
+            )
+        if pairs.ndim != 2 or pairs.shape[0] != queries:
+            raise InputError(
+                f"exclude: shape {pairs.shape} for {queries} queries; expected a row for each"
+            )
+        rows = sparse.csr_array(pairs)
+        if rows is pairs or not rows.has_canonical_format or (rows.data == 0).any():
+            rows = rows.copy()  # The caller's matrix stays as it is.
+            rows.sum_duplicates()
+            rows.eliminate_zeros()
+        return cls(rows.indptr.astype(np.int64), rows.indices.astype(np.int64))
+
+    def of_query(self, query: int) -> np.ndarray:
+        """Ids (m,) that a query leaves out, ascending."""
+        return self.ids[self.indptr[query] : self.indptr[query + 1]]
+
+    def most(self, start: int, stop: int) -> int:
+        """The most ids that one of the queries start..stop leaves out."""
+        return int(np.diff(self.indptr[start : stop + 1]).max(initial=0))
+
+    def rows(self, query: int, segment: Segment) -> np.ndarray:
+        """Rows (m,) of a segment that a query leaves out, ascending."""
+        rows = segment.rows_of(self.of_query(query))
+        return rows[rows >= 0]
+
+
+def search_without(searcher: Searcher, queries: np.ndarray, K: int, exclude: Any) -> Hits:
+    """Search an index that knows no exclusion: as many more results, of which some are left out.
+
+    For a searcher that scans all rows this is exact.
+
+    Args:
+        searcher: any.
+        queries: (q, d).
+        K: results a query.
+        exclude: ids that each query leaves out; see ``Exclusion.of``.
+    """
+    left_out = Exclusion.of(exclude, len(queries))
+    hits = Hits.empty(len(queries), K)
+    counts = np.diff(left_out.indptr)
+    order = np.argsort(counts, kind="stable")  # So that few queries take the most results.
+    for start in range(0, len(order), _TOGETHER):
+        some = order[start : start + _TOGETHER]
+        more = searcher.search(queries[some], K + int(counts[some].max()))
+        for query, ids, scores in zip(some, more.ids, more.scores, strict=True):
+            left = np.flatnonzero(without(ids, left_out.of_query(query)) & (ids >= 0))[:K]
+            hits.ids[query, : len(left)] = ids[left]
+            hits.scores[query, : len(left)] = scores[left]
+    return hits
+
+
+def without(rows: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """Whether each of ``rows`` (m,) is not among ``excluded``, ascending: (m,) bool.
+
+    >>> without(np.array([1, 4, 6]), np.array([4, 5]))
+    array([ True, False,  True])
+    """
+    if not len(excluded):
+        return np.ones(len(rows), bool)
+    place = np.minimum(np.searchsorted(excluded, rows), len(excluded) - 1)
+    return excluded[place] != rows

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from scipy import sparse
 
 from compressae.cli import common
+from compressae.retrieval.codes import load_codes
 from compressae.retrieval.devices import names_gpu
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
@@ -112,7 +114,8 @@ def search(
 ) -> None:
     """Find the nearest items of QUERIES.
 
-    Dense queries are a table of the same width as the embeddings. An index without a model takes
+    Dense queries are a table of the same width as the embeddings, or codes of the same model. An
+    index without a model takes
     sparse queries: codes or a scipy .npz. Prints "query: id score, …" unless -o is given; with
     --labels one line per result.
     """
@@ -144,7 +147,7 @@ def search(
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(loaded, device)  # type: ignore[assignment]
-        table = open_embeddings(queries)
+        table: Any = open_embeddings(queries) if not _is_saved(queries) else load_codes(queries)
         hits = searcher.search(
             table,
             count,
@@ -161,6 +164,11 @@ def search(
         common.say({"hits": str(output), "queries": len(hits.ids), "results": count}, as_json)
         return
     _print(hits, texts, as_json)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a path is a saved artifact."""
+    return (path / "config.json").exists()
 
 
 def _a_row_each(pairs: sparse.csr_array, queries: int, path: Path | None) -> sparse.csr_array:

@@ -1,24 +1,26 @@
 """The methods of an evaluation: baselines and the scorings of compressed search, with settings."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from compressae.coding.compress import compress, encode, encode_like
 from compressae.model import CompresSAE
-from compressae.retrieval.baselines import BASELINES, Baseline, check_settings
+from compressae.retrieval.baselines import BASELINES, QUANTISERS, Baseline, check_settings
 from compressae.retrieval.baselines import build as build_baseline
-from compressae.retrieval.baselines.sample import sample_rows
+from compressae.retrieval.baselines.sample import TRAIN_ROWS, sample_rows, training_rows
+from compressae.retrieval.baselines.weighted import Weighted
 from compressae.retrieval.codes import Codes
+from compressae.retrieval.codes.quantizer import fit_error_weighting
 from compressae.retrieval.codes.size import PACKED_TYPES, fit_row, value_bits
 from compressae.retrieval.codes.sparse import VALUE_TYPES
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import scoring_constant_nbytes, scoring_nbytes
-from compressae.retrieval.io.embeddings import Embeddings, as_compared
+from compressae.retrieval.io.embeddings import Embeddings, as_compared, as_embeddings, split_lengths
 
 FAMILY = "compressae"
 
@@ -206,6 +208,8 @@ def variants(
     elif name in BASELINES:
         search_settings = BASELINES[name].search_settings
         known = BASELINES[name].settings()
+        if BASELINES[name].family == QUANTISERS:
+            known["weighted"] = None
         defaults = dict(search_settings)
     else:
         raise InputError(f"unknown method; expected one of {', '.join(METHODS)}")
@@ -270,7 +274,13 @@ class Builder:
             if self.train_rows is not None and "train_rows" in BASELINES[name].settings():
                 most = settings.get("train_rows") or self.train_rows
                 settings = {**settings, "train_rows": min(most, self.train_rows)}
-            baseline = build_baseline(name, self.items, **settings)
+            settings = dict(settings)
+            weighted = settings.pop("weighted", None)
+
+            def make(items: Any) -> Baseline:
+                return build_baseline(name, items, **settings)
+
+            baseline = make(self.items) if not weighted else self._weighted(make)
             return baseline, time.perf_counter() - started
         key = self.key(name, settings)
         assert self.model is not None
@@ -280,6 +290,17 @@ class Builder:
             self._indexes[key] = index, time.perf_counter() - started
         index, seconds = self._indexes[key]
         return Compressed(index, self._trained_rows(self.model), **OURS[name].search), seconds
+
+    def _weighted(self, make: Callable[[Any], Baseline]) -> Baseline:
+        """A baseline with the error weighting that compressed search would have."""
+        sample = training_rows(self.items, self.train_rows or TRAIN_ROWS)
+        rows = split_lengths(sample)[0]
+        queries = rows
+        if self.query_sample is not None:
+            queries = split_lengths(
+                as_embeddings(self.query_sample, "queries").compared_by("dot").to_array()
+            )[0]
+        return Weighted(make, self.items, fit_error_weighting(queries, rows))
 
     def _codes(
         self, model: CompresSAE, nonzeros: int | None, residual_bytes: int, value_type: Any

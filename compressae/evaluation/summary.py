@@ -14,7 +14,7 @@ from compressae.retrieval.metrics import mean_interval, metric_per_query, score_
 #: Metrics of every record, and of those with labels.
 _METRICS, _OF_LABELS = ("recall@1", "recall@10", "recall@100"), ("nDCG@10", "MRR@10")
 #: Metrics of a recommender's interactions; recall@K is against the exact dot product's results.
-_OF_USERS = ("recall@20", "recall@100", "held-out recall@20", "nDCG@20", "hit@20")
+_OF_USERS = ("recall@10", "recall@20", "recall@100", "held-out recall@20", "nDCG@20", "hit@20")
 #: Results of which coverage is the share of items that are in anyone's.
 _COVERED = 20
 #: The metric of the verdict.

@@ -78,6 +78,9 @@ class Entry:
 _FEWER, _CODES, _INDEX, _SHARED = "fewer bits or dimensions", "quantisers", "indexes", "shared rows"
 _QR, _TABLES = "quotient-remainder", "compositional:Compositional"
 
+#: Family whose methods may be given an error weighting (``weighted``).
+QUANTISERS = _CODES
+
 BASELINES = {
     "dense": Entry("dense:Dense", "dense rows", "every row in float32, scanned"),
     "float16": Entry("scalar:Scalar", _FEWER, "float16 numbers, scanned", {"kind": "float16"}),
@@ -94,6 +97,9 @@ BASELINES = {
     ),
     "pq": Entry("product:PQ", _CODES, "product quantisation, scanned (faiss)"),
     "opq": Entry("product:OPQ", _CODES, "the same after a learned rotation (faiss)"),
+    "ne-pq": Entry(
+        "norm_explicit:NormExplicitPQ", _CODES, "directions by PQ and a byte for the norm, decoded"
+    ),
     "rq": Entry("residual:RQ", _CODES, "residual quantisation, scanned (faiss)"),
     "rabitq": Entry("rabitq:RaBitQ", _CODES, "RaBitQ, 1 to 8 bits a dimension, scanned (faiss)"),
     "ivf-pq": Entry(

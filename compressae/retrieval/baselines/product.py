@@ -3,6 +3,7 @@
 from typing import Any
 
 import faiss
+import numpy as np
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
 from compressae.retrieval.baselines.sample import TRAIN_ROWS
@@ -59,6 +60,14 @@ class OPQ(FaissIndex):
         rotation.pq = quantizer  # Its settings; OPQ's own warn of few rows on stderr.
         index = faiss.IndexPreTransform(rotation, _pq(d, m))
         super().__init__(index, items, m, train_rows, CENTROIDS)
+
+
+def trained_pq(d: int, m: int, rows: np.ndarray) -> Any:
+    """A ProductQuantizer of m parts of 8 bits, trained on rows (n, d)."""
+    quantizer = faiss.ProductQuantizer(d, m, 8)
+    quantizer.cp.min_points_per_centroid = 1  # No warnings on stderr.
+    quantizer.train(rows)
+    return quantizer
 
 
 def _pq(d: int, m: int) -> Any:

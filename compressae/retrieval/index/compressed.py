@@ -148,7 +148,8 @@ class CompressedIndex(SegmentedIndex):
         """Find the K best items of each query.
 
         Args:
-            queries: (q, d) dense rows of any length.
+            queries: (q, d) dense rows of any length; or codes of the same model, which are decoded,
+                where queries are stored compressed too.
             K: results a query; above n, rows are padded.
             scoring: see the class.
             candidates: items rescored a query (not for "sparse"): at least K; "all" scores every

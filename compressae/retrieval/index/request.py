@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exclusion import Exclusion
 from compressae.retrieval.index.hits import check_count
@@ -62,8 +63,9 @@ class SearchRequest:
     """A search as it will be run: every setting resolved and checked. Make one by ``of``.
 
     Attributes:
+        projection: of the index.
         similarity: of the index's codes.
-        queries: (q, d) dense queries: an array, or a reader of a table.
+        queries: (q, d) dense queries: an array, a reader of a table, or codes that are decoded.
         K: results a query.
         scoring: how queries are compared with codes.
         candidates: rows rescored a query, or "all".
@@ -76,8 +78,9 @@ class SearchRequest:
         first_stage: results a query of the stage before reranking; K without.
     """
 
+    projection: Projection
     similarity: Similarity
-    queries: np.ndarray | Embeddings
+    queries: np.ndarray | Embeddings | Codes
     K: int
     scoring: Scoring
     candidates: int | Literal["all"]
@@ -119,10 +122,15 @@ class SearchRequest:
             raise InputError(f"{kq} query nonzeros; expected 1 to {projection.latents}")
         # The queries, of the width of the index.
         similarity = index.segments.parts[0].codes.similarity
-        rows = queries if _is_plain(queries) else as_embeddings(queries, "queries")
+        rows: np.ndarray | Embeddings | Codes
+        if isinstance(queries, Codes):
+            projection.check_made(queries.model_id)
+            rows = queries
+        else:
+            rows = queries if _is_plain(queries) else as_embeddings(queries, "queries")
         if isinstance(rows, Embeddings):
             rows = rows.compared_by("dot") if similarity == "dot" else rows
-        if rows.shape[1] != projection.dim:
+        if not isinstance(rows, Codes) and rows.shape[1] != projection.dim:
             raise InputError(
                 f"{getattr(rows, 'name', 'queries')}: rows of {rows.shape[1]} columns; expected "
                 f"{projection.dim}, the width of the indexed embeddings"
@@ -135,6 +143,7 @@ class SearchRequest:
         )
         count = _resolve_candidates(index, candidates, first_stage, n)
         return cls(
+            projection,
             similarity,
             rows,
             int(K),
@@ -168,6 +177,12 @@ class SearchRequest:
             InputError: a query holds NaN or infinity, or for cosine only zeros.
         """
         is_dot = self.similarity == "dot"
+        if isinstance(self.queries, Codes):
+            for start in range(0, len(self.queries), size):
+                codes = self.queries.take(np.arange(start, min(start + size, len(self.queries))))
+                x, lengths = split_lengths(codes.reconstruct(self.projection.decoder))
+                yield start, x, lengths if is_dot else None
+            return
         if isinstance(self.queries, np.ndarray):
             for start in range(0, len(self.queries), size):
                 x, lengths = _unit_queries(self.queries[start : start + size], start, is_dot)

@@ -123,6 +123,12 @@ class _Sizes(click.ParamType):
     "or with --interactions the users who are not judged]",
 )
 @click.option(
+    "--importance",
+    type=click.Path(path_type=Path),
+    help="A .npy of one number for each row that is searched: its weight where a method has a "
+    "budget, as in 'asymmetric:budget=32:residual_bytes=16'.  [default: equal]",
+)
+@click.option(
     "--users",
     default=2000,
     show_default=True,
@@ -145,6 +151,7 @@ def evaluate(
     interactions: Path | None,
     test: Path | None,
     query_sample: Path | None,
+    importance: Path | None,
     users: int,
     as_json: bool,
     **settings: Any,
@@ -175,6 +182,9 @@ def evaluate(
 
     # Queries, the rows that are searched, and labels.
     items = open_embeddings(embeddings)
+    weights = None
+    if importance is not None:
+        weights = common.load_numbers(importance, "one number a row", "fiub")
     query_rows, rows, names = _split(items, queries, settings["similarity"])
     corpus = items.subset(rows) if held_out else items
     if train_rows is not None and train_rows > len(corpus):
@@ -230,6 +240,7 @@ def evaluate(
             similarity,
             pairs,
             weigh_by,
+            weights,
         )
     summary = summarise(result)
     if not as_json:  # First, so that a full disk does not lose it.

@@ -79,7 +79,13 @@ METHODS = {name: entry.what for name, entry in BASELINES.items()} | {
     name: scoring.what for name, scoring in OURS.items()
 }
 
-_CODE_SETTINGS = {"code_bytes": 64, "nonzeros": None, "residual_bytes": None, "values": None}
+_CODE_SETTINGS = {
+    "code_bytes": 64,
+    "nonzeros": None,
+    "residual_bytes": None,
+    "values": None,
+    "budget": None,
+}
 #: Settings without a default whose values are words.
 _WORDS = ("values",)
 #: The largest number that a library takes.
@@ -219,8 +225,10 @@ def variants(
             _check(setting, choice, known[setting])
         if value == ():
             raise InputError(f"{setting}: no value")
-    # Nonzeros or residual bytes already say the size.
-    if "code_bytes" in known and not {"nonzeros", "residual_bytes"} & set(method.settings):
+    # Nonzeros, residual bytes or a budget already say the size.
+    if "code_bytes" in known and not {"nonzeros", "residual_bytes", "budget"} & set(
+        method.settings
+    ):
         defaults["code_bytes"] = tuple(code_bytes)
     settings = {**defaults, **method.settings}
     searches = list(_each({k: v for k, v in settings.items() if k in search_settings}))
@@ -237,6 +245,7 @@ class Builder:
         train_rows: rows that everything is learned from, those of ``sample_rows(n, train_rows)``;
             each method's own choice when None.
         query_sample: (m, d) queries by which errors are weighted; the items' own when None.
+        importance: (n,) of the items under a budget; equal when None.
 
     Attributes:
         items: as given, read as rows to compare.
@@ -248,9 +257,11 @@ class Builder:
         model: CompresSAE | None,
         train_rows: int | None = None,
         query_sample: Any = None,
+        importance: Any = None,
     ) -> None:
         self.items: Embeddings = as_compared(items)
-        self.model, self.train_rows, self.query_sample = model, train_rows, query_sample
+        self.model, self.train_rows = model, train_rows
+        self.query_sample, self.importance = query_sample, importance
         self._indexes: dict[tuple[Any, ...], tuple[CompressedIndex, float]] = {}
 
     def key(self, name: str, settings: dict[str, Any]) -> tuple[Any, ...]:
@@ -303,7 +314,12 @@ class Builder:
         return Weighted(make, self.items, fit_error_weighting(queries, rows))
 
     def _codes(
-        self, model: CompresSAE, nonzeros: int | None, residual_bytes: int, value_type: Any
+        self,
+        model: CompresSAE,
+        nonzeros: int | None,
+        residual_bytes: int,
+        value_type: Any,
+        budget: int | None = None,
     ) -> Codes:
         """Codes of a form of ``form_of``: packed, or plain where its values are."""
         if value_type in VALUE_TYPES and residual_bytes:
@@ -324,6 +340,8 @@ class Builder:
                 value_type,
                 nonzeros,
                 residual_bytes,
+                None if budget is None else f"{budget} B/row",
+                self.importance if budget is not None and sample is self.items else None,
                 similarity=sample.similarity,
                 queries=self.query_sample,
             )
@@ -370,12 +388,13 @@ def form_of(
     residual_bytes: int | None = None,
     values: str | None = None,
     residual: bool = True,
+    budget: int | None = None,
 ) -> dict[str, Any]:
     """Arguments of ``compress`` for codes of at most ``code_bytes`` bytes a row.
 
     The nonzeros are the model's, or those given, and a residual code takes the rest; where that
     would be less than 8 bytes, or with ``residual=False``, as many nonzeros as fit. Without
-    ``code_bytes`` the arguments are as given.
+    ``code_bytes`` the arguments are as given; ``budget`` is bytes a row that rows share unevenly.
 
     Raises:
         InputError: not one nonzero fits, or not those given; values that are not packed.
@@ -384,7 +403,10 @@ def form_of(
     {'nonzeros': 16, 'residual_bytes': 35, 'value_type': 'int2'}
     """
     if code_bytes is None:
-        return {"nonzeros": nonzeros, "residual_bytes": residual_bytes or 0, "value_type": values}
+        form = {"nonzeros": nonzeros, "residual_bytes": residual_bytes or 0, "value_type": values}
+        return form if budget is None else {**form, "budget": budget}
+    if budget is not None:
+        raise InputError(f"code_bytes {code_bytes} and budget {budget}: give one of them")
     values = values or "int2"
     if values not in PACKED_TYPES or residual_bytes is not None:
         raise InputError(
@@ -434,8 +456,9 @@ class Compressed:
         self._with_lists = scoring_nbytes(index, scoring)
         self.constant_nbytes = scoring_constant_nbytes(index, scoring)
         self.form: dict[str, Any] = {"latents": projection.latents}
+        is_even = "budget" not in codes.settings
         for name in ("nonzeros", "residual_bytes", "values"):
-            if name in codes.settings:
+            if name in codes.settings and (is_even or name != "nonzeros"):
                 self.form[name] = codes.settings[name]
 
     def __len__(self) -> int:

@@ -104,6 +104,7 @@ def evaluate(
     similarity: Similarity | None = None,
     interactions: Interactions | None = None,
     query_sample: Any = None,
+    importance: Any = None,
 ) -> Evaluation:
     """Measure methods on one table and one set of queries, one after another.
 
@@ -128,6 +129,7 @@ def evaluate(
             of all results, and what they take next is looked for.
         query_sample: (m, d) other queries, by whose second moment compressed search and baselines
             with ``weighted`` weight errors; the items' own when None.
+        importance: (n,) of the items, for codes under a budget; equal when None.
 
     Raises:
         InputError: the table's width is not the model's or the queries'; a row is NaN, infinite or
@@ -156,7 +158,7 @@ def evaluate(
     truth = exact_search(items, asked, TOP, similarity, seen)
     x = asked.to_array()
     judge = _Judge(items, x, np.arange(len(items)) if rows is None else rows, seen)
-    builder = Builder(items, model, train_rows, query_sample)
+    builder = Builder(items, model, train_rows, query_sample, importance)
     records: list[Record] = []
     for done, method in enumerate(parsed):
         if progress is not None:

@@ -126,7 +126,7 @@ def test_every_baseline_says_what_it_holds(name, built):
     row = searcher.code_nbytes / N
     assert row <= 8 if name not in {*whole, "rabitq"} else row == whole.get(name, 10)
     assert searcher.nbytes >= searcher.code_nbytes and searcher.constant_nbytes >= 0
-    learns = {"int8", "int4", "pca", "pca-int8", "pq", "opq", "rq", "rabitq", "ivf-pq"}
+    learns = {"int8", "int4", "pca", "pca-int8", "pq", "opq", "ne-pq", "rq", "rabitq", "ivf-pq"}
     assert searcher.trained_rows == (N if name in learns else 0)
 
 

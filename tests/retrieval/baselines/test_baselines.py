@@ -6,11 +6,13 @@ import tempfile
 
 import numpy as np
 import pytest
+from factor_tables import factors
 
 from compressae import InputError
 from compressae.retrieval import exact_search, recall_at
-from compressae.retrieval.baselines import build
+from compressae.retrieval.baselines import BASELINES, build
 from compressae.retrieval.baselines.partitions import partitions
+from compressae.retrieval.io.embeddings import as_embeddings
 
 faiss = pytest.importorskip("faiss", reason="needs faiss, which most baselines are of")
 
@@ -243,3 +245,52 @@ def test_too_few_rows_or_bytes_are_refused(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"pip install 'compressae\[baselines\]'"):
         build("annoy", items)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "annoy"])
+def test_dot_products_are_those_of_rows_with_their_lengths(name):
+    """Every method finds more of the dot product's results than of the cosine's."""
+    items, users = factors(2000)
+    table = as_embeddings(items[1:-1]).compared_by("dot")
+    known = BASELINES[name].settings()
+    quick = {"code_bytes": 32 if name in ("binary", "pca") else 16, "iterations": 4}
+    settings = {setting: value for setting, value in quick.items() if setting in known}
+    hits = build(name, table, **settings).search(users, 10)
+    truth, cosine = (exact_search(items[1:-1], users, 10, s).ids for s in ("dot", "cosine"))
+    assert recall_at(hits.ids, truth, 10) > recall_at(hits.ids, cosine, 10)
+    scores = np.take_along_axis(users @ items[1:-1].T, hits.ids, 1)
+    assert np.corrcoef(hits.scores.ravel(), scores.ravel())[0, 1] > 0.3
+
+
+def test_annoy_by_dot_product():
+    pytest.importorskip("annoy", reason="needs annoy (pip install)")
+    items, users = factors(2000)
+    hits = build("annoy", as_embeddings(items).compared_by("dot"), search_k=50_000).search(
+        users, 10
+    )
+    assert recall_at(hits.ids, exact_search(items, users, 10, "dot").ids, 10) > 0.9
+
+
+@pytest.mark.parametrize("name", ["dense", "int8", "pq", "ne-pq", "hnsw"])
+def test_rows_of_zeros_are_allowed_for_dot_products_alone(name):
+    items, users = factors(2000)
+    settings = {"code_bytes": 9} if "code_bytes" in BASELINES[name].settings() else {}
+    with pytest.raises(InputError, match="is all zeros"):
+        build(name, items, **settings)
+    table = as_embeddings(items).compared_by("dot")
+    assert len(build(name, table, **settings).search(users, 5).ids) == len(users)
+
+
+def test_a_byte_for_the_norm_is_better_than_none():
+    """Norm-explicit PQ at the same bytes, on rows of very different lengths."""
+    items, users = factors(3000)
+    table, truth = (
+        as_embeddings(items).compared_by("dot"),
+        exact_search(items, users, 10, "dot").ids,
+    )
+    plain = build("pq", table, code_bytes=8).search(users, 10)
+    explicit = build("ne-pq", table, code_bytes=9)
+    assert explicit.code_nbytes == 9 * 3000 and explicit.trained_rows == 3000
+    assert recall_at(explicit.search(users, 10).ids, truth, 10) > recall_at(plain.ids, truth, 10)
+    with pytest.raises(InputError, match="expected at least 2, one for the norm"):
+        build("ne-pq", table, code_bytes=1)

@@ -145,7 +145,7 @@ def test_rows_too_long_for_the_codes_are_refused(indexes, model):
 
 def test_codes_as_queries_are_their_reconstructions(indexes, model, table):
     """Where users are many, they are stored as codes too."""
-    items, queries = table
+    queries = table[1]
     users = compress(model, np.tile(queries, (6, 1)), residual_bytes=8, similarity="dot")
     index = indexes["residual"]
     hits = index.search(users, 10)

@@ -1,0 +1,144 @@
+"""Compression for dot products: lengths in the gain byte, errors weighted by real queries."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from factor_tables import N, factors
+
+from compressae import InputError, TrainConfig, compress, encode, train
+from compressae.coding.plan import plan
+from compressae.evaluation.drift import check, measure_reference
+from compressae.retrieval.codes.quantizer import fit_error_weighting, fit_length_gains
+
+
+@pytest.fixture(scope="module")
+def table():
+    return factors()
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return train(table[0], TrainConfig(latents=128, nonzeros=6, steps=8, similarity="dot"))
+
+
+def test_rows_take_the_same_bytes_as_for_cosine(model, table):
+    items = table[0][1:-1]
+    for form in (dict(), dict(residual_bytes=4), dict(budget="12 B/row")):
+        dot, cosine = (compress(model, items, **form, similarity=s) for s in ("dot", "cosine"))
+        assert abs(dot.nbytes - cosine.nbytes) <= 8 and dot.similarity == "dot"
+        np.testing.assert_array_equal(compress(model, items, **form).data, dot.data)
+
+
+def test_lengths_are_kept_to_a_few_per_cent(model, table):
+    items = table[0]
+    rows = compress(model, items, residual_bytes=12).reconstruct(model.projection.decoder)
+    lengths, own = np.linalg.norm(rows, axis=1), np.linalg.norm(items, axis=1)
+    long = own > np.quantile(own, 0.3)
+    share = (rows * items).sum(1)[long] / own[long] ** 2
+    assert np.abs(share - 1).mean() < 0.03
+    assert lengths[0] == lengths[-1] == 0
+
+
+def test_directions_are_coded_as_for_cosine(model, table):
+    items = table[0][1:-1]
+    ids = [encode(model, items, similarity=s).indices for s in ("dot", "cosine")]
+    np.testing.assert_array_equal(*ids)
+
+
+@pytest.mark.parametrize("power", [0, 1, 3])
+def test_length_gains_are_fine_where_long_rows_are_many(power):
+    lengths = np.exp(np.random.default_rng(0).standard_normal(4000) * power / 2)
+    gains = fit_length_gains(lengths, float(lengths.max()))
+    assert (np.diff(gains) >= 0).all() and gains[-1] == pytest.approx(4 * lengths.max())
+    nearest = gains[np.abs(gains - lengths[:, None]).argmin(1)]
+    weight = lengths**2
+    error = (weight * np.abs(nearest / lengths - 1)).sum() / weight.sum()
+    assert error < 0.004 * (1 + power)
+
+
+def test_a_model_for_cosine_gives_codes_of_either_kind(table):
+    items = table[0][1:-1]
+    model = train(items, TrainConfig(latents=64, nonzeros=4, steps=4))
+    assert model.similarity == "cosine"
+    assert compress(model, items).similarity == "cosine"
+    assert compress(model, items, similarity="dot").similarity == "dot"
+
+
+def test_rows_of_zeros_are_left_out_of_training_and_refused_for_cosine(model, table):
+    assert model.settings["rows"] == N and model.similarity == "dot"
+    for function in (compress, encode):
+        with pytest.raises(InputError, match="all zeros"):
+            function(model, table[0], similarity="cosine")
+    with pytest.raises(InputError, match="only rows of zeros"):
+        compress(model, np.zeros((300, 16), np.float32))
+    with pytest.raises(InputError, match="0 rows that are not zero"):
+        train(np.zeros((300, 16), np.float32), TrainConfig(latents=8, nonzeros=2, similarity="dot"))
+
+
+def test_errors_are_weighted_by_the_queries_to_come(table):
+    """Queries in a plane of few of the items' directions: errors elsewhere cost nothing."""
+    items = table[0][1:-1]
+    rng = np.random.default_rng(0)
+    queries = rng.standard_normal((500, 16)).astype(np.float32) * 0.02
+    queries[:, -4:] += rng.standard_normal((500, 4))
+    model = train(items, TrainConfig(latents=64, nonzeros=3, steps=6, similarity="dot"))
+    errors = {}
+    for name, sample in (("own", None), ("real", queries[:250])):
+        codes = compress(model, items, nonzeros=3, residual_bytes=4, queries=sample)
+        rows = codes.reconstruct(model.projection.decoder)
+        errors[name] = np.square(queries[250:] @ (rows - items).T).mean()
+    assert errors["real"] < 0.8 * errors["own"]
+    with pytest.raises(InputError, match="rows of 3 columns; expected 16"):
+        compress(model, items, queries=queries[:, :3])
+
+
+def test_the_weighting_of_other_queries_is_scaled_by_the_rows(table):
+    items, users = table
+    unit = items[1:-1] / np.linalg.norm(items[1:-1], axis=1, keepdims=True)
+    weighting = fit_error_weighting(users, unit)
+    assert np.square(unit @ weighting).sum(1).mean() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_budget_goes_to_long_rows_and_to_important_ones(model, table):
+    items = table[0][1:-1]
+    lengths = np.linalg.norm(items, axis=1)
+    long = lengths > np.median(lengths)
+    counts = compress(model, items, budget="12 B/row").nonzeros
+    assert counts[long].mean() > 1.3 * counts[~long].mean()
+    even = compress(model, items, budget="12 B/row", importance=1 / lengths**2).nonzeros
+    assert even[long].mean() < 1.15 * even[~long].mean()
+
+
+def test_codes_to_match_bring_their_similarity(model, table):
+    like = compress(model, table[0])
+    assert compress(model, table[0][:20], like=like).similarity == "dot"
+    for own in (dict(similarity="dot"), dict(queries=table[1])):
+        with pytest.raises(InputError, match="which has its own; leave them out"):
+            compress(model, table[0][:20], like=like, **own)
+
+
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_plain_codes_hold_lengths_in_their_values(model, table, values):
+    codes = encode(model, table[0], values)
+    assert codes.similarity == "dot" and isinstance(codes.to_scipy(), scipy.sparse.csr_array)
+    norms = codes.norms()
+    assert norms[0] == norms[-1] == 0
+    own = np.linalg.norm(table[0], axis=1)
+    assert np.corrcoef(norms, own)[0, 1] > 0.95
+
+
+def test_check_compares_dot_products(table):
+    model = train(table[0], TrainConfig(latents=64, nonzeros=4, steps=4, similarity="dot"))
+    later = table[0] * 0.5
+    assert measure_reference(model, table[0]).quality.rows == N - 2  # None of zeros.
+    assert check(model, later, reference=table[0]).verdict == "fits"
+    odd = np.random.default_rng(9).standard_normal((400, 16)).astype(np.float32)
+    assert check(model, odd, reference=table[0]).retrain
+
+
+def test_a_plan_for_dot_products_is_measured_by_users():
+    items, users = factors(2400, users=300)
+    plans = plan(
+        items, 100_000, "30 B/row", latents=(64,), queries=users, lists=False, similarity="dot"
+    )
+    assert plans[0].recall > 0.7

@@ -171,9 +171,7 @@ def run(data: Path | None, folder: Path, name: str, epochs: int) -> None:
     drift = check(dictionary, items[first - 1000 :])
     print(f"check of the newest 1,000 items: {drift.verdict}")
 
-    print(
-        f"\nSaved in {folder}/: users, items, seen, test, importance, model, index, report. By hand:"
-    )
+    print(f"\nSaved in {folder}/: tables, pairs, model, index, report. By hand:")
     f = folder
     print(f"  compressae train {f}/items.npy -o model --similarity dot --latents {best.latents}")
     print(

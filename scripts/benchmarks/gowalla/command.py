@@ -1,9 +1,10 @@
-"""The command: train one recommender, search widths for one, or compare every method."""
+"""The command: train a recommender, search widths for one, compare tables, judge served items."""
 
 from typing import Any
 
 import click
 from benchmarks.gowalla.compare import compare
+from benchmarks.gowalla.served import served
 from benchmarks.gowalla.train import train
 from benchmarks.gowalla.widths import widths
 
@@ -29,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (train, widths, compare):
+for command in (train, widths, compare, served):
     main.add_command(command)

@@ -1,6 +1,5 @@
-"""Items as they are served: compressed item tables, searched by users without what they have seen."""
+"""Items as they are served: compressed tables, searched by users without what they have seen."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +118,11 @@ def _trained(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     path = folder / "final.npy"
     try:
         table = np.load(path, allow_pickle=False)
-        record = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the output of 'train' ({error})") from error
-    if len(table) != split.n_users + split.n_items or record["model"] == "ncf":
+    if len(table) != split.n_users + split.n_items:
         raise InputError(
-            f"{path}: {table.shape} of {record['model']}; expected {split.n_users} users and "
-            f"{split.n_items} items whose dot products rank"
+            f"{path}: {table.shape}; expected {split.n_users} users, then {split.n_items} items"
         )
     return table[: split.n_users], table[split.n_users :]
 

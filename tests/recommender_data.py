@@ -9,9 +9,9 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 if str(SCRIPTS) not in sys.path:
     sys.path.insert(0, str(SCRIPTS))
 
-from recommenders.synthetic import blocks  # noqa: E402
+from recommenders.synthetic import blocks, preferences  # noqa: E402
 
-__all__ = ["SCRIPTS", "blocks", "write"]
+__all__ = ["SCRIPTS", "blocks", "preferences", "write"]
 
 
 def write(path, arrays):

@@ -103,7 +103,8 @@ def run(data: Path | None, folder: Path, name: str, epochs: int) -> None:
 
     # Dictionary, codes, index. Errors are weighted by users who are not judged below.
     order = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(split.test.indptr)))
-    judged, others = order[:JUDGED], np.setdiff1d(np.arange(len(users)), order[:JUDGED])
+    judged = order[: min(JUDGED, len(order) // 2)]
+    others = np.setdiff1d(np.arange(len(users)), judged)
     nonzeros = min(TRAINED_NONZEROS, best.latents)
     config = TrainConfig(best.latents, nonzeros, hold_out=HELD_OUT, similarity="dot")
     dictionary = train(items[:first], config)
@@ -168,7 +169,7 @@ def run(data: Path | None, folder: Path, name: str, epochs: int) -> None:
         f"\n{len(new)} new items in {seconds:.2f} s: overlap with the dense top 20 {overlap:.3f}; "
         f"new items are {found} of its results, {wanted} of the dense ones"
     )
-    drift = check(dictionary, items[first - 1000 :])
+    drift = check(dictionary, items[max(0, first - 1000) :])
     print(f"check of the newest 1,000 items: {drift.verdict}")
 
     print(f"\nSaved in {folder}/: tables, pairs, model, index, report. By hand:")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from recommender_data import preferences
 
 from compressae.cli import main
 
@@ -110,6 +111,21 @@ def test_the_gpu_scripts_need_a_folder_that_they_may_write(tmp_path):
 def test_examples_run(name):
     done = run(f"examples/{name}.py")
     assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_the_recommender_example_runs(tmp_path):
+    """On few planted pairs: every step, from training to new items that are found."""
+    pairs = preferences(users=500, items=2100, each=12)
+    np.savez(tmp_path / "pairs.npz", **pairs)
+    out = tmp_path / "out"
+    done = run("examples/recommender.py", tmp_path / "pairs.npz", "-o", out, "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert "latents, " in done.stdout and "42 new items" in done.stdout
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert report["about"]["similarity"] == "dot"
+    assert all(method["error"] is None for method in report["methods"])
+    assert (out / "index" / "config.json").exists() and (out / "seen.npz").exists()
 
 
 @pytest.mark.parametrize("name", ["any_table", "wordnet"])

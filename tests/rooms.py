@@ -19,15 +19,15 @@ FLOORS = {
     "compressae.retrieval": ["baselines", "index", "codes", "io", "metrics devices", "errors"],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
-        "segments", "projection", "exact", "hits",
+        "projection exact", "exclusion", "segments", "hits",
     ],
     "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
-    "compressae.retrieval.io": ["embeddings artifacts labels", "atomic tensorfile"],
+    "compressae.retrieval.io": ["embeddings artifacts labels interactions", "atomic tensorfile"],
     "compressae.training": ["loop", "gradient pursuit", "checkpoint distributed", "config"],
     "compressae.coding": ["plan", "compress", "coder budget"],
     "compressae.evaluation": [
-        "report", "plots", "summary", "protocol", "methods", "drift", "quality labels atlas",
-        "pages",
+        "report", "plots", "summary", "protocol", "methods", "drift",
+        "quality labels atlas interactions", "pages",
     ],
 }  # fmt: skip
 

@@ -305,27 +305,29 @@ class _Judge:
     def __call__(self, searcher: Baseline) -> dict[str, Any]:
         """Times and results, as fields of a Record."""
 
-        def search(some: slice) -> Hits:
-            """Search with some of the queries."""
-            x = self.queries[some]
-            if self.seen is None:
+        def search(x: np.ndarray, seen: Any) -> Hits:
+            if seen is None:
                 return searcher.search(x, TOP)
             if getattr(searcher, "excludes", False):
-                return searcher.search(x, TOP, exclude=self.seen[some])  # type: ignore[call-arg]
-            return search_without(searcher, x, TOP, self.seen[some])
+                return searcher.search(x, TOP, exclude=seen)  # type: ignore[call-arg]
+            return search_without(searcher, x, TOP, seen)
 
-        count = len(self.queries)
-        for i in range(min(3, count)):  # Compile and warm up.
-            search(slice(i, i + 1))
+        count = min(_TIMED_QUERIES, len(self.queries))
+        alone = [
+            (self.queries[i : i + 1], None if self.seen is None else self.seen[[i]])
+            for i in range(count)
+        ]
+        for one in alone[:3]:  # Compile and warm up.
+            search(*one)
         times: list[float] = []
-        for i in range(min(_TIMED_QUERIES, count)):
+        for one in alone:
             if len(times) >= _LEAST_TIMED and sum(times) > 1e3 * _TIMED_SECONDS:
                 break
             started = time.perf_counter()
-            search(slice(i, i + 1))
+            search(*one)
             times.append(1e3 * (time.perf_counter() - started))
         started = time.perf_counter()
-        hits = search(slice(None))
+        hits = search(self.queries, self.seen)
         seconds = time.perf_counter() - started
         return {
             "times_ms": np.array(times),

@@ -11,6 +11,7 @@ planted pairs when not given.
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,15 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("recommender-output"))
     parser.add_argument("--model", choices=MODELS[:2], default="mf")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--latents", type=int, nargs="+", default=[256, 512], help="To plan among.")
     options = parser.parse_args()
     try:
-        run(options.data, options.output, options.model, options.epochs)
+        run(options.data, options.output, options.model, options.epochs, options.latents)
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
-def run(data: Path | None, folder: Path, name: str, epochs: int) -> None:
+def run(data: Path | None, folder: Path, name: str, epochs: int, latents: Sequence[int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     check_report_destination(folder / "report")
 
@@ -92,7 +94,7 @@ def run(data: Path | None, folder: Path, name: str, epochs: int) -> None:
     with progress("planning") as show:
         memory = f"{CODE_BYTES + 1} B/row"  # Constants too.
         plans = plan(
-            items[:first], CATALOGUE, memory, (256, 512), users, False, show, similarity="dot"
+            items[:first], CATALOGUE, memory, latents, users, False, show, similarity="dot"
         )
     best = plans[0]
     print(

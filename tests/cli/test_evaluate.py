@@ -324,7 +324,7 @@ def test_the_settings_that_ship_measure_every_method(name, tmp_path):
         "--steps",
         6,
         "--queries",
-        100,
+        30,
     )
     failed = {m["label"]: m["error"] for m in methods_of(tmp_path / "report") if m["error"]}
     few = "too few"  # Of the tables that are shared, at 700 rows.

@@ -33,10 +33,10 @@ def test_search_is_timed_beside_what_is_installed(tmp_path):
     assert all(p["p50_over_ours"] == 1 and p["more"]["two_threads_over_one"] > 0 for p in ours)
     lists = [p["more"]["bytes_a_posting"] for p in ours]
     assert all(3 < one < 3.2 for one in lists)
-    done = run("benchmarks/search", "growth", tmp_path, "--most", 30_000, "--rounds", 1)
+    done = run("benchmarks/search", "growth", tmp_path, "--most", 10_000, "--rounds", 1)
     assert done.returncode == 0, done.stderr
     points = json.loads((tmp_path / "growth.json").read_text())["points"]
-    assert [p["rows"] for p in points] == [10_000, 30_000] * 2
+    assert [p["rows"] for p in points] == [10_000] * 2
     for picture in ("sparse.png", "growth.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -83,7 +83,7 @@ def test_the_gpu_benchmark_runs_all_its_parts(tmp_path):
     } <= names
     assert all(row["ms"] > 0 for row in report["rows"])
     page = (tmp_path / "out" / "gpu.md").read_text()
-    assert "smoke run: times mean nothing" in page and "| scan | 600 rows, 1 queries |" in page
+    assert "smoke run: times mean nothing" in page and "| scan | 300 rows, 1 queries |" in page
 
 
 def test_the_gpu_benchmark_needs_a_gpu(tmp_path):
@@ -119,7 +119,9 @@ def test_the_recommender_example_runs(tmp_path):
     pairs = preferences(users=500, items=2100, each=12)
     np.savez(tmp_path / "pairs.npz", **pairs)
     out = tmp_path / "out"
-    done = run("examples/recommender.py", tmp_path / "pairs.npz", "-o", out, "--epochs", 2)
+    done = run(
+        "examples/recommender.py", tmp_path / "pairs.npz", "-o", out, "--epochs", 2, "--latents", 64
+    )
     assert done.returncode == 0, done.stderr
     assert "latents, " in done.stdout and "42 new items" in done.stdout
     report = json.loads((out / "report" / "report.json").read_text())

@@ -51,10 +51,10 @@ class Exclusion:
             raise InputError(
                 f"exclude: shape {pairs.shape} for {queries} queries; expected a row for each"
             )
-        rows = sparse.csr_array(pairs)
-        if rows is pairs or not rows.has_canonical_format or (rows.data == 0).any():
+        rows = pairs if pairs.format == "csr" else sparse.csr_array(pairs)
+        if not rows.has_sorted_indices or not rows.data.all():
             rows = rows.copy()  # The caller's matrix stays as it is.
-            rows.sum_duplicates()
+            rows.sort_indices()
             rows.eliminate_zeros()
         return cls(rows.indptr.astype(np.int64), rows.indices.astype(np.int64))
 

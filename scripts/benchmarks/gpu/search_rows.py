@@ -23,7 +23,7 @@ SEED = 0
 
 
 def search_rows(lab: Lab) -> Iterator[Row]:
-    codes, index = make_index(lab, lab.pick(10_000_000, 600))
+    codes, index = make_index(lab, lab.pick(10_000_000, 300))
     yield from scans(lab, codes)
     yield from lists(lab, index)
     yield from end_to_end(lab, index)
@@ -183,7 +183,7 @@ def end_to_end(lab: Lab, index: CompressedIndex) -> Iterator[Row]:
 def streams(lab: Lab, index: CompressedIndex) -> Iterator[Row]:
     """Search an index when a tenth of it fits the GPU."""
     dense = np.random.default_rng(SEED).standard_normal((lab.pick(512, 1), DIM), dtype=np.float32)
-    gpu = GpuIndex(index, lab.device, memory=lab.pick(index.codes.nbytes // 10, 60_000))
+    gpu = GpuIndex(index, lab.device, memory=lab.pick(index.codes.nbytes // 10, 34_000))
     yield Row(
         "GpuIndex.search, streamed from the host",
         f"{len(index):,} rows, {len(dense)} queries",
@@ -259,7 +259,7 @@ def dense_peer(lab: Lab, n: int) -> Iterator[Row]:
 
 def a_hundred_million(lab: Lab) -> Iterator[Row]:
     """Scan rows that are made on the GPU itself."""
-    blocks = lab.pick(100_000_000, 600) // SCAN_BLOCK
+    blocks = lab.pick(100_000_000, 256) // SCAN_BLOCK
     row_quantizer = quantizer()
     levels, gain_table = (
         torch.from_numpy(array).to(lab.device)

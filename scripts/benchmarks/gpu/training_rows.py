@@ -38,7 +38,7 @@ def table(lab: Lab, n: int, d: int) -> torch.Tensor:
 def training_rows(lab: Lab) -> Iterator[Row]:
     """Train by each recipe; the note has the mean cosine of held-out rows by both coders."""
     n, d, h, k = lab.pick((1_000_000, 768, 4096, 32), (40, 16, 32, 2))
-    batch, steps = lab.pick((100_000, 500), (4, 2))
+    batch, steps = lab.pick((100_000, 500), (4, 1))
     items = table(lab, n + lab.pick(10_000, 4), d)
     rest, held = items[:n].numpy(), torch.nn.functional.normalize(items[n:]).to(lab.device)
     goal = 0.0
@@ -52,7 +52,7 @@ def training_rows(lab: Lab) -> Iterator[Row]:
             batch=lab.pick(16_384, 4),
             steps=lab.pick(1000, 2),
         ),
-        TrainConfig(latents=h, nonzeros=k, steps=lab.pick(40, 2), batch=lab.pick(16_384, 8)),
+        TrainConfig(latents=h, nonzeros=k, steps=lab.pick(40, 1), batch=lab.pick(16_384, 8)),
     )
     for config in lab.pick(configs, configs[::3]):
         curve: list[tuple[float, float]] = []

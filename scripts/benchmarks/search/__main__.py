@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import click
 from benchmarks.search.dense_search import dense
+from benchmarks.search.exclusion import exclusion
 from benchmarks.search.growth import growth
 from benchmarks.search.projection import projection
 from benchmarks.search.sparse_search import sparse
@@ -24,7 +25,7 @@ def main() -> None:
     pass
 
 
-for command in (sparse, dense, growth, projection):
+for command in (sparse, dense, growth, projection, exclusion):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -35,13 +35,14 @@ def sparse(output: Path, rows: int, rounds: int, queries: int, smoke: bool) -> N
     Whole calls are timed, one query each, in the form that each engine's own API takes: ours and
     scipy one scipy CSR row; VSAG's SINDI bounds, ids and values; Seismic ids and values.
     """
+    count = QUERIES
     if smoke:
-        rows, rounds, queries = 5000, 1, 20
+        rows, rounds, queries, count = 5000, 1, 20, 100
     points: list[Point] = []
     missing: set[str] = set()
     for name, settings in SETS.items():
         click.echo(f"{name}: making {rows:,} codes", err=True)
-        documents, asked = map(as_csr, make_codes(rows, QUERIES, **settings))
+        documents, asked = map(as_csr, make_codes(rows, count, **settings))
         turns = Rounds(asked, exact_ids(documents, asked, TOP), queries, rounds)
         for engine_name, build in ENGINES.items():
             click.echo(f"{name}: building {engine_name}", err=True)

@@ -193,8 +193,13 @@ class RowQuantizer:
 
         A numpy array returns a numpy array, a tensor a tensor on its device.
         """
-        xp, middles = namespace(gains), (self.gains[1:] + self.gains[:-1]) / 2
-        return xp.asarray(xp.searchsorted(beside(middles, gains), gains), dtype=xp.uint8)
+        xp = namespace(gains)
+        if not self.says_lengths:  # Evenly spaced.
+            low, high = float(self.gains[0]), float(self.gains[-1])
+            step = max((high - low) / 255, 1e-9)
+            return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
+        middles = beside((self.gains[1:] + self.gains[:-1]) / 2, gains)
+        return xp.asarray(xp.searchsorted(middles, gains), dtype=xp.uint8)
 
     def prefix(self, k: int) -> "RowQuantizer":
         """Cut the quantiser to rows of their first k nonzeros, without a residual code."""

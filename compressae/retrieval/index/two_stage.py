@@ -108,8 +108,9 @@ class TwoStageSearch:
                     # Too many equal sums to cut: every row is scored.
                     candidates = np.arange(n) if mask is None else np.flatnonzero(mask)
                     score = np.full(len(candidates), np.inf)
-                left = without(candidates, excluded)
-                candidates, score = candidates[left], score[left]
+                if len(excluded):
+                    left = without(candidates, excluded)
+                    candidates, score = candidates[left], score[left]
                 if len(candidates) < C:
                     # Few rows of positive sum: fill up with the first others.
                     passed_over = np.union1d(candidates, excluded)

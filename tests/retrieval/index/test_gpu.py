@@ -11,7 +11,7 @@ from compressae.kernels.scan import SCAN_BLOCK
 from compressae.retrieval import CompressedIndex, GpuIndex
 from compressae.retrieval.io.embeddings import unit_rows
 
-N, D, H, K = 800, 12, 64, 5
+N, D, H, K = 600, 12, 64, 5
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def test_candidates_are_filled_up_with_others(indexes, queries, device):
 def test_rows_that_do_not_fit_are_streamed(indexes, queries, device, scoring):
     index, queries = indexes["budget"], queries[:1]
     whole = GpuIndex(index, device)
-    row = whole.nbytes // (4 * SCAN_BLOCK)
-    few = GpuIndex(index, device, memory=3 * SCAN_BLOCK * row)
-    assert few.nbytes == 3 * SCAN_BLOCK * row < whole.nbytes == 4 * SCAN_BLOCK * row
+    row = whole.nbytes // (3 * SCAN_BLOCK)
+    few = GpuIndex(index, device, memory=2 * SCAN_BLOCK * row)
+    assert few.nbytes == 2 * SCAN_BLOCK * row < whole.nbytes == 3 * SCAN_BLOCK * row
     allowed = np.arange(0, N, 7) if scoring == "asymmetric" else None
     mine, want = (gpu.search(queries, 3, scoring, allowed=allowed) for gpu in (few, whole))
     np.testing.assert_array_equal(mine.ids, want.ids)

@@ -65,6 +65,23 @@ def test_dense_search_is_timed_beside_faiss(tmp_path):
 
 
 @pytest.mark.slow
+def test_exclusion_is_timed(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((1500, 16)).astype(np.float32)
+    np.save(tmp_path / "table.npy", rows)
+    out = tmp_path / "out"
+    done = run(
+        "benchmarks/search", "exclusion", tmp_path / "table.npy", out, "--latents", 64,
+        "--rounds", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    points = json.loads((out / "exclusion.json").read_text())["points"]
+    assert [(p["search"], p["left_out"]) for p in points] == [
+        (search, count) for search in ("lists", "scan") for count in (0, 50, 1000)
+    ]
+    assert all(p["p50_ms"] > 0 for p in points)
+
+
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_all_its_parts(tmp_path):
     """In Triton's interpreter: every call is made, and its times mean nothing."""
     pytest.importorskip("triton", reason="needs triton, which has wheels for Linux alone")

@@ -29,15 +29,7 @@ def blocks(
         odd = rng.choice(np.setdiff1d(np.arange(items), own), noise, replace=False)
         train += [(user, item) for item in [*liked[:each], *odd]]
         test += [(user, item) for item in liked[each:]]
-    (train_user, train_item), (test_user, test_item) = np.array(train).T, np.array(test).T
-    return {
-        "n_users": np.array(users),
-        "n_items": np.array(items),
-        "train_user": train_user.astype(np.int32),
-        "train_item": train_item.astype(np.int32),
-        "test_user": test_user.astype(np.int32),
-        "test_item": test_item.astype(np.int32),
-    }
+    return _arrays(users, items, train, test)
 
 
 def shuffled(arrays: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
@@ -80,6 +72,13 @@ def preferences(
         cut = -(-4 * count // 5)
         train += [(user, item) for item in drawn[:cut]]
         test += [(user, item) for item in drawn[cut:]]
+    return _arrays(users, items, train, test)
+
+
+def _arrays(
+    users: int, items: int, train: list[tuple[int, int]], test: list[tuple[int, int]]
+) -> dict[str, np.ndarray]:
+    """The arrays of a file of pairs."""
     (train_user, train_item), (test_user, test_item) = np.array(train).T, np.array(test).T
     return {
         "n_users": np.array(users),

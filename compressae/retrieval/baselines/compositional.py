@@ -77,8 +77,8 @@ class Compositional(Decoded):
         size, width = self.tables[j].shape
         above = np.zeros((size, width))
         below = np.zeros((size, width if self.combine == "product" else 1))
-        for start, batch in items.batches():
-            rows, m = batch, len(batch)
+        for start, rows in items.batches():
+            m = len(rows)
             ids = np.arange(start, start + m)
             picks = self.partitions.classes(ids)[j]
             shares = sparse.csr_array(

@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 
 from compressae.retrieval.baselines.decoded import Decoded
+from compressae.retrieval.baselines.faiss_index import divisor
 from compressae.retrieval.baselines.product import CENTROIDS, trained_pq
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, sample_rows
 from compressae.retrieval.errors import InputError
@@ -57,7 +58,7 @@ class NormExplicitPQ(Decoded):
         """Bytes of a row that ``code_bytes`` end in."""
         if code_bytes < 2:
             raise InputError(f"{code_bytes} bytes a row: expected at least 2, one for the norm")
-        return 1 + max(m for m in range(1, min(d, code_bytes - 1) + 1) if d % m == 0)
+        return 1 + divisor(d, code_bytes - 1, "bytes a row")
 
     def decode(self, start: int, stop: int) -> np.ndarray:
         centroids = faiss.vector_to_array(self._norms.centroids)

@@ -91,10 +91,22 @@ def search_without(searcher: Searcher, queries: np.ndarray, K: int, exclude: Any
         some = order[start : start + _TOGETHER]
         more = searcher.search(queries[some], K + int(counts[some].max()))
         for query, ids, scores in zip(some, more.ids, more.scores, strict=True):
-            left = np.flatnonzero(without(ids, left_out.of_query(query)) & (ids >= 0))[:K]
-            hits.ids[query, : len(left)] = ids[left]
-            hits.scores[query, : len(left)] = scores[left]
+            first_others(ids, scores, left_out.of_query(query), hits, query)
     return hits
+
+
+def first_others(
+    ids: np.ndarray, scores: np.ndarray, excluded: np.ndarray, hits: Hits, query: int
+) -> None:
+    """Write the first of ids (m,) that are not among ``excluded``, ascending, into a row of hits.
+
+    >>> hits = Hits.empty(1, 2)
+    >>> first_others(np.array([7, 3, 5, -1]), np.array([3, 2, 1, 0]), np.array([3]), hits, 0)
+    >>> hits.ids
+    array([[7, 5]])
+    """
+    left = np.flatnonzero(without(ids, excluded) & (ids >= 0))[: hits.ids.shape[1]]
+    hits.ids[query, : len(left)], hits.scores[query, : len(left)] = ids[left], scores[left]
 
 
 def without(rows: np.ndarray, excluded: np.ndarray) -> np.ndarray:

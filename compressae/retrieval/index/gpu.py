@@ -15,7 +15,7 @@ from compressae.retrieval.codes.size import parse_bytes
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
-from compressae.retrieval.index.exclusion import Exclusion, without
+from compressae.retrieval.index.exclusion import Exclusion, first_others
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import reconstruct_queries
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
@@ -178,7 +178,10 @@ class GpuIndex:
                     ids, scores = self._rescore(projected, tables, request.first_stage, chosen)
             rows, top = ids.cpu().numpy(), scores.cpu().numpy()
             if most and few is None:
-                rows, top = _leave_out(rows, top, request.first_stage, left_out)
+                others = Hits.empty(len(x), request.first_stage)
+                for i, own in enumerate(left_out):
+                    first_others(rows[i], top[i], own, others, i)
+                rows, top = others.ids, others.scores
             found = Hits(np.where(rows >= 0, self._segment.ids_of(np.maximum(rows, 0)), -1), top)
             if request.rerank is not None:
                 rerank_hits(request.rerank, x, found, hits, start)
@@ -252,12 +255,12 @@ class GpuIndex:
         # Of ``count`` and as many more as one query leaves out, the best that it does not.
         n, most = len(self._segment.codes), max(map(len, left_out), default=0)
         rows = top_candidates(self._lists, latents, values, count + most, mask)[0]
-        excluded = np.full((len(rows), most), n, np.int64)
-        for i, own in enumerate(left_out):
-            excluded[i, : len(own)] = own
-        banned = torch.from_numpy(excluded).to(self.device)
         if most:
-            rows = torch.where(_are_among(rows, banned), -1, rows)
+            padded = np.full((len(rows), most), n, np.int64)
+            for i, own in enumerate(left_out):
+                padded[i, : len(own)] = own
+            excluded = torch.from_numpy(padded).to(self.device)
+            rows = torch.where(_are_among(rows, excluded), -1, rows)
             rows = torch.where((rows >= 0).cumsum(1) <= count, rows, -1)
         rows = rows.sort(dim=1).values
         short = (rows >= 0).sum(1, keepdim=True) < count
@@ -267,7 +270,7 @@ class GpuIndex:
         others = others[: count + most].expand(len(rows), -1).contiguous()
         taken = _are_among(others, rows)
         if most:
-            taken |= _are_among(others, banned)
+            taken |= _are_among(others, excluded)
         added = torch.where(short & ~taken, others, -1)
         return torch.cat([rows, added], 1).sort(dim=1).values
 
@@ -301,14 +304,3 @@ def _are_among(rows: Tensor, others: Tensor) -> Tensor:
     """Whether each of rows (m, c) is among others (m, e) of the same query, ascending."""
     place = torch.searchsorted(others, rows).clamp(max=others.shape[1] - 1)
     return others.gather(1, place) == rows
-
-
-def _leave_out(
-    rows: np.ndarray, scores: np.ndarray, K: int, left_out: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The first K of rows (m, c) and scores, best first, that queries do not leave out."""
-    hits = Hits.empty(len(rows), K)
-    for i, own in enumerate(left_out):
-        left = np.flatnonzero(without(rows[i], own) & (rows[i] >= 0))[:K]
-        hits.ids[i, : len(left)], hits.scores[i, : len(left)] = rows[i, left], scores[i, left]
-    return hits.ids, hits.scores

@@ -107,24 +107,31 @@ def test_integer_weights_neither_overflow_nor_stray_beyond_the_bound(kind, short
 
 
 @pytest.mark.parametrize("values", [np.int8, np.float32])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("excluding", [False, True], ids=["none", "excluded"])
 @pytest.mark.parametrize(("n", "h"), [(1, 1), (63, 9), (300, 40), (65_600, 6)])
-def test_candidates_are_the_reference(n, h, masked, values):
+def test_candidates_are_the_reference(n, h, excluding, masked, values):
     csr = rows(n, h, n + h)
     made, _ = build(csr, values)
     rng = np.random.default_rng(2)
     queries = rows(35, h, 7, density=0.6)
     mask = rng.random(n) < 0.5 if masked else None
+    excluded = None
+    if excluding:  # A third of the rows of each query, and none of the last's.
+        seen = [np.flatnonzero(rng.random(n) < 1 / 3) for _ in range(34)] + [np.empty(0, int)]
+        excluded = np.cumsum([0, *map(len, seen)]), np.concatenate(seen)
     dense = csr.toarray().astype(np.float64)
     bounds, ids = queries.indptr.astype(np.int64), queries.indices.astype(np.uint32)
     for count in (1, 10, n, n + 3):
         for exact in (True, False):
-            got = find_candidates(made, bounds, ids, queries.data, count, exact, mask)
+            got = find_candidates(made, bounds, ids, queries.data, count, exact, mask, excluded)
             for i in range(35):
                 mine = slice(bounds[i], bounds[i + 1])
                 scores = dense[:, ids[mine]] @ queries.data[mine].astype(np.float64)
                 if mask is not None:
                     scores[~mask] = -np.inf
+                if excluding:
+                    scores[seen[i]] = -np.inf
                 found = got.rows[i]
                 assert (np.diff(found) > 0).all()
                 slack = 2.5e-2 * np.linalg.norm(queries.data[mine]) * np.abs(dense).max() * h

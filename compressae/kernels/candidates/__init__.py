@@ -34,6 +34,7 @@ _SHORT = 300
 #: Most candidates in scratch arrays that are reused by the next call.
 _KEEP = 1 << 21
 _NO_MASK = np.empty(0, np.bool_)
+_NO_ROWS = np.empty(0, np.int64)
 _kept = threading.local()
 
 
@@ -65,6 +66,7 @@ def find_candidates(
     count: int,
     exact: bool,
     mask: np.ndarray | None = None,
+    excluded: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Candidates:
     """Retrieve candidates of m sparse queries: the rows of largest positive score.
 
@@ -78,6 +80,8 @@ def find_candidates(
             Otherwise return rows down to the K-th largest sum, and those that tie with it to 1/4096
             of the range.
         mask: (n,) bool, True for rows that may be returned; all rows when None.
+        excluded: rows that each query leaves out, as CSR: bounds (m + 1,) int64, and rows (e,)
+            int64, below n, ascending within a query; none when None.
 
     >>> from compressae.kernels.postings import build_postings
     >>> indptr, ids = np.array([0, 2, 3, 4]), np.array([0, 1, 1, 0], np.uint32)
@@ -108,10 +112,11 @@ def find_candidates(
     sums, counts, rows, scores = _scratch(m, room, width, kind)
     filled, complete = np.zeros(m, np.int64), np.empty(m, np.bool_)
     shift = limit.bit_length() - _BINS.bit_length()
+    excluded_bounds, excluded_rows = excluded or (np.zeros(m + 1, np.int64), _NO_ROWS)
     cpu.find(
         postings.docs, postings.values, postings.bounds, postings.places, postings.rows, indptr,
-        latents, weights, bands, count, shift, _NO_MASK if mask is None else mask, sums, counts,
-        rows, scores, filled, complete,
+        latents, weights, bands, count, shift, _NO_MASK if mask is None else mask, excluded_bounds,
+        excluded_rows, sums, counts, rows, scores, filled, complete,
     )  # fmt: skip
     ends = filled.tolist()
     return Candidates(

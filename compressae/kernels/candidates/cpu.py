@@ -71,6 +71,8 @@ def find(
     count,
     shift,
     mask,
+    excluded_bounds,
+    excluded,
     sums,
     counts,
     rows,
@@ -82,7 +84,8 @@ def find(
 
     A histogram of the candidates' scores, ``counts`` (m, bins), gives the threshold: ``edge`` is
     the highest bin such that at least ``count`` candidates are in it or above, so the threshold
-    approaches the K-th largest score from below. Only positive scores are candidates.
+    approaches the K-th largest score from below. Only positive scores are candidates, so that the
+    sums of excluded rows are set to zero.
 
     Fills rows and scores (m, capacity) up to ``filled`` (m,), and ``complete`` (m,) bool. ``sums``
     is scratch for the scores of a window.
@@ -90,6 +93,7 @@ def find(
     m = indptr.shape[0] - 1
     capacity = rows.shape[1]
     edges, above = np.zeros(m, np.int64), np.zeros(m, np.int64)
+    next_excluded = excluded_bounds[:-1].copy()
     complete[:] = True
     counts[:] = 0
     for w in range(bounds.shape[0]):
@@ -117,6 +121,13 @@ def find(
                 weight = weights[j]
                 for p in range(np.uint64(a), np.uint64(b)):
                     sums[docs[p]] += sums.dtype.type(weight * values[p])
+
+            while (
+                next_excluded[i] < excluded_bounds[i + 1]
+                and excluded[next_excluded[i]] < base + width
+            ):
+                sums[excluded[next_excluded[i]] - base] = 0
+                next_excluded[i] += 1
 
             # No threshold yet: estimate one from a sample of the scores.
             edge, size = edges[i], filled[i]

@@ -1,7 +1,7 @@
 """Exclusion: what each query leaves out, such as the items that a user has seen."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -14,6 +14,22 @@ from compressae.retrieval.index.segments import Segment
 _TOGETHER = 256
 
 
+class ExcludedRows(NamedTuple):
+    """Rows of a segment that each of m queries leaves out, as CSR.
+
+    Attributes:
+        bounds: (m + 1,) int64.
+        rows: (e,) int64, ascending within a query.
+    """
+
+    bounds: np.ndarray
+    rows: np.ndarray
+
+    def of_query(self, i: int) -> np.ndarray:
+        """Rows that the i-th of the queries leaves out, ascending."""
+        return self.rows[self.bounds[i] : self.bounds[i + 1]]
+
+
 @dataclass(frozen=True, eq=False)
 class Exclusion:
     """Ids that each of q queries leaves out. Make one by ``of``.
@@ -23,8 +39,8 @@ class Exclusion:
         ids: (nnz,) int64, ascending within a query.
 
     >>> seen = Exclusion.of(sparse.csr_array([[0, 1, 1], [0, 0, 0]]), queries=2)
-    >>> seen.of_query(0), seen.most(0, 2)
-    (array([1, 2]), 2)
+    >>> seen.of_query(0)
+    array([1, 2])
     """
 
     indptr: np.ndarray
@@ -62,14 +78,16 @@ class Exclusion:
         """Ids (m,) that a query leaves out, ascending."""
         return self.ids[self.indptr[query] : self.indptr[query + 1]]
 
-    def most(self, start: int, stop: int) -> int:
-        """The most ids that one of the queries start..stop leaves out."""
-        return int(np.diff(self.indptr[start : stop + 1]).max(initial=0))
-
-    def rows(self, query: int, segment: Segment) -> np.ndarray:
-        """Rows (m,) of a segment that a query leaves out, ascending."""
-        rows = segment.rows_of(self.of_query(query))
-        return rows[rows >= 0]
+    def rows(self, start: int, stop: int, segment: Segment) -> "ExcludedRows":
+        """Rows of a segment that the queries start..stop leave out."""
+        bounds = self.indptr[start : stop + 1]
+        rows = segment.rows_of(self.ids[bounds[0] : bounds[-1]])
+        bounds = bounds - bounds[0]
+        is_known = rows >= 0
+        if not is_known.all():
+            bounds = np.concatenate([[0], np.cumsum(is_known)])[bounds]
+            rows = rows[is_known]
+        return ExcludedRows(bounds, rows)
 
 
 def search_without(searcher: Searcher, queries: np.ndarray, K: int, exclude: Any) -> Hits:

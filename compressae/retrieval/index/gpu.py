@@ -196,7 +196,10 @@ class GpuIndex:
         """Ascending rows that each of ``count`` queries leaves out."""
         if exclude is None:
             return []
-        return [exclude.rows(query, self._segment) for query in range(start, start + count)]
+        return [
+            exclude.rows(query, query + 1, self._segment).rows
+            for query in range(start, start + count)
+        ]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q' = W·x (m, h) of unit queries x (m, d), and their look-up tables (m, parts, 256) where

@@ -13,7 +13,7 @@ from compressae.kernels.topk import best
 from compressae.retrieval.codes import Codes, as_codes, open_codes, query_rows
 from compressae.retrieval.codes.sparse import CsrRows
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.index.exclusion import Exclusion, without
+from compressae.retrieval.index.exclusion import ExcludedRows, Exclusion, without
 from compressae.retrieval.index.hits import Hits, Ranked, check_count, merge_hits
 from compressae.retrieval.index.postings import (
     ListType,
@@ -226,11 +226,11 @@ def search_lists(
             batch = (ends - begin, ids[begin:end], values[begin:end])
             answers = []
             for segment, mask, rows in zip(segments, masks, few, strict=True):
-                left_out = None
+                excluded = None
                 if exclude is not None:
-                    which = range(number + first, number + first + len(ends) - 1)
-                    left_out = [exclude.rows(query, segment) for query in which]
-                answers.append(_answers(segment, *batch, dense, K, mask, rows, left_out))
+                    start_number = number + first
+                    excluded = exclude.rows(start_number, start_number + len(ends) - 1, segment)
+                answers.append(_answers(segment, *batch, dense, K, mask, rows, excluded))
             for i, parts in enumerate(zip(*answers, strict=True)):
                 merge_hits(parts, hits, first + i)
 
@@ -255,7 +255,7 @@ def _answers(
     K: int,
     mask: np.ndarray | None,
     few: np.ndarray | None,
-    left_out: list[np.ndarray] | None,
+    excluded: ExcludedRows | None,
 ) -> list[Ranked]:
     """Find the K best rows of a segment for each of m queries.
 
@@ -266,28 +266,26 @@ def _answers(
         K: results.
         mask: (n,) bool, the searchable rows; all when None.
         few: the searchable rows where they are so few that each is scored; else None.
-        left_out: for each query the rows that it leaves out, ascending; None for none.
+        excluded: rows that each query leaves out; None for none.
     """
     assert segment.lists is not None
     candidates = None
-    # The K best of the rows that a query does not leave out are among so many.
-    count = K if left_out is None else K + max(map(len, left_out))
     if few is None:
         rounded = values.astype(np.float32, copy=False)
-        candidates = find_candidates(segment.lists, ends, ids, rounded, count, True, mask)
+        candidates = find_candidates(segment.lists, ends, ids, rounded, K, True, mask, excluded)
     answers = []
     for i in range(len(ends) - 1):
         latents = ids[ends[i] : ends[i + 1]]
-        rows = few
+        excluded_rows = _NO_ROWS if excluded is None else excluded.of_query(i)
         if not len(latents):
             rows = _NO_ROWS
-        elif candidates is not None:
+        elif few is not None:
+            rows = few[without(few, excluded_rows)]
+        else:
+            assert candidates is not None
             rows = candidates.rows[i]
             if not candidates.complete[i]:
-                rows = _every_row(segment, latents, count, mask)
-        assert rows is not None
-        if left_out is not None:
-            rows = rows[without(rows, left_out[i])]
+                rows = _every_row(segment, latents, K, mask, excluded_rows)
         dense[latents] = values[ends[i] : ends[i + 1]]
         place, top = best(segment.codes.dots(dense, rows, segment.factors), K)
         dense[latents] = 0
@@ -306,14 +304,18 @@ def _few_rows(mask: np.ndarray | None) -> np.ndarray | None:
 
 
 def _every_row(
-    segment: Segment, latents: np.ndarray, K: int, mask: np.ndarray | None
+    segment: Segment,
+    latents: np.ndarray,
+    K: int,
+    mask: np.ndarray | None,
+    excluded_rows: np.ndarray,
 ) -> np.ndarray:
     """Rows that hold every one of the K best where sums cannot decide: all that share a latent with
-    the query, and the first K that share none, which score 0."""
+    the query, and the first K that share none, which score 0; none that is left out."""
     assert segment.lists is not None
+    searchable = np.ones(len(segment.codes), bool) if mask is None else mask.copy()
+    searchable[excluded_rows] = False
     sharing = touched(segment.lists, latents.astype(np.int64))
-    others = ~sharing
-    if mask is not None:
-        sharing &= mask
-        others &= mask
+    others = searchable & ~sharing
+    sharing &= searchable
     return np.sort(np.concatenate([np.flatnonzero(sharing), np.flatnonzero(others)[:K]]))

@@ -68,7 +68,8 @@ class TwoStageSearch:
                 ):
                     excluded = None
                     if exclude is not None and chosen is None:  # Candidates are without them.
-                        excluded = exclude.rows(number + a + i, segment)
+                        query_number = number + a + i
+                        excluded = exclude.rows(query_number, query_number + 1, segment).rows
                     scores = segment.codes.scores(query, table, rows)
                     place, top = _best_left(scores, hits.ids.shape[1], rows, excluded)
                     parts.append((segment.ids_of(place if rows is None else rows[place]), top))
@@ -77,8 +78,7 @@ class TwoStageSearch:
     def _candidate_rows(self, projected: np.ndarray, number: int) -> list[list[np.ndarray]]:
         """For each query and segment, the ascending rows of largest sums over the lists.
 
-        ``number`` is that of the first query. The C best of the rows that a query does not leave
-        out are among the C + e best of all, if it leaves out e.
+        ``number`` is that of the first query.
         """
         # The largest entries of q' are the terms that search the lists.
         request, C = self.request, self.request.candidates
@@ -86,50 +86,47 @@ class TwoStageSearch:
         m, kq = len(projected), request.query_nonzeros
         ids, values = abs_topk(projected, kq, 1)
         bounds = np.arange(m + 1, dtype=np.int64) * kq
-        exclude = request.exclude
-        count = C if exclude is None else C + exclude.most(number, number + m)
-        found = []
+        ids, values = ids.reshape(-1), values.reshape(-1)
+        found, left_out = [], []
         for segment, mask in zip(request.segments, request.masks, strict=True):
             assert segment.lists is not None
+            excluded = None
+            if request.exclude is not None:
+                excluded = request.exclude.rows(number, number + m, segment)
+            left_out.append(excluded)
             found.append(
-                find_candidates(
-                    segment.lists, bounds, ids.reshape(-1), values.reshape(-1), count, False, mask
-                )
+                find_candidates(segment.lists, bounds, ids, values, C, False, mask, excluded)
             )
         chosen = []
         for i in range(m):
             rows, sums = [], []
-            for segment, mask, part in zip(request.segments, request.masks, found, strict=True):
-                candidates, score = part.rows[i], part.scores[i] * part.unit[i]
-                n, excluded = len(segment.codes), _NO_ROWS
-                if exclude is not None:
-                    excluded = exclude.rows(number + i, segment)
-                if not part.complete[i] and len(candidates) >= count:
-                    # Too many equal sums to cut: every row is scored.
-                    candidates = np.arange(n) if mask is None else np.flatnonzero(mask)
-                    score = np.full(len(candidates), np.inf)
-                if len(excluded):
-                    left = without(candidates, excluded)
-                    candidates, score = candidates[left], score[left]
-                if len(candidates) < C:
-                    # Few rows of positive sum: fill up with the first others.
-                    passed_over = np.union1d(candidates, excluded)
-                    more = _others(passed_over, mask, n, C - len(candidates))
-                    candidates = np.concatenate([candidates, more])
-                    score = np.concatenate([score, np.zeros(len(more))])
-                    order = np.argsort(candidates)
-                    candidates, score = candidates[order], score[order]
+            for segment, mask, part, excluded in zip(
+                request.segments, request.masks, found, left_out, strict=True
+            ):
+                candidates, score = part.rows[i], part.scores[i]
+                is_cut = not part.complete[i] and len(candidates) >= C
+                if is_cut or len(candidates) < C:
+                    n, passed_over = len(segment.codes), _NO_ROWS
+                    if excluded is not None:
+                        passed_over = excluded.of_query(i)
+                    if is_cut:  # Too many equal sums to cut: every row is scored.
+                        candidates = _others(passed_over, mask, n, n)
+                        score = np.full(len(candidates), np.inf, np.float32)
+                    else:  # Few rows of positive sum: fill up with the first others.
+                        passed_over = np.union1d(candidates, passed_over)
+                        more = _others(passed_over, mask, n, C - len(candidates))
+                        candidates = np.concatenate([candidates, more])
+                        score = np.concatenate([score, np.zeros(len(more), np.float32)])
+                        order = np.argsort(candidates)
+                        candidates, score = candidates[order], score[order]
                 rows.append(candidates)
                 sums.append(score)
-            # Of several segments together, or of more than C rows, the C of largest sum.
-            everything = np.concatenate(sums)
-            if (
-                (len(rows) > 1 or count > C)
-                and len(everything) > C
-                and np.isfinite(everything).all()
-            ):
-                least = -np.partition(-everything, C - 1)[C - 1]
-                rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
+            if len(rows) > 1:  # Of all segments together the C of largest sum.
+                sums = [score * part.unit[i] for score, part in zip(sums, found, strict=True)]
+                everything = np.concatenate(sums)
+                if len(everything) > C and np.isfinite(everything).all():
+                    least = -np.partition(-everything, C - 1)[C - 1]
+                    rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
             chosen.append(rows)
         return chosen
 

@@ -22,7 +22,9 @@ FLOORS = {
         "projection exact", "exclusion", "segments", "hits",
     ],
     "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
-    "compressae.retrieval.io": ["embeddings artifacts labels interactions", "atomic tensorfile"],
+    "compressae.retrieval.io": [
+        "embeddings artifacts labels interactions", "atomic tensorfile", "schema",
+    ],
     "compressae.training": ["loop", "gradient pursuit", "checkpoint distributed", "config"],
     "compressae.coding": ["plan", "compress", "coder budget"],
     "compressae.evaluation": [

@@ -1,12 +1,13 @@
 """Command info: describe an artifact or a table."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from compressae.cli import common
-from compressae.retrieval.io.artifacts import load_artifact, read_config
+from compressae.retrieval.io.artifacts import Config, load_artifact, read_config
 from compressae.retrieval.io.embeddings import open_embeddings
 
 #: Settings of an artifact that the summary shows, by kind.
@@ -31,17 +32,17 @@ def info(artifact: Path, as_json: bool) -> None:
         common.say({**table, "dtype": items.dtype_name, "bytes": items.nbytes}, as_json)
         return
     config = read_config(artifact)
-    load_artifact(artifact, config["kind"])
-    config["bytes"] = sum(file["bytes"] for file in config["files"].values())
-    common.say(config if as_json else _summary(config), as_json)
+    load_artifact(artifact, config.kind)
+    whole = {**asdict(config), "bytes": config.bytes}
+    common.say(whole if as_json else _summary(config), as_json)
 
 
-def _summary(config: dict[str, Any]) -> dict[str, Any]:
+def _summary(config: Config) -> dict[str, Any]:
     """Summarise a config: kind, shapes, settings, bytes and format."""
-    settings = config["settings"]
-    lines: dict[str, Any] = {"kind": config["kind"]}
+    settings = config.settings
+    lines: dict[str, Any] = {"kind": config.kind}
     # An index records its model and its codes as parts.
-    parts = {config["kind"]: settings}
+    parts = {config.kind: settings}
     parts |= {name: settings[name] for name in ("model", "packed", "codes") if name in settings}
     for kind, part in parts.items():
         form = "codes" if kind == "packed" else kind
@@ -58,6 +59,6 @@ def _summary(config: dict[str, Any]) -> dict[str, Any]:
             f"{search['query_nonzeros']} query nonzeros, {candidates} candidates{tuned}"
         )
     return lines | {
-        "bytes": f"{config['bytes']:,} in {len(config['files'])} files, checksums match",
-        "format": f"{config['format_version']}, written by compressae {config['library_version']}",
+        "bytes": f"{config.bytes:,} in {len(config.files)} files, checksums match",
+        "format": f"{config.format_version}, written by compressae {config.library_version}",
     }

@@ -67,7 +67,7 @@ def inspect(
     negative values, and the nearest latents. INDEX may be codes; give their model then.
     """
     check_file_destination(output)
-    kind = read_config(index)["kind"]
+    kind = read_config(index).kind
     if (kind == CODES) != (model is not None):
         raise click.UsageError(
             "codes need their model: give -m MODEL" if model is None else "-m is for codes alone"

@@ -126,7 +126,7 @@ def search(
     searchable = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
     left_out = None if exclude is None else read_interactions(exclude)
     texts = None if labels is None else read_labels(labels)
-    if read_config(index)["kind"] == INVERTED:
+    if read_config(index).kind == INVERTED:
         if device != "auto" and names_gpu(device):
             raise click.UsageError(
                 f"--device {device} is for an index made with -m MODEL; lists alone are searched "

@@ -49,7 +49,7 @@ def update(
     new_ids = None if ids is None else common.load_ids(ids)
     searcher: InvertedIndex | CompressedIndex
     rows: Any = None
-    if read_config(index)["kind"] == INVERTED:
+    if read_config(index).kind == INVERTED:
         searcher = InvertedIndex.load(index)
         rows = None if add is None else common.sparse_rows(add)
     else:

@@ -25,7 +25,8 @@ def _mark_worker() -> None:
 
 
 @lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """The pool of a process: a forked child has the parent's pool without its threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="compressae", initializer=_mark_worker)
 
 
@@ -54,5 +55,6 @@ def over_rows(work: Callable[[int, int], None], n: int, threads: int | None = No
         return
     bounds = [n * i // threads for i in range(threads + 1)]
     slices = pairwise(bounds)
-    for future in [_pool(threads).submit(work, start, stop) for start, stop in slices]:
+    pool = _pool(threads, os.getpid())
+    for future in [pool.submit(work, start, stop) for start, stop in slices]:
         future.result()

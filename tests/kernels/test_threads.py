@@ -1,4 +1,7 @@
+import os
+import signal
 import threading
+import time
 
 import pytest
 
@@ -33,3 +36,24 @@ def test_an_error_reaches_the_caller():
 
     with pytest.raises(ValueError, match="at 0"):
         over_rows(fail, 4, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_child_starts_threads_of_its_own():
+    """As under a server that forks workers after it searched."""
+    over_rows(lambda start, stop: None, 4, 2)  # The parent's pool has threads.
+    child = os.fork()
+    if not child:
+        seen = []
+        over_rows(lambda start, stop: seen.extend(range(start, stop)), 4, 2)
+        os._exit(0 if sorted(seen) == [0, 1, 2, 3] else 1)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for threads that it does not have")
+    assert status == 0

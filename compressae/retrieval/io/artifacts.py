@@ -5,20 +5,52 @@ A folder is written whole or not at all (``io.atomic``). Loading never unpickles
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.atomic import check_writable, replacing
+from compressae.retrieval.io.schema import Count, Pattern, Sha256, from_json
 from compressae.retrieval.io.tensorfile import read_places
 
 FORMAT_VERSION = 2
 _CONFIG = "config.json"
+_CURE = "save or copy the artifact again"
+#: Most bytes of a config.json, far above any that is written.
+_LONGEST_CONFIG = 1 << 26
+#: How often a folder that is replaced while it is read is read again.
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a config says of a file: its size, checksum and tensors {name: [dtype, shape]}."""
+
+    bytes: Count
+    sha256: Sha256
+    tensors: dict[str, tuple[str, list[Count]]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The ``config.json`` of an artifact folder."""
+
+    kind: str
+    format_version: Count
+    settings: dict[str, Any]
+    files: dict[Annotated[str, Pattern(r"[A-Za-z0-9_-]+\.safetensors")], FileRecord]
+    library_version: str = "an older version"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.bytes for file in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -59,16 +91,25 @@ def check_destination(path: str | Path, kind: str) -> None:
         return
     if not path.is_dir():
         raise InputError(f"{path}: a file stands there; expected a new folder; choose another name")
-    if any(path.iterdir()):
-        try:
-            old_kind = read_config(path)["kind"]
-        except InputError:
-            old_kind = "no artifact"
-        if old_kind != kind:
-            raise InputError(
-                f"{path}: a folder that is {old_kind}, not {kind}, stands there; it is left as it "
-                "is; choose another name"
-            )
+    names = {entry.name for entry in path.iterdir()}
+    if not names:
+        return
+    try:
+        config = read_config(path)
+    except InputError:
+        config = None
+    old_kind = "no artifact" if config is None else config.kind
+    if config is None or old_kind != kind:
+        raise InputError(
+            f"{path}: a folder that is {old_kind}, not {kind}, stands there; it is left as it "
+            "is; choose another name"
+        )
+    foreign = names - {_CONFIG, *config.files}
+    if foreign:
+        raise InputError(
+            f"{path}: holds {min(foreign)}, which is no part of the {kind} there and would be "
+            "lost; move it, or choose another name"
+        )
 
 
 def save_artifact(
@@ -114,13 +155,13 @@ def save_artifact(
             file.chmod(mode)
             config["files"][file.name] = {
                 "bytes": file.stat().st_size,
-                "sha256": _checksum(file),
+                "sha256": checksum(file),
                 "tensors": {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()},
             }
         (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+def read_config(path: str | Path) -> Config:
     """Read and check the ``config.json`` of an artifact folder.
 
     Raises:
@@ -132,26 +173,24 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such folder; expected a saved artifact")
     if not file.is_file():
         raise InputError(f"{path}: holds no {_CONFIG}; expected a folder saved by compressae")
-    try:
-        config = json.loads(file.read_text())
-        format_version = config["format_version"]
-        is_complete = {"kind", "settings", "files"} <= config.keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file}: damaged or not of compressae; save the artifact again"
-        ) from error
-    if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+    if file.stat().st_size > _LONGEST_CONFIG:
+        raise InputError(f"{file}: {file.stat().st_size} bytes are no config; {_CURE}")
+    raw = file.read_bytes()
+    # The format comes first: a newer one may hold what this version would call damaged.
+    header = from_json(raw, dict[str, Any], str(file), _CURE)
+    format_version = header.get("format_version")
+    if type(format_version) is int and format_version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {format_version} is newer than the {FORMAT_VERSION} that compressae "
             f"{library_version()} reads; upgrade compressae"
         )
-    if not is_complete:
-        raise InputError(f"{file}: damaged: parts are missing; save the artifact again")
-    return config
+    return from_json(raw, Config, str(file), _CURE)
 
 
 def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
     """Open an artifact folder; tensors are memory-mapped.
+
+    A folder that another process replaces meanwhile is read again, so that all files are of one.
 
     Args:
         path: the folder.
@@ -163,35 +202,53 @@ def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
             message names the file and the cure.
     """
     path = Path(path)
+    for _ in range(_TRIES):
+        before = _identity(path)
+        try:
+            artifact = _load(path, kind, verify)
+        except (InputError, OSError):
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return artifact
+    raise InputError(f"{path}: was replaced {_TRIES} times while it was read; try again")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that replaces it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _load(path: Path, kind: str, verify: bool) -> Artifact:
     config = read_config(path)
-    if config["kind"] != kind:
-        raise InputError(f"{path}: is {config['kind']}; expected {kind}; give the {kind} folder")
+    if config.kind != kind:
+        raise InputError(f"{path}: is {config.kind}; expected {kind}; give the {kind} folder")
     tensors = {}
-    for name, record in config["files"].items():
+    for name, record in config.files.items():
         file = path / name
-        if not file.is_file():
-            raise InputError(f"{file}: missing; save or copy the artifact again")
+        if not file.is_file() or file.is_symlink():
+            raise InputError(f"{file}: missing or no plain file; {_CURE}")
         size = file.stat().st_size
-        if size != record["bytes"]:
+        if size != record.bytes:
             raise InputError(
-                f"{file}: {size} bytes where {record['bytes']} were saved (truncated?); "
-                "save or copy the artifact again"
+                f"{file}: {size} bytes where {record.bytes} were saved (truncated?); {_CURE}"
             )
-        if verify and _checksum(file) != record["sha256"]:
-            raise InputError(
-                f"{file}: damaged (its checksum differs); save or copy the artifact again"
-            )
+        if verify and checksum(file) != record.sha256:
+            raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
         places = read_places(file)
-        shapes = {key: [str(place.dtype), list(place.shape)] for key, place in places.items()}
-        if shapes != record["tensors"]:
-            raise InputError(
-                f"{file}: tensors {shapes}; expected {record['tensors']}; save the artifact again"
-            )
+        shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
+        if shapes != record.tensors:
+            raise InputError(f"{file}: tensors {shapes}; expected {record.tensors}; {_CURE}")
         tensors[file.stem] = {key: place.map() for key, place in places.items()}
-    return Artifact(path, kind, config["settings"], tensors)
+    return Artifact(path, kind, config.settings, tensors)
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,14 +5,15 @@ The format (huggingface/safetensors): 8 bytes of header length N (little-endian)
 library copies tensors and cannot read bfloat16; a memory map needs only the offsets.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.schema import Count, checked, from_json
 
 #: Supported dtypes by safetensors name. numpy has no bfloat16: its bits are read as uint16.
 DTYPES: dict[str, np.dtype] = {
@@ -30,6 +31,9 @@ DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+#: What numpy can address, even of an array without entries.
+_MOST_AXES, _MOST_ENTRIES = 32, 1 << 56
+_CURE = "write or copy it again"
 _LONGEST_HEADER = 100_000_000  # The limit of the safetensors library.
 
 
@@ -61,6 +65,15 @@ class TensorPlace:
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What the header says of a tensor."""
+
+    dtype: str
+    shape: list[Count]
+    data_offsets: tuple[Count, Count]
+
+
 def read_places(path: Path) -> dict[str, TensorPlace]:
     """Locate the tensors of a .safetensors file: {name: place}.
 
@@ -81,31 +94,29 @@ def read_places(path: Path) -> dict[str, TensorPlace]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise InputError(
-                f"{path}: {size} bytes are not a whole .safetensors file (header cut off); "
-                "write or copy it again"
+                f"{path}: {size} bytes are not a whole .safetensors file (header cut off); {_CURE}"
             )
         raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        places = {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            place = TensorPlace(path, entry["dtype"], tuple(entry["shape"]), 8 + length + begin)
-            if entry["dtype"] not in DTYPES:
-                raise InputError(
-                    f"{path}: tensor {name!r} has dtype {entry['dtype']}; "
-                    f"expected one of {', '.join(DTYPES)}"
-                )
-            if end - begin != place.dtype.itemsize * math.prod(place.shape):
-                raise ValueError(f"tensor {name!r}: {end - begin} bytes for shape {place.shape}")
-            if 8 + length + end > size:
-                raise InputError(
-                    f"{path}: truncated: {size} bytes of {8 + length + end}; write or copy it again"
-                )
-            places[name] = place
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a .safetensors file ({error})") from error
+    header = from_json(raw, dict[str, Any], f"{path}: header", _CURE)
+    header.pop("__metadata__", None)
+    places = {}
+    for name, described in header.items():
+        entry = checked(described, _Entry, f"{path}: tensor {name!r}", _CURE)
+        begin, end = entry.data_offsets
+        if entry.dtype not in DTYPES:
+            raise InputError(
+                f"{path}: tensor {name!r} has dtype {entry.dtype}; "
+                f"expected one of {', '.join(DTYPES)}"
+            )
+        place = TensorPlace(path, entry.dtype, tuple(entry.shape), 8 + length + begin)
+        if len(place.shape) > _MOST_AXES or math.prod(filter(None, place.shape)) > _MOST_ENTRIES:
+            raise InputError(f"{path}: not a .safetensors file (tensor {name!r}: {place.shape})")
+        if end - begin != place.dtype.itemsize * math.prod(place.shape):
+            raise InputError(
+                f"{path}: not a .safetensors file (tensor {name!r}: {end - begin} bytes for shape "
+                f"{place.shape})"
+            )
+        if 8 + length + end > size:
+            raise InputError(f"{path}: truncated: {size} bytes of {8 + length + end}; {_CURE}")
+        places[name] = place
     return places

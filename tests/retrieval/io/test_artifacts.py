@@ -1,5 +1,7 @@
 import json
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -89,6 +91,7 @@ def test_files_have_the_modes_of_the_umask(tmp_path, mask):
 
 
 def test_a_failed_swap_puts_the_old_one_back(saved, monkeypatch):
+    """Where names cannot be exchanged in one step."""
     rename = atomic.os.rename
 
     def refuse(source, target):
@@ -96,11 +99,90 @@ def test_a_failed_swap_puts_the_old_one_back(saved, monkeypatch):
             raise OSError(5, "Input/output error")
         rename(source, target)
 
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     monkeypatch.setattr(atomic.os, "rename", refuse)
     with pytest.raises(InputError, match="Input/output error"):
         artifacts.save_artifact(saved, "codes", {"k": 9}, TENSORS)
     assert artifacts.load_artifact(saved, "codes").settings == {"k": 3}
     assert names(saved.parent) == ["thing"]
+
+
+def test_without_an_exchange_of_names_two_renames_do(saved, monkeypatch):
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    artifacts.save_artifact(saved, "codes", {"k": 9}, TENSORS)
+    assert artifacts.load_artifact(saved, "codes").settings == {"k": 9}
+    assert names(saved.parent) == ["thing"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2 is of Linux")
+def test_names_are_exchanged_in_one_step(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert atomic._exchange(tmp_path / "one", tmp_path / "other")
+    assert (names(tmp_path / "one"), names(tmp_path / "other")) == (["other"], ["one"])
+
+
+def test_many_writers_and_readers_of_one_place_lose_nothing(saved):
+    """Each reader finds one artifact whole, whose file is the one that its config names."""
+    loaded = []
+
+    def write(k):
+        for _ in range(20):
+            tensors = {"part": {"a": np.full(100, k), "b": np.full(50, k)}}
+            artifacts.save_artifact(saved, "codes", {"k": k}, tensors)
+
+    def read():
+        for _ in range(150):
+            artifact = artifacts.load_artifact(saved, "codes", verify=False)
+            loaded.append(
+                (artifact.settings["k"], set(artifact.tensors["part"]["a"].ravel().tolist()))
+            )
+
+    write(0)
+    with ThreadPoolExecutor(5) as pool:
+        futures = [pool.submit(write, k) for k in range(3)] + [pool.submit(read) for _ in range(2)]
+        for future in futures:
+            future.result()
+    assert len(loaded) == 300
+    assert [held for k, held in loaded if held != {k}] == []
+    assert names(saved.parent) == ["thing"]
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(saved):
+    dead = saved.parent / ".thing.tmp-0123456789ab"
+    dead.mkdir()
+    (dead / "part.safetensors").write_bytes(b"half")
+    with atomic.replacing(saved.parent / "thing", folder=True) as living:
+        (living / "config.json").write_text("{}")
+        artifacts.save_artifact(saved, "codes", {"k": 9}, TENSORS)
+        assert names(saved.parent) == [living.name, "thing"]
+    assert names(saved.parent) == ["thing"]
+
+
+def test_a_failed_sync_after_the_swap_does_not_claim_that_nothing_changed(saved, monkeypatch):
+    def fail(folder):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(atomic, "sync_folder", fail)
+    with pytest.raises(InputError, match="in place, but may not survive a crash"):
+        artifacts.save_artifact(saved, "codes", {"k": 9}, TENSORS)
+    assert artifacts.load_artifact(saved, "codes").settings == {"k": 9}
+
+
+def test_what_is_replaced_keeps_its_modes(saved):
+    saved.chmod(0o750)
+    (saved / "part.safetensors").chmod(0o640)
+    artifacts.save_artifact(saved, "codes", {"k": 9}, TENSORS)
+    modes = [path.stat().st_mode & 0o777 for path in (saved, saved / "part.safetensors")]
+    assert modes == [0o750, 0o640]
+
+
+def test_files_that_are_not_of_the_artifact_are_not_deleted_with_it(saved):
+    (saved / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt, which is no part of the codes there"):
+        artifacts.save_artifact(saved, "codes", {"k": 9}, TENSORS)
+    assert (saved / "notes.txt").read_text() == "mine"
 
 
 def test_damage_is_named(saved):

@@ -1,17 +1,41 @@
 """Codes: what plain and packed codes have in common."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
-from compressae.retrieval.io.embeddings import Similarity
+from compressae.retrieval.io.embeddings import Similarity, check_similarity
+from compressae.retrieval.io.schema import Count, Positive, Range, checked
 
 KIND = "codes"
+
+
+@dataclass(frozen=True)
+class CodesSettings:
+    """What a file says of codes beside their arrays."""
+
+    rows: Positive
+    latents: Annotated[int, Range(1, 1 << 31)]
+    model_id: str | None
+    made: dict[str, Any]
+    uniform: Count | None = None  # Nonzeros of each row of plain codes, where equal.
+
+    @classmethod
+    def of(cls, settings: Any) -> "CodesSettings":
+        """Check settings of a file.
+
+        Raises:
+            InputError: they are others.
+        """
+        own = checked(settings, cls, "codes", "encode the table again")
+        check_similarity(own.made.get("similarity", "cosine"))
+        return own
 
 
 class Codes(ABC):
@@ -178,8 +202,28 @@ class Codes(ABC):
         """What a saved folder records beside the arrays."""
 
     @abstractmethod
+    def row_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that grow with n, by their names in a file."""
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that all rows share, by their names in a file: those of a quantiser."""
+        return {}
+
+    @abstractmethod
+    def with_rows(self, rows: int, arrays: dict[str, np.ndarray]) -> Self:
+        """Codes of other rows that share all else with these.
+
+        Args:
+            rows: their number.
+            arrays: what ``row_arrays`` gave.
+
+        Raises:
+            InputError: the arrays do not fit.
+        """
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of a saved folder."""
+        return {**self.row_arrays(), **self.shared_arrays()}
 
     @classmethod
     @abstractmethod

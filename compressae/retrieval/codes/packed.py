@@ -8,7 +8,7 @@ from scipy import sparse
 
 from compressae.kernels import packed
 from compressae.kernels.packed import ROW_BLOCK, SPARE, Rows
-from compressae.retrieval.codes.base import Codes
+from compressae.retrieval.codes.base import Codes, CodesSettings
 from compressae.retrieval.codes.quantizer import RowQuantizer
 from compressae.retrieval.codes.sparse import SparseCodes, ValueType, id_dtype
 from compressae.retrieval.errors import InputError
@@ -59,6 +59,12 @@ class PackedCodes(Codes):
 
     def __post_init__(self) -> None:
         layout = self.quantizer.layout
+        for array in (self.data, self.counts):
+            if array is not None and (array.dtype != np.uint8 or array.ndim != 1):
+                raise InputError(
+                    f"packed codes: {array.dtype} of shape {array.shape}; expected bytes (m,); "
+                    "encode the table again"
+                )
         lengths, size = layout.lengths, len(self.data) - SPARE
         blocks = np.empty(0, np.int64)
         if self.counts is not None:
@@ -72,7 +78,7 @@ class PackedCodes(Codes):
             is_whole = len(self.counts) > 0 and size == int(ends[-1])
         else:
             is_whole = size > 0 and size % int(lengths[-1]) == 0
-        if self.data.dtype != np.uint8 or not is_whole:
+        if not is_whole:
             raise InputError(
                 f"packed codes: {len(self.data)} bytes of {self.data.dtype} do not fit rows of "
                 f"{lengths.min()} to {lengths[-1]} bytes; encode the table again"
@@ -313,11 +319,20 @@ class PackedCodes(Codes):
             "made": self.settings,
         }
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a saved folder."""
-        shared = {f"quantizer.{name}": array for name, array in self.quantizer.arrays().items()}
+    def row_arrays(self) -> dict[str, np.ndarray]:
         counts = {} if self.counts is None else {"counts": self.counts}
-        return {"data": self.data, **counts, **shared}
+        return {"data": self.data, **counts}
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        return {f"quantizer.{name}": array for name, array in self.quantizer.arrays().items()}
+
+    def with_rows(self, rows: int, arrays: dict[str, np.ndarray]) -> "PackedCodes":
+        if not {"data"} <= set(arrays) <= {"data", "counts"}:
+            raise InputError(f"packed codes: arrays {sorted(arrays)}; encode the table again")
+        codes = replace(self, data=arrays["data"], counts=arrays.get("counts"))
+        if len(codes) != rows:
+            raise InputError(f"packed codes: {len(codes)} rows; expected {rows}")
+        return codes
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "PackedCodes":
@@ -331,16 +346,11 @@ class PackedCodes(Codes):
             for name, array in arrays.items()
             if name.startswith("quantizer.")
         }
-        missing = {"latents", "model_id", "made", "rows"} - set(settings)
-        if missing or "data" not in arrays:
-            raise InputError(
-                f"packed codes: {', '.join(sorted(missing)) or 'data'} missing; encode the table "
-                "again"
-            )
-        quantizer = RowQuantizer.from_arrays(settings["latents"], quantizer_arrays)
-        codes = cls(
-            arrays["data"], arrays.get("counts"), quantizer, settings["model_id"], settings["made"]
-        )
-        if len(codes) != settings["rows"]:
-            raise InputError(f"packed codes: {len(codes)} rows; expected {settings['rows']}")
+        if "data" not in arrays:
+            raise InputError("packed codes: data missing; encode the table again")
+        own = CodesSettings.of(settings)
+        quantizer = RowQuantizer.from_arrays(own.latents, quantizer_arrays)
+        codes = cls(arrays["data"], arrays.get("counts"), quantizer, own.model_id, own.made)
+        if len(codes) != own.rows:
+            raise InputError(f"packed codes: {len(codes)} rows; expected {own.rows}")
         return codes

@@ -24,6 +24,18 @@ _GAIN_SAMPLE = 1 << 14
 _STORED_AS = {"error_weighting": "metric"}
 
 
+#: Number of axes of each array of a quantiser.
+_AXES = {
+    "error_weighting": 2,
+    "levels": 2,
+    "value_bits": 1,
+    "gains": 1,
+    "project": 2,
+    "restore": 2,
+    "codebooks": 3,
+}
+
+
 @dataclass(frozen=True, eq=False)
 class RowQuantizer:
     """Quantiser of packed rows: levels of the values and a product quantiser of the residual.
@@ -81,7 +93,9 @@ class RowQuantizer:
         is_consistent = (
             self.error_weighting.shape == (d, d)
             and self.value_bits.shape == (ranks,)
-            and int(self.value_bits.min()) >= 1
+            and ranks >= 1
+            and self.value_bits.dtype == np.int64
+            and 1 <= int(self.value_bits.min()) <= int(self.value_bits.max()) <= 8
             and widest == 1 << int(self.value_bits.max()) <= 256
             and self.gains.shape == (256,)
             and not bool((np.diff(self.gains) < 0).any())
@@ -235,7 +249,15 @@ class RowQuantizer:
                 f"row quantiser: arrays {sorted(arrays)}; expected {sorted(names)}; encode the "
                 "table again"
             )
-        return cls(latents, **{names[name]: np.array(array) for name, array in arrays.items()})
+        own = {names[name]: np.array(array) for name, array in arrays.items()}
+        for name, axes in _AXES.items():
+            dtype = np.dtype(np.int64 if name == "value_bits" else np.float32)
+            if own[name].ndim != axes or own[name].dtype != dtype:
+                raise InputError(
+                    f"row quantiser: {name} is {own[name].dtype} of shape {own[name].shape}; "
+                    f"expected {dtype} of {axes} axes; encode the table again"
+                )
+        return cls(latents, **own)
 
 
 def level_values(levels: Any, codes: Any) -> Any:

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import norm as sparse_norm
 from compressae.kernels.postings import LARGEST, canonical_rows, repeated_latent
 from compressae.kernels.quantize import quantize_rows
 from compressae.kernels.rescore import rescore
-from compressae.retrieval.codes.base import Codes
+from compressae.retrieval.codes.base import Codes, CodesSettings
 from compressae.retrieval.errors import InputError
 
 ValueType = Literal["float32", "float16", "int8"]
@@ -105,10 +105,18 @@ class SparseCodes(Codes):
 
     def __post_init__(self) -> None:
         nnz = len(self.indices)
+        arrays = (self.indptr, self.indices, self.values, self.scales)
+        if self.indptr.dtype != np.int64 or any(a is not None and a.ndim != 1 for a in arrays):
+            shapes = [None if a is None else (str(a.dtype), a.shape) for a in arrays]
+            raise InputError(f"codes: arrays {shapes} do not fit together; build them again")
         if len(self.indptr) < 2:
             raise InputError("codes: no rows; expected at least one")
         ends = (int(self.indptr[0]), int(self.indptr[-1]))
-        if ends != (0, nnz) or len(self.values) != nnz or (np.diff(self.indptr) < 0).any():
+        if (
+            ends != (0, nnz)
+            or len(self.values) != nnz
+            or (self.indptr[1:] < self.indptr[:-1]).any()
+        ):
             raise InputError(
                 f"codes: row bounds {ends}, {nnz} indices and {len(self.values)} values do not fit "
                 "together; save or build them again"
@@ -131,7 +139,9 @@ class SparseCodes(Codes):
         for name, numbers in (("values", self.values), ("scales", self.scales)):
             if numbers is not None and not np.isfinite(numbers).all():
                 raise InputError(f"codes: {name} hold NaN or infinity; expected finite numbers")
-        if self.scales is not None and len(self.scales) != len(self):
+        if self.scales is not None and (
+            len(self.scales) != len(self) or self.scales.dtype != np.float32
+        ):
             raise InputError(f"codes: {len(self.scales)} scales for {len(self)} rows")
 
     @classmethod
@@ -269,7 +279,7 @@ class SparseCodes(Codes):
     def uniform(self) -> int | None:
         """k if every row has k nonzeros, else None."""
         k = int(self.indptr[1])
-        return k if k * len(self) == self.nnz and (np.diff(self.indptr) == k).all() else None
+        return k if k and k * len(self) == self.nnz and (np.diff(self.indptr) == k).all() else None
 
     @cached_property
     def _longest(self) -> int:
@@ -447,8 +457,7 @@ class SparseCodes(Codes):
             "made": self.settings,
         }
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a saved folder."""
+    def row_arrays(self) -> dict[str, np.ndarray]:
         arrays = {"indices": self.indices, "values": self.values}
         if self.uniform is None:
             arrays["indptr"] = self.indptr
@@ -458,16 +467,38 @@ class SparseCodes(Codes):
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "SparseCodes":
-        """Make codes from the settings and arrays of a saved folder."""
-        indptr = arrays.get("indptr")
-        if indptr is None:
-            indptr = np.arange(settings["rows"] + 1, dtype=np.int64) * settings["uniform"]
-        return cls(
-            indptr,
-            arrays["indices"],
-            arrays["values"],
-            arrays.get("scales"),
-            settings["latents"],
-            settings["model_id"],
-            settings["made"],
-        )
+        """Make codes from the settings and arrays of a saved folder.
+
+        Raises:
+            InputError: see the class.
+        """
+        own = CodesSettings.of(settings)
+        parts = _row_parts(own.rows, arrays)
+        return cls(*parts, own.latents, own.model_id, own.made)
+
+    def with_rows(self, rows: int, arrays: dict[str, np.ndarray]) -> "SparseCodes":
+        indptr, indices, values, scales = _row_parts(rows, arrays)
+        return replace(self, indptr=indptr, indices=indices, values=values, scales=scales)
+
+
+def _row_parts(
+    rows: int, arrays: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Row bounds, indices, values and scales of ``rows`` rows from the arrays of a file.
+
+    Raises:
+        InputError: some are missing or unknown, or there are not so many rows.
+    """
+    if not {"indices", "values"} <= set(arrays) <= {"indices", "values", "indptr", "scales"}:
+        raise InputError(f"codes: arrays {sorted(arrays)}; save or build them again")
+    indices, indptr = arrays["indices"], arrays.get("indptr")
+    if indptr is None:  # Every row has as many nonzeros.
+        each, rest = divmod(len(indices), rows)
+        if rest or not each:
+            raise InputError(
+                f"codes: {len(indices)} indices for {rows} rows; save or build them again"
+            )
+        indptr = np.arange(rows + 1, dtype=np.int64) * each
+    if len(indptr) != rows + 1:
+        raise InputError(f"codes: {len(indptr)} row bounds for {rows} rows; build them again")
+    return indptr, indices, arrays["values"], arrays.get("scales")

@@ -1,5 +1,7 @@
 """CompressedIndex: dense queries in, ids out, over the compressed rows of a table."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +13,14 @@ from compressae.retrieval.codes import Codes, open_codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import SparseLists, reconstruct_queries, search_sparse
-from compressae.retrieval.index.postings import build_segment, list_arrays, open_lists
+from compressae.retrieval.index.postings import build_segment, list_arrays, open_segment
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.index.two_stage import TwoStageSearch, rerank
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
-from compressae.retrieval.io.embeddings import Similarity, check_similarity
+from compressae.retrieval.io.embeddings import Similarity
+from compressae.retrieval.io.schema import Count, Positive, checked
 
 KIND = "index"
 #: Entries of q' that search the lists until ``tune`` sets them; chosen on WordNet
@@ -25,6 +28,23 @@ KIND = "index"
 QUERY_NONZEROS = 64
 
 ProjectionType = Literal["int8", "float32"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How an index is searched unless told, as a file records it.
+
+    Attributes:
+        lists: it holds posting lists.
+        weights: how the projection is held.
+        query_nonzeros, candidates, tuned: see ``CompressedIndex``.
+    """
+
+    lists: bool = True
+    weights: ProjectionType = "int8"
+    query_nonzeros: Positive | None = None
+    candidates: Positive | Literal["all"] | None = None
+    tuned: tuple[Count, Positive | Literal["all"] | None] = (0, None)
 
 
 class CompressedIndex(SegmentedIndex):
@@ -78,9 +98,8 @@ class CompressedIndex(SegmentedIndex):
             raise InputError(
                 f"projection: {type(projection).__name__}; expected a Projection: model.projection"
             )
-        projection.check_made(codes.model_id)
+        projection.check_codes(codes)
         self._set(projection, threads, lists, projection_type)
-        check_similarity(codes.similarity)
         self.segments = Segments(codes, self.build, ids)
 
     def _set(
@@ -252,13 +271,7 @@ class CompressedIndex(SegmentedIndex):
             "model": self.projection.artifact_settings(),
             codes.stem: codes.artifact_settings(),
             "next_id": self.segments.next_id,
-            "search": {
-                "query_nonzeros": self.query_nonzeros,
-                "candidates": self.candidates,
-                "tuned": list(self.tuned),
-                "lists": self.has_lists,
-                "weights": self.projection_type,
-            },
+            "search": asdict(self.search_settings),
         }
         tensors = {
             "model": self.projection.arrays(),
@@ -287,16 +300,41 @@ class CompressedIndex(SegmentedIndex):
             settings.get("model", {}), tensors.get("model", {}), str(path)
         )
         codes = open_codes(settings, tensors, path)
-        projection.check_made(codes.model_id)
-        search = settings.get("search", {})
-        check_similarity(codes.similarity)
+        segment = open_segment(codes, tensors.get("lists", {}), str(path))
+        search = checked(settings.get("search", {}), SearchSettings, str(path), "build it again")
+        next_id = checked(settings.get("next_id", 0), Count, f"{path}: next_id", "build it again")
+        return cls.of(projection, [segment], next_id, threads, search)
+
+    @classmethod
+    def of(
+        cls,
+        projection: Projection,
+        parts: Sequence[Segment],
+        next_id: int = 0,
+        threads: int | None = None,
+        search: "SearchSettings | None" = None,
+    ) -> "CompressedIndex":
+        """Wrap segments that an index built; see the class and ``Segments.of``.
+
+        Raises:
+            InputError: the segments are of another model, or settings that do not go with it.
+        """
+        search = search or SearchSettings()
+        for segment in parts:
+            projection.check_codes(segment.codes)
+            if search.lists and segment.lists is None:
+                raise InputError("a segment lacks its posting lists; build the index again")
         index = cls.__new__(cls)
-        index._set(projection, threads, search.get("lists", True), search.get("weights", "int8"))
-        index.query_nonzeros = search.get("query_nonzeros", index.query_nonzeros)
-        index.candidates = search.get("candidates")
-        tuned_for, tuned = search.get("tuned", (0, None))
-        index.tuned = (tuned_for, tuned)
-        next_id = settings.get("next_id", 0)
-        lists = tensors.get("lists", {})
-        index.segments = open_lists(codes, index.build, lists, next_id, str(path))
+        index._set(projection, threads, search.lists, search.weights)
+        if search.query_nonzeros is not None:
+            index.query_nonzeros = min(search.query_nonzeros, projection.latents)
+        index.candidates, index.tuned = search.candidates, search.tuned
+        index.segments = Segments.of(parts, index.build, next_id)
         return index
+
+    @property
+    def search_settings(self) -> "SearchSettings":
+        """What a saved index records of how it is searched."""
+        return SearchSettings(
+            self.has_lists, self.projection_type, self.query_nonzeros, self.candidates, self.tuned
+        )

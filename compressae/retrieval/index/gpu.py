@@ -59,7 +59,7 @@ class GpuIndex:
             raise InputError(f"device {device!r}: GpuIndex is for a GPU; search the index itself")
         self.index, self.projection = index, index.projection
         self._segment = index.segments.merged() if len(index) else index.segments.parts[0]
-        self.segments = Segments.of(self._segment, index.build, index.segments.next_id)
+        self.segments = Segments.of([self._segment], index.build, index.segments.next_id)
         self._decoder = torch.from_numpy(self.projection.decoder).to(self.device)
         codes = self._segment.codes
         room = None if memory is None else parse_bytes(memory, max(1, len(codes)), "memory")

@@ -19,11 +19,12 @@ from compressae.retrieval.index.postings import (
     ListType,
     build_segment,
     list_arrays,
-    open_lists,
+    open_segment,
 )
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 from compressae.retrieval.io.embeddings import Similarity
+from compressae.retrieval.io.schema import Count, checked
 
 KIND = "inverted"
 #: Where no more rows than these are allowed, they are scored one by one, without lists.
@@ -181,12 +182,25 @@ class InvertedIndex(SegmentedIndex):
         """
         artifact = load_artifact(path, KIND, verify)
         settings, tensors = artifact.settings, artifact.tensors
+        similarity, list_type = settings.get("similarity", "dot"), settings.get("values", "int8")
+        segment = open_segment(open_codes(settings, tensors, path), tensors["lists"], str(path))
+        next_id = checked(settings.get("next_id", 0), Count, f"{path}: next_id", "build it again")
+        return cls.of([segment], next_id, threads, similarity, list_type)
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[Segment],
+        next_id: int = 0,
+        threads: int | None = None,
+        similarity: Similarity = "dot",
+        list_type: ListType = "int8",
+    ) -> "InvertedIndex":
+        """Wrap segments that ``build_segment`` made; see the class and ``Segments.of``."""
         index = cls.__new__(cls)
-        index._set(settings.get("similarity", "dot"), settings.get("values", "int8"), threads)
-        codes = open_codes(settings, tensors, path)
-        index.latents = codes.latents
-        next_id = settings.get("next_id", 0)
-        index.segments = open_lists(codes, index._build, tensors["lists"], next_id, str(path))
+        index._set(similarity, list_type, threads)
+        index.latents = parts[0].codes.latents
+        index.segments = Segments.of(parts, index._build, next_id)
         return index
 
 

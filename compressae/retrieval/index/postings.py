@@ -7,7 +7,7 @@ import numpy as np
 from compressae.kernels.postings import WINDOW, Postings, build_postings
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.index.segments import Build, Segment, Segments
+from compressae.retrieval.index.segments import LAST_ID, Segment
 from compressae.retrieval.io.embeddings import Similarity
 
 ListType = Literal["int8", "float32"]
@@ -57,16 +57,13 @@ def list_arrays(segment: Segment) -> dict[str, np.ndarray]:
     return arrays
 
 
-def open_lists(
-    codes: Codes, build: Build, arrays: dict[str, np.ndarray], next_id: int, name: str
-) -> Segments:
-    """Segments of codes and what ``list_arrays`` gave.
+def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segment:
+    """A segment of codes and what ``list_arrays`` gave.
 
     Args:
         codes: (n, h).
-        build: makes the segments of rows to come.
-        arrays: of ``list_arrays``, not trusted.
-        next_id: id of the next row.
+        arrays: of ``list_arrays``, not trusted: a search of them reads and writes nothing out of
+            bounds.
         name: of the index, for error messages.
 
     Raises:
@@ -76,17 +73,23 @@ def open_lists(
         raise InputError(f"{name}: lists of an older compressae; build the index again")
     if "blocks.docs" in arrays:
         raise InputError(f"{name}: {_OLD_BLOCKS}")
+    # As plain arrays: numba takes longer to look at a memory map than to search it.
+    arrays = {key: np.asarray(array) for key, array in arrays.items()}
     factors, ids = arrays.get("factors"), arrays.get("ids")
-    whole = all(array is None or len(array) == len(codes) for array in (factors, ids))
-    if whole and ids is not None:
-        whole = bool((np.diff(ids) > 0).all() and ids[0] >= 0)
+    n, whole = len(codes), True
+    if ids is not None:
+        whole = ids.dtype == np.int64 and ids.shape == (n,)
+        whole = whole and bool((ids[1:] > ids[:-1]).all()) and 0 <= ids[0] <= ids[-1] <= LAST_ID
+    if factors is not None and whole:
+        whole = factors.dtype == np.float64 and factors.shape == (n,)
+        whole = whole and bool(np.isfinite(factors).all())
     lists = None
     if whole and "docs" in arrays:
         lists = _open_postings(arrays, len(codes), codes.latents)
         whole = lists is not None
     if not whole:
         raise InputError(f"{name}: posting lists do not fit {codes.shape}; build the index again")
-    return Segments.of(Segment(codes, lists, factors, ids), build, next_id)
+    return Segment(codes, lists, factors, ids)
 
 
 def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Postings | None:
@@ -94,22 +97,23 @@ def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Po
     names = ("docs", "values", "bounds", "places", "scale")
     if any(name not in arrays for name in names):
         return None
-    # As plain arrays: numba takes longer to look at a memory map than to search it.
-    docs, values, bounds, places, scale = (np.asarray(arrays[name]) for name in names)
+    docs, values, bounds, places, scale = (arrays[name] for name in names)
     windows = -(-rows // WINDOW)
-    ends = [*places[1:].tolist(), len(docs)]
     whole = (
         [docs.dtype, bounds.dtype, places.dtype] == [np.uint16, np.uint32, np.int64]
+        and (docs.ndim, scale.shape, scale.dtype) == (1, (3,), np.float64)
         and values.dtype in (np.int8, np.float32)
         and bounds.shape == (windows, latents + 1)
-        and len(places) == windows
-        and len(docs) == len(values)
+        and places.shape == (windows,)
+        and docs.shape == values.shape
         and not bounds[:, 0].any()
-        and not (np.diff(bounds.astype(np.int64)) < 0).any()
-        and (places + bounds[:, -1] == ends).all()
+        and not (bounds[:, 1:] < bounds[:, :-1]).any()
+        # Windows follow each other and end with the arrays.
         and int(places[0]) == 0
+        and bool((places[1:] == np.cumsum(bounds[:-1, -1], dtype=np.int64)).all())
+        and int(places[-1]) + int(bounds[-1, -1]) == len(docs)
+        # In a whole window any 16-bit number is a row.
         and int(docs[places[-1] :].max(initial=0)) < rows - WINDOW * (windows - 1)
-        and len(scale) == 3
         and bool(np.isfinite(scale).all() and (scale >= 0).all())
     )
     return Postings(docs, values, bounds, places, rows, *scale.tolist()) if whole else None

@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 
 from compressae.kernels.topk import abs_topk
+from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
-from compressae.retrieval.io.embeddings import Similarity
+from compressae.retrieval.io.embeddings import Similarity, check_similarity
+from compressae.retrieval.io.schema import Positive, checked
 
 KIND = "model"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a file says of a model beside its weights."""
+
+    dim: Positive
+    latents: Positive
+    nonzeros: Positive
+    training: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,6 +107,22 @@ class Projection:
                 "give the model that encoded them, or encode again"
             )
 
+    def check_codes(self, codes: Codes) -> None:
+        """Refuse codes that cannot be searched with this model.
+
+        Raises:
+            InputError: codes of another model, number of latents or width.
+        """
+        self.check_made(codes.model_id)
+        restore, _ = codes.residual_arrays()
+        width = len(restore) if codes.residual_bytes else self.dim
+        if codes.latents != self.latents or width != self.dim:
+            raise InputError(
+                f"codes over {codes.latents} latents, of rows of {width}; expected {self.latents} "
+                f"and {self.dim}, those of the model; encode the table again"
+            )
+        check_similarity(codes.similarity)
+
     def artifact_settings(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""
         return {
@@ -125,13 +153,8 @@ class Projection:
         Raises:
             InputError: weights of another shape or dtype, NaN or infinity.
         """
-        try:
-            h, d, k = (int(settings[key]) for key in ("latents", "dim", "nonzeros"))
-            training = dict(settings["training"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{name}: settings of the model are damaged ({error!r}); save the model again"
-            ) from error
+        own = checked(settings, _Settings, f"{name}: model", "save the model again")
+        h, d, k = own.latents, own.dim, own.nonzeros
         expected = {"encoder": (h, d), "encoder_bias": (h,), "decoder": (h, d)}
         shapes = {key: array.shape for key, array in arrays.items()}
         if shapes != expected:
@@ -145,7 +168,7 @@ class Projection:
         if not 1 <= k <= h:
             raise InputError(f"{name}: {k} nonzeros of {h} latents; save the model again")
         made = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        return cls(made["decoder"], made["encoder"], made["encoder_bias"], k, training)
+        return cls(made["decoder"], made["encoder"], made["encoder_bias"], k, own.training)
 
     def save(self, path: str | Path) -> None:
         """Write the weights as a model folder: config.json and model.safetensors.

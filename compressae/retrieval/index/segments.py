@@ -12,7 +12,8 @@ from compressae.kernels.postings import Postings
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 
-_LAST_ID = (1 << 63) - 2
+#: The largest id.
+LAST_ID = (1 << 63) - 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,21 +120,21 @@ class Segments:
     def __init__(self, codes: Codes, build: Build, ids: Any = None) -> None:
         if ids is not None:
             codes, ids = _by_id(codes, check_ids(ids, len(codes)))
-        self._begin(build(codes, ids), build)
+        self._begin([build(codes, ids)], build)
 
     @classmethod
-    def of(cls, segment: Segment, build: Build, next_id: int) -> "Segments":
-        """Wrap one existing segment that ``build`` made; new ids begin at ``next_id``."""
+    def of(cls, parts: Sequence[Segment], build: Build, next_id: int) -> "Segments":
+        """Wrap existing segments that ``build`` made; new ids begin at ``next_id`` or above."""
         segments = cls.__new__(cls)
-        segments._begin(segment, build)
+        segments._begin(parts, build)
         segments.next_id = max(segments.next_id, next_id)
         return segments
 
-    def _begin(self, segment: Segment, build: Build) -> None:
+    def _begin(self, parts: Sequence[Segment], build: Build) -> None:
         self._build = build
         self._lock = threading.Lock()
-        self.next_id = segment.last_id + 1
-        self.parts: tuple[Segment, ...] = (segment,)
+        self.next_id = max(segment.last_id for segment in parts) + 1
+        self.parts = tuple(parts)
 
     def __len__(self) -> int:
         """Number of rows that are not removed."""
@@ -256,7 +257,7 @@ class Segments:
     def _new_ids(self, codes: Codes, ids: Any) -> np.ndarray:
         """Ids (m,) of rows to add: the next free ids when None."""
         if ids is None:
-            if self.next_id > _LAST_ID - len(codes):
+            if self.next_id > LAST_ID - len(codes):
                 raise InputError(f"no ids are left after {self.next_id - 1}; give the rows ids")
             return np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
         return check_ids(ids, len(codes))
@@ -374,6 +375,6 @@ def check_ids(ids: Any, count: int | None) -> np.ndarray:
     distinct, counts = np.unique(array, return_counts=True)
     if counts.max() > 1:
         raise InputError(f"id {distinct[counts.argmax()]} is given more than once")
-    if int(distinct[0]) < 0 or int(distinct[-1]) > _LAST_ID:
+    if int(distinct[0]) < 0 or int(distinct[-1]) > LAST_ID:
         raise InputError(f"ids from {distinct[0]} to {distinct[-1]}; expected 0 to 2⁶³ − 2")
     return array.astype(np.int64)

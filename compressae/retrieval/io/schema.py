@@ -6,9 +6,19 @@ error. Numbers have a range and texts a pattern where ``Annotated`` says so.
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from compressae.retrieval.errors import InputError
 
@@ -67,7 +77,7 @@ def checked(value: Any, kind: type[T], name: str, cure: str) -> T:
 
     Args:
         value: of dictionaries, lists, texts, numbers, booleans and None.
-        kind: a dataclass, or built of them, of list, tuple, dict, Literal, ``| None`` and Any.
+        kind: a dataclass, or built of them, of list, tuple, dict, Literal, ``|`` and Any.
         name, cure: see ``from_json``.
 
     Raises:
@@ -108,11 +118,14 @@ def _built(value: Any, kind: Any, place: str) -> Any:
         for limit in arguments[1:]:
             _check_limit(built, limit, place)
         return built
-    if origin is UnionType:  # ``X | None``.
+    if origin is UnionType or origin is Union:
         if value is None and NoneType in arguments:
             return None
-        others = [argument for argument in arguments if argument is not NoneType]
-        return _built(value, others[0], place)
+        *others, last = [argument for argument in arguments if argument is not NoneType]
+        for other in others:
+            with suppress(ValueError):
+                return _built(value, other, place)
+        return _built(value, last, place)
     if origin is Literal:
         if not any(
             value is choice or (value == choice and type(value) is str) for choice in arguments

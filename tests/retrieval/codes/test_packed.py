@@ -152,7 +152,7 @@ def test_parts_that_do_not_fit_are_refused(model, table):
             PackedCodes.from_parts(
                 settings, {n: a for n, a in codes.arrays().items() if n != lacking}
             )
-    with pytest.raises(InputError, match="made missing; encode the table again"):
+    with pytest.raises(InputError, match="made is missing.*; encode the table again"):
         PackedCodes.from_parts({n: v for n, v in settings.items() if n != "made"}, codes.arrays())
     with pytest.raises(InputError, match="expected at most 25 bits together"):
         PackedCodes.from_parts(settings | {"latents": 1 << 24}, codes.arrays())

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from compressae import InputError
 from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
 from compressae.retrieval.index import exact as exact_module
-from compressae.retrieval.index.postings import list_arrays, open_lists
+from compressae.retrieval.index.postings import list_arrays, open_segment
 
 
 def brute_force(scores, K):
@@ -69,16 +69,16 @@ def test_lists_that_do_not_fit_are_refused(part):
     codes = SparseCodes.from_scipy(scipy.sparse.eye_array(4))
     index = InvertedIndex(codes, similarity="cosine", ids=[1, 2, 3, 5])
     arrays_ = list_arrays(index.segments.parts[0])
-    assert len(open_lists(codes, index._build, arrays_, 0, "index")) == 4
+    assert len(open_segment(codes, arrays_, "index")) == 4
     wrong = {
         "docs": arrays_["docs"] + np.uint16(4),
         "places": arrays_["places"] + 1,
         "ids": arrays_["ids"][[0, 0, 1, 2]],
     }.get(part, arrays_[part][:-1])
     with pytest.raises(InputError, match="posting lists do not fit"):
-        open_lists(codes, index._build, {**arrays_, part: wrong}, 0, "index")
+        open_segment(codes, {**arrays_, part: wrong}, "index")
     with pytest.raises(InputError, match="older compressae"):
-        open_lists(codes, index._build, {"starts": arrays_["bounds"]}, 0, "index")
+        open_segment(codes, {"starts": arrays_["bounds"]}, "index")
 
 
 @pytest.mark.parametrize("form", ["csr", "unsorted", "repeated", "zeros", "csc", "coo", "torch"])

@@ -16,10 +16,15 @@ FLOORS = {
         "__main__", "cli", "evaluation", "tables", "coding", "training", "model", "model_ops",
         "sample", "retrieval", "kernels",
     ],
-    "compressae.retrieval": ["baselines", "index", "codes", "io", "metrics devices", "errors"],
+    "compressae.retrieval": [
+        "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
+    ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
         "projection exact", "exclusion", "segments", "hits",
+    ],
+    "compressae.retrieval.store": [
+        "catalogue", "change", "view", "files", "names version",
     ],
     "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
     "compressae.retrieval.io": [

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
     from compressae.retrieval.io.interactions import read_interactions
     from compressae.retrieval.metrics import recall_at
+    from compressae.retrieval.store import Catalogue
 
 _HOME = {
+    "Catalogue": "store",
     "Codes": "codes",
     "CompressedIndex": "index.compressed",
     "Embeddings": "io.embeddings",
@@ -45,6 +47,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Catalogue",
     "Codes",
     "CompressedIndex",
     "Embeddings",

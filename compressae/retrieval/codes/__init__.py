@@ -13,6 +13,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact
 
 __all__ = [
+    "FORMS",
     "KIND",
     "Codes",
     "PackedCodes",
@@ -23,7 +24,8 @@ __all__ = [
     "query_rows",
 ]
 
-_FORMS: tuple[type[Codes], ...] = (PackedCodes, SparseCodes)
+#: The forms of codes, by the stems of their files.
+FORMS: dict[str, type[Codes]] = {form.stem: form for form in (PackedCodes, SparseCodes)}
 
 
 def load_codes(path: str | Path, verify: bool = True) -> Codes:
@@ -37,7 +39,7 @@ def load_codes(path: str | Path, verify: bool = True) -> Codes:
         InputError: no whole codes; the message names the file.
     """
     artifact = load_artifact(path, KIND, verify)
-    return open_codes({form.stem: artifact.settings for form in _FORMS}, artifact.tensors, path)
+    return open_codes(dict.fromkeys(FORMS, artifact.settings), artifact.tensors, path)
 
 
 def open_codes(
@@ -53,11 +55,11 @@ def open_codes(
     Raises:
         InputError: no codes there, or damaged ones.
     """
-    for form in _FORMS:
-        if form.stem in tensors and form.stem in settings:
+    for stem, form in FORMS.items():
+        if stem in tensors and stem in settings:
             # As plain arrays: numba takes longer to look at a memory map than to search it.
-            arrays = {name: np.asarray(array) for name, array in tensors[form.stem].items()}
-            return form.from_parts(settings[form.stem], arrays)
+            arrays = {name: np.asarray(array) for name, array in tensors[stem].items()}
+            return form.from_parts(settings[stem], arrays)
     raise InputError(f"{path}: holds no codes (an older compressae?); build it again")
 
 

@@ -221,6 +221,19 @@ class Codes(ABC):
             InputError: the arrays do not fit.
         """
 
+    @classmethod
+    @abstractmethod
+    def prototype(cls, settings: dict[str, Any], shared: dict[str, np.ndarray]) -> Self:
+        """One row of no meaning, of which ``with_rows`` makes codes.
+
+        Args:
+            settings: what ``artifact_settings`` gave of any rows.
+            shared: what ``shared_arrays`` gave.
+
+        Raises:
+            InputError: the parts do not fit together.
+        """
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of a saved folder."""
         return {**self.row_arrays(), **self.shared_arrays()}

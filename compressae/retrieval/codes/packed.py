@@ -341,16 +341,14 @@ class PackedCodes(Codes):
         Raises:
             InputError: a setting or an array is missing, or they do not fit together.
         """
-        quantizer_arrays = {
-            name.removeprefix("quantizer."): array
-            for name, array in arrays.items()
-            if name.startswith("quantizer.")
-        }
-        if "data" not in arrays:
-            raise InputError("packed codes: data missing; encode the table again")
+        shared = {name: array for name, array in arrays.items() if name.startswith("quantizer.")}
+        rows = {name: array for name, array in arrays.items() if name not in shared}
+        return cls.prototype(settings, shared).with_rows(CodesSettings.of(settings).rows, rows)
+
+    @classmethod
+    def prototype(cls, settings: dict[str, Any], shared: dict[str, np.ndarray]) -> "PackedCodes":
         own = CodesSettings.of(settings)
-        quantizer = RowQuantizer.from_arrays(own.latents, quantizer_arrays)
-        codes = cls(arrays["data"], arrays.get("counts"), quantizer, own.model_id, own.made)
-        if len(codes) != own.rows:
-            raise InputError(f"packed codes: {len(codes)} rows; expected {own.rows}")
-        return codes
+        arrays = {name.removeprefix("quantizer."): array for name, array in shared.items()}
+        quantizer = RowQuantizer.from_arrays(own.latents, arrays)
+        data = np.zeros(int(quantizer.layout.lengths[-1]) + SPARE, np.uint8)
+        return cls(data, None, quantizer, own.model_id, own.made)

@@ -472,9 +472,15 @@ class SparseCodes(Codes):
         Raises:
             InputError: see the class.
         """
+        return cls.prototype(settings, {}).with_rows(CodesSettings.of(settings).rows, arrays)
+
+    @classmethod
+    def prototype(cls, settings: dict[str, Any], shared: dict[str, np.ndarray]) -> "SparseCodes":
         own = CodesSettings.of(settings)
-        parts = _row_parts(own.rows, arrays)
-        return cls(*parts, own.latents, own.model_id, own.made)
+        if shared:
+            raise InputError(f"codes: unknown arrays {sorted(shared)}; save or build them again")
+        ids, values = np.empty(0, id_dtype(own.latents)), np.empty(0, np.float32)
+        return cls(np.zeros(2, np.int64), ids, values, None, own.latents, own.model_id, own.made)
 
     def with_rows(self, rows: int, arrays: dict[str, np.ndarray]) -> "SparseCodes":
         indptr, indices, values, scales = _row_parts(rows, arrays)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -124,6 +124,11 @@ class CompressedIndex(SegmentedIndex):
         if not self.has_lists:
             return Segment(codes, ids=ids)
         return build_segment(codes, ids, "dot", "int8", self.threads)
+
+    def over(self, parts: Sequence[Segment], next_id: int) -> Self:
+        index = super().over(parts, next_id)
+        index.sparse_lists = SparseLists(self.threads)
+        return index
 
     def __repr__(self) -> str:
         p, n = self.projection, len(self)
@@ -326,11 +331,16 @@ class CompressedIndex(SegmentedIndex):
                 raise InputError("a segment lacks its posting lists; build the index again")
         index = cls.__new__(cls)
         index._set(projection, threads, search.lists, search.weights)
-        if search.query_nonzeros is not None:
-            index.query_nonzeros = min(search.query_nonzeros, projection.latents)
-        index.candidates, index.tuned = search.candidates, search.tuned
+        index.configure(search)
         index.segments = Segments.of(parts, index.build, next_id)
         return index
+
+    def configure(self, search: "SearchSettings | None") -> None:
+        """Set what ``search`` uses unless told."""
+        search = search or SearchSettings()
+        nonzeros = QUERY_NONZEROS if search.query_nonzeros is None else search.query_nonzeros
+        self.query_nonzeros = min(nonzeros, self.projection.latents)
+        self.candidates, self.tuned = search.candidates, search.tuned
 
     @property
     def search_settings(self) -> "SearchSettings":

@@ -73,7 +73,7 @@ class InvertedIndex(SegmentedIndex):
         self._set(similarity, list_type, threads)
         codes = as_codes(codes, "codes")
         self.latents = codes.latents
-        self.segments = Segments(codes, self._build, ids)
+        self.segments = Segments(codes, self.build, ids)
 
     def _set(self, similarity: Similarity, list_type: ListType, threads: int | None) -> None:
         if similarity not in ("dot", "cosine") or list_type not in ("int8", "float32"):
@@ -83,7 +83,8 @@ class InvertedIndex(SegmentedIndex):
             )
         self.similarity, self.list_type, self.threads = similarity, list_type, threads
 
-    def _build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+    def build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+        """Build a segment of rows as this index holds them; see ``segments.Build``."""
         return build_segment(codes, ids, self.similarity, self.list_type, self.threads)
 
     def __repr__(self) -> str:
@@ -200,7 +201,7 @@ class InvertedIndex(SegmentedIndex):
         index = cls.__new__(cls)
         index._set(similarity, list_type, threads)
         index.latents = parts[0].codes.latents
-        index.segments = Segments.of(parts, index._build, next_id)
+        index.segments = Segments.of(parts, index.build, next_id)
         return index
 
 

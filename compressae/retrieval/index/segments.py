@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -298,6 +299,16 @@ class SegmentedIndex:
     """
 
     segments: Segments
+
+    def build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
+        """Build a segment of rows as this index holds them; see ``Build``."""
+        raise NotImplementedError
+
+    def over(self, parts: Sequence[Segment], next_id: int) -> Self:
+        """An index of other segments, in all else like this one; see ``Segments.of``."""
+        index = copy(self)
+        index.segments = Segments.of(parts, self.build, next_id)
+        return index
 
     def __len__(self) -> int:
         """Rows that are not removed."""

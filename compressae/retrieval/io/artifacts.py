@@ -138,6 +138,17 @@ def save_artifact(
     ({'rows': 2}, [0, 1, 2])
     """
     check_destination(path, kind)
+    with replacing(path, folder=True) as folder:
+        write_artifact(folder, kind, settings, tensors)
+
+
+def write_artifact(
+    folder: Path,
+    kind: str,
+    settings: dict[str, Any],
+    tensors: dict[str, dict[str, np.ndarray]],
+) -> None:
+    """Write the files of an artifact into a folder that stands ready; see ``save_artifact``."""
     config: dict[str, Any] = {
         "kind": kind,
         "format_version": FORMAT_VERSION,
@@ -145,20 +156,23 @@ def save_artifact(
         "settings": settings,
         "files": {},
     }
-    with replacing(path, folder=True) as folder:
-        # safetensors writes files of mode 0600; a new file shows the mode that the umask sets.
-        (folder / _CONFIG).touch()
-        mode = (folder / _CONFIG).stat().st_mode
-        for stem, arrays in tensors.items():
-            file = folder / f"{stem}.safetensors"
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
-            file.chmod(mode)
-            config["files"][file.name] = {
-                "bytes": file.stat().st_size,
-                "sha256": checksum(file),
-                "tensors": {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()},
-            }
-        (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for stem, arrays in tensors.items():
+        file = folder / f"{stem}.safetensors"
+        write_tensors(file, arrays)
+        config["files"][file.name] = {
+            "bytes": file.stat().st_size,
+            "sha256": checksum(file),
+            "tensors": {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()},
+        }
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def write_tensors(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a .safetensors file with the mode that the umask sets (safetensors itself: 0600)."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, file)
+    file.chmod(mode)
 
 
 def read_config(path: str | Path) -> Config:

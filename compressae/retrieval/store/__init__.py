@@ -1,0 +1,17 @@
+"""The catalogue on disk: immutable segments, and versions that name them.
+
+    config.json, model.safetensors, codes.safetensors   what never changes: the model, the quantiser
+    segments/<name>/      codes, posting lists and ids of some rows; written once
+    removals/<name>       rows that were removed from segments; written once
+    versions/<number>.json  the segments and removals that make up a version; written once
+    writer.lock           held by the one process that changes the catalogue
+
+A change writes new files, syncs them, and renames a new version into place, which is the moment
+when it happens. The newest version is the one of the largest number. Readers open a version and
+map its files; they need no lock and write nothing.
+"""
+
+from compressae.retrieval.store.catalogue import KIND, Catalogue
+from compressae.retrieval.store.version import Version
+
+__all__ = ["KIND", "Catalogue", "Version"]

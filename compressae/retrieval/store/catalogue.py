@@ -1,0 +1,566 @@
+"""Catalogue: an index on disk that many processes read while one changes it."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from scipy import sparse
+
+from compressae.retrieval.codes import Codes, as_codes
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.compressed import CompressedIndex
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.index.inverted import InvertedIndex
+from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.io.artifacts import read_config
+from compressae.retrieval.io.atomic import check_writable, replacing, sweep, sync_folder
+from compressae.retrieval.store import version as version_files
+from compressae.retrieval.store.change import Change, names_of, numbers_of
+from compressae.retrieval.store.files import REMOVALS, SEGMENTS, verify_lists, write_segment
+from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
+from compressae.retrieval.store.version import Version, read_version, write_version
+from compressae.retrieval.store.view import KIND, Index, Root, View
+
+_LOCK = "writer.lock"
+#: How often a reader begins again because versions were pruned under it.
+_TRIES = 20
+
+
+class Catalogue:
+    """An index on disk: opened by many readers, changed by one writer at a time.
+
+    A change writes files of its own size and then one new version, which is there whole or not at
+    all. A catalogue stays at the version that it opened until ``refresh``, or a change of its own.
+    Files are mapped, so that opening reads little and a catalogue larger than memory is searched.
+    Threads may search during any change.
+
+    Make one by ``create`` or ``open``.
+
+    Attributes:
+        path: the folder.
+
+    >>> import tempfile
+    >>> from compressae.retrieval import SparseCodes
+    >>> rows = sparse.csr_array(np.eye(4, dtype=np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     catalogue = Catalogue.create(f"{folder}/lists", None, rows, ids=["a", "b", "c", "d"])
+    ...     catalogue.remove(["b"])
+    ...     added = catalogue.add(rows[[1]], ["e"])
+    ...     catalogue.version, len(catalogue), catalogue.search(rows[[1]], 1).ids.tolist()
+    (3, 4, [['e']])
+    """
+
+    def __init__(self, root: Root, view: View) -> None:
+        self._root, self._view = root, view
+        self._writer = threading.Lock()
+        self._writing_thread: int | None = None
+        self.path = root.path
+
+    # Making and opening.
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        projection: Projection | None,
+        codes: Any,
+        ids: Any = None,
+        *,
+        threads: int | None = None,
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> "Catalogue":
+        """Write a catalogue of codes.
+
+        Args:
+            path: a new folder; its parent must exist.
+            projection: ``model.projection`` of the model that made the codes, for dense queries;
+                None for sparse ones.
+            codes: (n, h) codes; without a model also a scipy sparse matrix or sparse tensor.
+            ids: (n,) distinct: whole numbers ≥ 0, or texts of up to 255 bytes; 0…n − 1 when None.
+                Rows that are added later have ids of the same kind.
+            threads: processors to use; all that the process may use when None.
+            overwrite: replace a catalogue that stands at the path.
+            settings: of ``CompressedIndex`` or, without a model, of ``InvertedIndex``.
+
+        Raises:
+            InputError: ids or codes that do not fit, something else at the path, or the disk
+                failed. What was there is unchanged.
+        """
+        path = Path(path)
+        check_place(path, overwrite)
+        names = _texts(ids)
+        if projection is None:
+            index: Index = InvertedIndex(
+                codes, threads, ids=None if names is not None else ids, **settings
+            )
+        else:
+            index = CompressedIndex(
+                projection, as_codes(codes, "codes"), threads, None if names is not None else ids,
+                **settings,
+            )  # fmt: skip
+        if names is not None and len(names) != len(index):
+            raise InputError(f"{len(names)} ids for {len(index)} rows; expected one a row")
+        cls.write(path, index, names)
+        return cls.open(path, threads)
+
+    @classmethod
+    def write(cls, path: Path, index: Index, names: np.ndarray | None = None) -> None:
+        """Write an index in memory as the first version of a catalogue; see ``create``.
+
+        Args:
+            path: a folder that ``check_place`` accepts.
+            index: a ``CompressedIndex`` or ``InvertedIndex``.
+            names: (n,) encoded texts that identify the rows, by their numbers 0…n − 1.
+        """
+        segment = index.segments.merged()
+        with _lock_of_older(path), replacing(path, folder=True) as folder:
+            identity = Root.write(folder, index, names is not None)
+            for name in (SEGMENTS, REMOVALS, version_files.FOLDER):
+                (folder / name).mkdir()
+            named = None if names is None else Names.of(names)
+            record = write_segment(folder, f"{1:010d}-0", segment, named)
+            search = index.search_settings if isinstance(index, CompressedIndex) else None
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            next_id = index.segments.next_id
+            change = f"create {len(index):,}"
+            first = Version(identity, 1, now, change, len(index), next_id, (record,), (), search)
+            write_version(folder, first)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        version: int | None = None,
+        *,
+        threads: int | None = None,
+        verify: bool = False,
+    ) -> "Catalogue":
+        """Open a catalogue.
+
+        Whatever the files hold, a search of them ends in hits or an ``InputError``. That they are
+        the files that were written, and lists those of their codes, is known after ``verify``.
+
+        Args:
+            path: the folder.
+            version: its number; the newest when None.
+            threads: processors to use; all that the process may use when None.
+            verify: read every file and compare it with its checksum, and the lists with the codes.
+
+        Raises:
+            InputError: no whole catalogue, or no such version.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such folder; expected a catalogue")
+        for tries_left in reversed(range(_TRIES)):
+            root = Root.open(path, threads, verify)
+            try:
+                view = (
+                    _newest(root, None, verify) if version is None else _at(root, version, verify)
+                )
+                break
+            except InputError:  # Another catalogue may have taken its place meanwhile.
+                if not tries_left or Root.open(path, threads).settings == root.settings:
+                    raise
+        if verify:
+            for part in view.stored:
+                verify_lists(part, view.index.build, path)
+        return cls(root, view)
+
+    # Reading.
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is open."""
+        return self._view.version.number
+
+    @property
+    def index(self) -> Index:
+        """The version that is open, as an index; change the catalogue, not this."""
+        return self._view.index
+
+    @property
+    def like(self) -> Codes:
+        """Codes with the quantiser of the catalogue's: what ``encode_like`` takes."""
+        return self._root.like
+
+    @property
+    def projection(self) -> Projection | None:
+        """Weights of the model; None where queries are sparse."""
+        return self._root.projection
+
+    @property
+    def has_text_ids(self) -> bool:
+        """Whether ids are texts."""
+        return self._root.texts
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that grow with n: codes, lists and ids, on disk and as far as they were read."""
+        return self._view.version.bytes
+
+    def __len__(self) -> int:
+        """Rows of the version that is open."""
+        return len(self._view.index)
+
+    def __repr__(self) -> str:
+        return f"Catalogue({str(self.path)!r}, version {self.version}, {len(self):,} rows)"
+
+    def search(
+        self, queries: Any, K: int, *, allowed: Any = None, exclude: Any = None, **options: Any
+    ) -> Hits:
+        """Find the K best rows of each query.
+
+        Args:
+            queries: (q, d) dense where there is a model, else (q, h) sparse.
+            K: results a query; above n, rows are padded.
+            allowed: ids (m,) that alone may be found, or for whole numbers bool (m,) by id.
+            exclude: what each query leaves out: a scipy sparse matrix (q, any width) whose
+                nonzeros' columns are ids; or q sequences of ids.
+            options: of ``CompressedIndex.search`` or ``InvertedIndex.search``.
+
+        Returns:
+            Hits, with the catalogue's own ids: int64, or texts, "" where a query has fewer than K
+            results.
+
+        Raises:
+            InputError: see the index's own search.
+        """
+        view = self._view
+        if self._root.texts:
+            if options.get("rerank") is not None:
+                raise InputError("rerank: rows named by texts; expected whole numbers as ids")
+            if allowed is not None:
+                numbers = numbers_of(view.stored, encoded(allowed))
+                allowed = numbers[numbers >= 0]
+        if exclude is not None and not sparse.issparse(exclude):
+            exclude = self._pairs(view, exclude)
+        elif exclude is not None and self._root.texts:
+            raise InputError("exclude: rows are named by texts; expected a sequence of ids a query")
+        hits = view.index.search(queries, K, allowed=allowed, exclude=exclude, **options)
+        return self._named(view, hits) if self._root.texts else hits
+
+    def _pairs(self, view: View, excluded: Any) -> sparse.csr_array:
+        """CSR (q, any width) of q sequences of ids."""
+        bounds = np.cumsum([0, *map(len, excluded)])
+        flat = [own for sequence in excluded for own in sequence]
+        if self._root.texts:
+            numbers = numbers_of(view.stored, encoded(flat)) if flat else np.empty(0, np.int64)
+        else:
+            numbers = np.asarray(flat, np.int64 if not flat else None)
+            if numbers.dtype.kind not in "iu":
+                raise InputError(f"exclude: {numbers.dtype} ids; expected whole numbers")
+        rows = np.repeat(np.arange(len(excluded)), np.diff(bounds))
+        known = numbers >= 0
+        shape = len(excluded), int(numbers.max(initial=0)) + 1
+        pairs = sparse.coo_array(
+            (np.ones(int(known.sum()), np.int8), (rows[known], numbers[known])), shape
+        )
+        return pairs.tocsr()
+
+    def _named(self, view: View, hits: Hits) -> Hits:
+        """Hits with texts as ids."""
+        names = decoded(names_of(view.stored, hits.ids.reshape(-1))).reshape(hits.ids.shape)
+        return Hits(names, hits.scores)
+
+    def refresh(self) -> bool:
+        """Move to the newest version; return whether there was a newer one.
+
+        Raises:
+            InputError: the newest version cannot be opened; the one that is open stays.
+        """
+        newest = version_files.numbers(self.path)[-1]
+        if newest == self.version:
+            return False
+        self._view = _newest(self._root, self._view)
+        return True
+
+    def versions(self) -> list[Version]:
+        """The versions that are kept, oldest first.
+
+        Raises:
+            InputError: a version's file is damaged.
+        """
+        return [read_version(self.path, number) for number in version_files.numbers(self.path)]
+
+    # Changing.
+
+    @contextmanager
+    def writing(self, wait: float = 0) -> Iterator[Change]:
+        """Hold the writer's lock, and make a version of all changes in the block.
+
+        The changes begin at the newest version, whichever was open. If the block raises, nothing is
+        changed.
+
+        Args:
+            wait: seconds to wait for another process that writes.
+
+        Raises:
+            InputError: another process writes; or the disk failed. Nothing was changed.
+        """
+        with self._locked(wait):
+            self.refresh()
+            change = Change(self._root, self._view)
+            yield change
+            version = change.write()
+            if version is not None:
+                write_version(self.path, version)
+                self._view = self._root.open_version(version, self._view)
+
+    def add(self, codes: Any, ids: Any = None) -> np.ndarray:
+        """Add rows, as a version of their own.
+
+        Args:
+            codes: (m, h) like those of the catalogue: ``encode_like(model, embeddings,
+                catalogue.like)``.
+            ids: (m,) of the catalogue's kind, none of which it holds; for whole numbers the next
+                ones when None.
+
+        Returns:
+            The ids (m,).
+
+        Raises:
+            InputError: codes of another model, form or quantiser; an id that it holds; another
+                process writes. Nothing was changed.
+        """
+        with self.writing() as change:
+            return change.add(codes, ids)
+
+    def remove(self, ids: Any) -> None:
+        """Remove the rows of ids (m,), as a version of its own; ``compact`` frees their bytes.
+
+        Raises:
+            InputError: an id that the catalogue lacks, or is given twice; another process writes.
+                Nothing was changed.
+        """
+        with self.writing() as change:
+            change.remove(ids)
+
+    def update(self, ids: Any, codes: Any) -> None:
+        """Replace the rows of ids (m,) by codes (m, h), as a version of its own.
+
+        Raises:
+            InputError: see ``add`` and ``remove``. Nothing was changed.
+        """
+        with self.writing() as change:
+            change.update(ids, codes)
+
+    def put(self, codes: Any, ids: Any) -> int:
+        """Add rows, in place of those that have their ids, as a version of its own.
+
+        Returns:
+            How many were replaced.
+
+        Raises:
+            InputError: see ``add``. Nothing was changed.
+        """
+        with self.writing() as change:
+            return change.put(codes, ids)
+
+    def compact(self) -> None:
+        """Merge all segments, as a version of its own; ``prune`` frees the bytes of older ones.
+
+        Exact searches answer as before. A two-stage search may choose other candidates at the
+        cut-off, since the merged lists round their values with another step.
+
+        Raises:
+            InputError: another process writes, or the disk failed. Nothing was changed.
+        """
+        with self.writing() as change:
+            change.compact()
+
+    def rollback(self, number: int) -> None:
+        """Make a new version that holds what an older one held.
+
+        Raises:
+            InputError: no such version; another process writes. Nothing was changed.
+        """
+        with self._locked(0):
+            newest = version_files.numbers(self.path)[-1]
+            if number == newest:
+                return
+            old = read_version(self.path, number)
+            self._root.open_version(old, None)  # Its files are there.
+            next_id = old.next_id
+            with suppress(InputError):  # The newest version may be what is wrong.
+                next_id = max(next_id, read_version(self.path, newest).next_id)
+            version = replace(
+                old,
+                number=newest + 1,
+                next_id=next_id,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                change=f"roll back to {number}",
+            )
+            write_version(self.path, version)
+            self._view = self._root.open_version(version, self._view)
+
+    def prune(self, keep: int = 1) -> int:
+        """Delete older versions, and the files that only they name.
+
+        Readers keep what they opened: the system frees the bytes when they move on.
+
+        Args:
+            keep: how many of the newest versions stay.
+
+        Returns:
+            Bytes that were freed.
+
+        Raises:
+            InputError: another process writes. Nothing was changed.
+        """
+        if keep < 1:
+            raise InputError(f"keep = {keep}: expected at least 1 version")
+        with self._locked(0):
+            numbers = version_files.numbers(self.path)
+            kept = [read_version(self.path, number) for number in numbers[-keep:]]
+            for number in numbers[:-keep]:
+                version_files.path_of(self.path, number).unlink()
+            sync_folder(self.path / version_files.FOLDER)
+            return self._sweep(kept)
+
+    @contextmanager
+    def _locked(self, wait: float) -> Iterator[None]:
+        """Hold the lock of this process and the one of all processes."""
+        if self._writing_thread == threading.get_ident():
+            raise InputError(
+                "the catalogue is being changed by this thread: use its `writing` block"
+            )
+        with self._writer:
+            self._writing_thread = threading.get_ident()
+            try:
+                with _file_lock(self.path, wait):
+                    for folder in (SEGMENTS, REMOVALS, version_files.FOLDER):
+                        sweep(self.path / folder)
+                    yield
+            finally:
+                self._writing_thread = None
+
+    def _sweep(self, kept: list[Version]) -> int:
+        """Delete segments and removals that none of the versions names; return their bytes."""
+        names: dict[str, set[str]] = {SEGMENTS: set(), REMOVALS: set()}
+        for version in kept:
+            names[SEGMENTS] |= {segment.name for segment in version.segments}
+            names[REMOVALS] |= {removal.name for removal in version.removals}
+        freed = 0
+        for folder, used in names.items():
+            for entry in (self.path / folder).iterdir():
+                if entry.name in used:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    freed += sum(file.stat().st_size for file in entry.iterdir())
+                    shutil.rmtree(entry)
+                else:
+                    freed += entry.lstat().st_size
+                    entry.unlink()
+        return freed
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a path where ``Catalogue.create`` cannot write, before long work starts.
+
+    Raises:
+        InputError: something else stands there, or a catalogue without ``overwrite``; or the parent
+            folder cannot be written.
+    """
+    check_writable(path)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: a file stands there; expected a new folder; choose another name")
+    names = {entry.name for entry in path.iterdir()}
+    if not names:
+        return
+    try:
+        config = read_config(path)
+    except InputError:
+        config = None
+    if config is None or config.kind != KIND:
+        what = "no artifact" if config is None else config.kind
+        raise InputError(
+            f"{path}: a folder that is {what}, not {KIND}, stands there; it is left as it is; "
+            "choose another name"
+        )
+    own = {"config.json", *config.files, SEGMENTS, REMOVALS, version_files.FOLDER, _LOCK}
+    if names - own:
+        raise InputError(
+            f"{path}: holds {min(names - own)}, which is no part of the catalogue there and would "
+            "be lost; move it, or choose another name"
+        )
+    if not overwrite:
+        raise InputError(
+            f"{path}: an older catalogue is there; overwrite it (--overwrite), or choose another "
+            "name"
+        )
+
+
+@contextmanager
+def _lock_of_older(path: Path) -> Iterator[None]:
+    """Hold the lock of a catalogue that is to be replaced, if one stands there."""
+    if not (path / version_files.FOLDER).is_dir():
+        yield
+        return
+    with _file_lock(path, 0):
+        yield
+
+
+@contextmanager
+def _file_lock(path: Path, wait: float) -> Iterator[None]:
+    """Hold the lock of a catalogue's one writer; the system frees it when the process dies."""
+    try:
+        with FileLock(path / _LOCK, timeout=wait, mode=0o666, thread_local=False):
+            yield
+    except Timeout:
+        raise InputError(
+            f"{path}: another process is writing to it; try again when it is done"
+        ) from None
+    except OSError as error:
+        if error.filename is None or Path(error.filename).name != _LOCK:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); nothing was changed"
+        ) from error
+
+
+def _newest(root: Root, before: View | None, verify: bool = False) -> View:
+    """Open the newest version; once more where it was pruned meanwhile."""
+    for _ in range(_TRIES):
+        number = version_files.numbers(root.path)[-1]
+        try:
+            return root.open_version(read_version(root.path, number), before, verify)
+        except InputError:
+            if version_files.numbers(root.path)[-1] == number:
+                raise
+    raise InputError(f"{root.path}: changed {_TRIES} times while it was opened; try again")
+
+
+def _at(root: Root, number: int, verify: bool) -> View:
+    """Open a version by its number."""
+    kept = version_files.numbers(root.path)
+    if number not in kept:
+        raise InputError(
+            f"{root.path}: no version {number}; expected one of {kept[0]} to {kept[-1]}"
+        )
+    return root.open_version(read_version(root.path, number), None, verify)
+
+
+def _texts(ids: Any) -> np.ndarray | None:
+    """Encoded ids where they are texts, checked; None where they are numbers or not given."""
+    if ids is None:
+        return None
+    array = np.asarray(ids)
+    is_text = array.dtype.kind == "U" or (
+        array.dtype.kind == "O" and array.size and isinstance(array.flat[0], str)
+    )
+    if not is_text:
+        return None
+    names = encoded(ids)
+    check_distinct(names)
+    return names

@@ -1,0 +1,188 @@
+"""The files of a catalogue: segments and removals, written once and opened as maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from compressae.retrieval.codes import Codes
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.postings import list_arrays, open_segment
+from compressae.retrieval.index.segments import Build, Segment
+from compressae.retrieval.io.artifacts import (
+    checksum,
+    load_artifact,
+    read_config,
+    save_artifact,
+    write_tensors,
+)
+from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.schema import Positive, checked
+from compressae.retrieval.io.tensorfile import read_places
+from compressae.retrieval.store.names import Names
+from compressae.retrieval.store.version import RemovalRecord, SegmentRecord
+
+SEGMENTS, REMOVALS = "segments", "removals"
+_KIND = "segment"
+_CURE = "copy the catalogue again"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    rows: Positive
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A segment of a version as it lies on disk.
+
+    Attributes:
+        record: names its folder.
+        segment: mapped, with the rows that the version removes marked.
+        names: its rows' ids where they are texts.
+    """
+
+    record: SegmentRecord
+    segment: Segment
+    names: Names | None
+
+    @property
+    def whole(self) -> "Stored":
+        """The same with all rows present."""
+        return replace(self, segment=replace(self.segment, alive=None))
+
+
+def write_segment(
+    catalogue: Path, name: str, segment: Segment, names: Names | None
+) -> SegmentRecord:
+    """Write a segment's folder; removed rows are written like the others.
+
+    Raises:
+        InputError: the disk failed.
+    """
+    folder = catalogue / SEGMENTS / name
+    tensors = {"rows": segment.codes.row_arrays(), "lists": list_arrays(segment)}
+    if names is not None:
+        tensors["names"] = names.arrays()
+    tensors = {stem: arrays for stem, arrays in tensors.items() if arrays}
+    rows = len(segment.codes)
+    save_artifact(folder, _KIND, {"rows": rows}, tensors)
+    config = read_config(folder)
+    return SegmentRecord(name, rows, config.bytes, checksum(folder / "config.json"))
+
+
+def open_stored(
+    catalogue: Path, record: SegmentRecord, like: Codes, texts: bool, verify: bool = False
+) -> Stored:
+    """Map a segment, all rows present. Nothing but headers, bounds and ids is read.
+
+    Args:
+        catalogue: its folder.
+        record: of the version.
+        like: codes that share all but the rows; see ``Codes.with_rows``.
+        texts: ids are texts.
+        verify: compare files with their checksums, which reads them.
+
+    Raises:
+        InputError: files are missing, damaged, or do not fit.
+    """
+    folder = catalogue / SEGMENTS / record.name
+    config = folder / "config.json"
+    if not config.is_file() or checksum(config) != record.config:
+        raise InputError(f"{config}: missing or another than the version names; {_CURE}")
+    artifact = load_artifact(folder, _KIND, verify)
+    rows = checked(artifact.settings, _Settings, str(folder), _CURE).rows
+    tensors = artifact.tensors
+    if rows != record.rows:
+        raise InputError(f"{folder}: {rows} rows; expected {record.rows}; {_CURE}")
+    # As plain arrays: numba takes longer to look at a memory map than to search it.
+    row_arrays = {key: np.asarray(array) for key, array in tensors.get("rows", {}).items()}
+    codes = like.with_rows(rows, row_arrays)
+    segment = open_segment(codes, tensors.get("lists", {}), str(folder))
+    names = Names.from_arrays(tensors.get("names", {}), rows, str(folder)) if texts else None
+    return Stored(record, segment, names)
+
+
+def verify_lists(stored: Stored, build: Build, folder: Path) -> None:
+    """Build a segment's lists again from its codes, and compare.
+
+    Raises:
+        InputError: the stored ones differ.
+    """
+    segment = stored.segment
+    again = build(segment.codes, segment.ids)
+    stored_arrays, built_arrays = list_arrays(segment), list_arrays(again)
+    for name, array in built_arrays.items():
+        if name not in stored_arrays or not np.array_equal(stored_arrays[name], array):
+            raise InputError(
+                f"{folder / SEGMENTS / stored.record.name}: {name} are not those of the codes; "
+                f"{_CURE}, or compact it"
+            )
+    if stored.names is not None:
+        ascending = stored.names.take(stored.names.order)
+        if (ascending[1:] <= ascending[:-1]).any():
+            raise InputError(f"{folder / SEGMENTS / stored.record.name}: ids out of order; {_CURE}")
+
+
+def write_removals(catalogue: Path, name: str, removed: dict[str, np.ndarray]) -> RemovalRecord:
+    """Write removed rows {segment: row numbers, ascending}.
+
+    Raises:
+        InputError: the disk failed.
+    """
+    path = catalogue / REMOVALS / name
+    with replacing(path) as file:
+        write_tensors(file, {key: rows.astype(np.uint32) for key, rows in removed.items()})
+    rows = sum(map(len, removed.values()))
+    return RemovalRecord(name, rows, path.stat().st_size, checksum(path))
+
+
+def read_removals(catalogue: Path, record: RemovalRecord) -> dict[str, np.ndarray]:
+    """Removed rows {segment: row numbers}.
+
+    Raises:
+        InputError: the file is missing, damaged or another.
+    """
+    path = catalogue / REMOVALS / record.name
+    if not path.is_file() or path.stat().st_size != record.bytes or checksum(path) != record.sha256:
+        raise InputError(f"{path}: missing or another than the version names; {_CURE}")
+    removed = {}
+    for segment, place in read_places(path).items():
+        if place.dtype != np.uint32 or len(place.shape) != 1:
+            raise InputError(f"{path}: {place.dtype} of shape {place.shape}; {_CURE}")
+        removed[segment] = np.array(place.map()).astype(np.int64)
+    return removed
+
+
+def without_removals(
+    catalogue: Path, stored: Sequence[Stored], records: Sequence[RemovalRecord]
+) -> list[Stored]:
+    """Stored segments with the rows of removal files marked.
+
+    Args:
+        catalogue: its folder.
+        stored: with all rows present.
+        records: of the version.
+
+    Raises:
+        InputError: see ``read_removals``; or rows that a segment lacks.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for record in records:
+        for segment, removed in read_removals(catalogue, record).items():
+            rows.setdefault(segment, []).append(removed)
+    marked = []
+    for part in stored:
+        removed_rows = rows.get(part.record.name)
+        if removed_rows is None:
+            marked.append(part)
+            continue
+        gone = np.concatenate(removed_rows)
+        if int(gone.max(initial=0)) >= part.record.rows:
+            raise InputError(
+                f"{catalogue}: row {gone.max()} of segment {part.record.name} is removed, which "
+                f"has {part.record.rows}; {_CURE}"
+            )
+        marked.append(replace(part, segment=part.segment.without(gone)))
+    return marked

@@ -189,8 +189,8 @@ class Catalogue:
 
     @property
     def like(self) -> Codes:
-        """Codes with the quantiser of the catalogue's: what ``encode_like`` takes."""
-        return self._root.like
+        """Codes of the catalogue, for ``encode_like``: those of its first segment."""
+        return self._view.index.segments.parts[0].codes
 
     @property
     def projection(self) -> Projection | None:

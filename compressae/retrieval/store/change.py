@@ -50,7 +50,7 @@ class Change:
         taken = np.flatnonzero(self._numbers(names) >= 0)
         if len(taken):
             raise InputError(
-                f"id {decoded(names)[taken[0]]!r} is in the index already; update it or choose "
+                f"id {str(decoded(names)[taken[0]])!r} is in the index already; update it or choose "
                 "another id"
             )
         numbers = self.index.segments.add(codes, None)
@@ -170,7 +170,7 @@ class Change:
         self._words.append(f"{verb} {rows:,}")
 
     def _like_ours(self, codes: Any) -> Codes:
-        like = self._root.like
+        like = self.index.segments.parts[0].codes
         return like.like_these(as_codes(codes, "codes"))
 
     # Names of rows.
@@ -198,7 +198,7 @@ class Change:
         numbers = self._numbers(names)
         if (numbers < 0).any():
             missing = decoded(names)[np.flatnonzero(numbers < 0)[0]]
-            raise InputError(f"id {missing!r} is not in the index; nothing was changed")
+            raise InputError(f"id {str(missing)!r} is not in the index; nothing was changed")
         return numbers
 
     def _names_of(self, part: Segment) -> Names | None:

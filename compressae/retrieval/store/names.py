@@ -133,4 +133,4 @@ def check_distinct(names: np.ndarray) -> None:
     """
     distinct, counts = np.unique(names, return_counts=True)
     if len(counts) and counts.max() > 1:
-        raise InputError(f"id {decoded(distinct)[counts.argmax()]!r} is given more than once")
+        raise InputError(f"id {str(decoded(distinct)[counts.argmax()])!r} is given more than once")

@@ -19,7 +19,7 @@ from compressae.evaluation.methods import form_of
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.evaluation.summary import summarise
-from compressae.retrieval import CompressedIndex, ExactIndex, recall_at
+from compressae.retrieval import Catalogue, CompressedIndex, ExactIndex, recall_at
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.training.config import held_out_rows
 
@@ -56,7 +56,7 @@ def main() -> None:
     index = CompressedIndex(model.projection, codes)
     model.save(folder / "model")
     codes.save(folder / "codes")
-    index.save(folder / "index")
+    Catalogue.write(folder / "index", index)
     texts = [sample.texts[row] for row in rest]
     write_atlas(atlas(index, texts), folder / "atlas.html")
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 
 from compressae import CompresSAE, compress, encode, encode_like
-from compressae.retrieval import CompressedIndex, InvertedIndex
+from compressae.retrieval import Catalogue, CompressedIndex, InvertedIndex
 
 ROOT = Path(__file__).parents[1]
 N, D, H = 400, 16, 64
@@ -26,12 +26,12 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 import numpy as np
-from compressae.retrieval import CompressedIndex, InvertedIndex, Projection, load_codes, tune
+from compressae.retrieval import Catalogue, CompressedIndex, Projection, load_codes, tune
 
 folder, answers = sys.argv[1], {}
 queries, table = np.load(f"{folder}/queries.npy"), f"{folder}/table.npy"
 for name in ("packed", "plain"):
-    index = CompressedIndex.load(f"{folder}/{name}")
+    index = Catalogue.open(f"{folder}/{name}").index
     for scoring in ("asymmetric", "sparse", "reconstructed"):
         answers[f"{name} {scoring}"] = index.search(queries, 5, scoring).ids
     answers[f"{name} all"] = index.search(queries, 5, candidates="all").ids
@@ -45,9 +45,9 @@ for name in ("packed", "plain"):
     index.update([60, 61], load_codes(f"{folder}/more-{name}").take(np.arange(2)))
     answers[f"{name} changed"] = index.search(queries, 5, candidates="all").ids
     index.compact()
-    index.save(f"{folder}/{name}-saved")
+    Catalogue.write(f"{folder}/{name}-saved", index)
     tune(index, queries, 5, 0.9)
-lists = InvertedIndex.load(f"{folder}/lists")
+lists = Catalogue.open(f"{folder}/lists").index
 answers["lists"] = lists.search(lists.codes.take(np.arange(3)), 5).ids
 assert not {"torch", "triton"} & set(sys.modules)
 print(json.dumps({name: ids.tolist() for name, ids in answers.items()}))
@@ -69,8 +69,10 @@ def folder(tmp_path_factory):
     ):
         codes.save(folder / f"codes-{name}")
         encode_like(model, table[:9] + 0.1, codes).save(folder / f"more-{name}")
-        CompressedIndex(model.projection, codes).save(folder / name)
-    InvertedIndex(scipy.sparse.random_array((N, H), density=0.2, rng=rng)).save(folder / "lists")
+        Catalogue.write(folder / name, CompressedIndex(model.projection, codes))
+    Catalogue.write(
+        folder / "lists", InvertedIndex(scipy.sparse.random_array((N, H), density=0.2, rng=rng))
+    )
     return folder
 
 
@@ -82,7 +84,7 @@ def test_a_search_needs_no_torch(folder):
     assert len(answers) == 17
     queries = np.load(folder / "queries.npy")
     for name in ("packed", "plain"):
-        index = CompressedIndex.load(folder / name)
+        index = Catalogue.open(folder / name).index
         for scoring in ("asymmetric", "sparse", "reconstructed"):
             ids = index.search(queries, 5, scoring).ids
             np.testing.assert_array_equal(answers[f"{name} {scoring}"], ids)

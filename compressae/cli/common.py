@@ -12,6 +12,7 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import check_destination
+from compressae.retrieval.io.labels import read_labels
 
 if TYPE_CHECKING:
     from compressae.model import CompresSAE
@@ -267,9 +268,11 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
 
 
 def load_ids(path: Path) -> np.ndarray:
-    """Load ids (m,) from a .npy file."""
-    what = "ids, whole numbers (m,)"
-    ids = load_numbers(path, what, "iu")
+    """Load ids (m,): whole numbers or texts from a .npy file, texts from the lines of a .txt."""
+    if path.suffix == ".txt":
+        return np.array(read_labels(path), dtype=str)
+    what = "ids, whole numbers or texts (m,)"
+    ids = load_numbers(path, what, "iuU")
     if ids.ndim != 1:
         raise InputError(f"{path}: shape {ids.shape}; expected a .npy of {what}")
     return ids

@@ -8,13 +8,9 @@ import click
 from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes import Codes, load_codes
-from compressae.retrieval.index.compressed import KIND as COMPRESSED
-from compressae.retrieval.index.compressed import CompressedIndex
-from compressae.retrieval.index.inverted import KIND as INVERTED
-from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.index.segments import check_ids
 from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.store.catalogue import Catalogue, check_place, check_row_ids
 
 
 @click.command(
@@ -28,11 +24,12 @@ from compressae.retrieval.io.embeddings import open_embeddings
 )
 @click.argument("source", metavar="CODES_OR_EMBEDDINGS", type=click.Path(path_type=Path))
 @common.model_option(False, "Folder of the model; without it the index takes sparse queries.")
-@common.output_option("Folder of the index.")
+@common.output_option("Folder of the index, a catalogue.")
 @click.option(
     "--ids",
     type=click.Path(path_type=Path),
-    help="A .npy of the rows' ids, distinct whole numbers from 0.  [default: the row numbers]",
+    help="The rows' ids, all distinct: a .npy of whole numbers from 0 or of texts, or a .txt of a "
+    "line each.  [default: the row numbers]",
 )
 @common.code_options
 @common.device_option
@@ -60,38 +57,35 @@ def index(
         raise click.UsageError("embeddings need a model: give -m MODEL")
     if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
-    common.check_output(output, INVERTED if model is None else COMPRESSED, overwrite)
-    numbers = None if ids is None else common.load_ids(ids)
+    check_place(output, overwrite)
+    names = None if ids is None else common.load_ids(ids)
     codes: Codes
-    built: CompressedIndex | InvertedIndex
+    projection = None
     if not is_coded:
         assert model is not None
         items = open_embeddings(source)
-        if numbers is not None:
-            check_ids(numbers, len(items))  # Before rows are encoded, which takes longest.
+        check_row_ids(names, len(items))  # Before rows are encoded, which takes longest.
         from compressae.model import CompresSAE
 
         encoder = CompresSAE.load(model)
         with progress("encoding") as show:
             codes = common.encode_rows(encoder, items, options, device, show)
-        built = CompressedIndex(encoder.projection, codes, ids=numbers)
+        projection = encoder.projection
     else:
         codes = common.sparse_rows(source) if is_matrix else load_codes(source)
         if model is not None:
-            built = CompressedIndex(Projection.load(model), codes, ids=numbers)
-        else:
-            if codes.residual_bytes:
-                click.echo(
-                    "warning: residual codes are left out; give -m to search with them", err=True
-                )
-            built = InvertedIndex(codes, ids=numbers)
-    built.save(output)
+            projection = Projection.load(model)
+        elif codes.residual_bytes:
+            click.echo(
+                "warning: residual codes are left out; give -m to search with them", err=True
+            )
+    catalogue = Catalogue.create(output, projection, codes, names, overwrite=overwrite)
     common.say(
         {
             "index": str(output),
-            "kind": INVERTED if model is None else COMPRESSED,
-            "rows": len(built),
-            "bytes_an_item": built.nbytes / len(built),
+            "queries": "sparse" if model is None else "dense",
+            "rows": len(catalogue),
+            "bytes_an_item": catalogue.nbytes / len(catalogue),
         },
         as_json,
     )

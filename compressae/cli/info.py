@@ -7,24 +7,33 @@ from typing import Any
 import click
 
 from compressae.cli import common
+from compressae.retrieval.index.compressed import QUERY_NONZEROS, SearchSettings
 from compressae.retrieval.io.artifacts import Config, load_artifact, read_config
 from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.store import KIND as CATALOGUE
+from compressae.retrieval.store import Catalogue
 
 #: Settings of an artifact that the summary shows, by kind.
 _SHOWN = {
     "model": ("dim", "latents", "nonzeros"),
     "codes": ("rows", "latents", "model_id"),
-    "inverted": ("similarity",),
+    "catalogue": ("similarity",),
 }
 
 
 @click.command(cls=common.Command, examples=("info index", "info model --json", "info items.npy"))
 @click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Of an index: read every file and compare it with its checksum, and the lists with the "
+    "codes.",
+)
 @common.json_option
-def info(artifact: Path, as_json: bool) -> None:
+def info(artifact: Path, verify: bool, as_json: bool) -> None:
     """Describe ARTIFACT, a saved folder or a table of embeddings, and check its files.
 
-    --json prints all of its config.
+    Of an index it shows the versions that are kept. --json prints all of its config.
     """
     if not (artifact / "config.json").exists():
         items = open_embeddings(artifact)
@@ -32,9 +41,44 @@ def info(artifact: Path, as_json: bool) -> None:
         common.say({**table, "dtype": items.dtype_name, "bytes": items.nbytes}, as_json)
         return
     config = read_config(artifact)
+    if config.kind == CATALOGUE:
+        common.say(_catalogue(artifact, as_json, verify), as_json)
+        return
     load_artifact(artifact, config.kind)
     whole = {**asdict(config), "bytes": config.bytes}
     common.say(whole if as_json else _summary(config), as_json)
+
+
+def _catalogue(path: Path, as_json: bool, verify: bool) -> dict[str, Any]:
+    """Describe a catalogue: its settings, the newest version, and those that are kept."""
+    config, catalogue = read_config(path), Catalogue.open(path, verify=verify)
+    versions = catalogue.versions()
+    newest = versions[-1]
+    if as_json:
+        return {**asdict(config), "versions": [asdict(version) for version in versions]}
+    lines = _summary(config)
+    del lines["bytes"]
+    held = sum(segment.rows for segment in newest.segments)
+    lines |= {
+        "ids": config.settings["ids"],
+        "version": f"{newest.number} of {newest.created}: {newest.rows:,} rows in "
+        f"{len(newest.segments)} segments, {held - newest.rows:,} removed rows among them",
+        "bytes": f"{newest.bytes + config.bytes:,}" + (", verified" if verify else ""),
+    }
+    if newest.search is not None:
+        lines["search"] = _search(newest.search)
+    for version in versions[:-1]:
+        lines[f"version {version.number}"] = (
+            f"{version.created}, {version.rows:,} rows: {version.change}"
+        )
+    return lines
+
+
+def _search(search: SearchSettings) -> str:
+    """How an index is searched unless told, in words."""
+    nonzeros = search.query_nonzeros or QUERY_NONZEROS
+    tuned = f", tuned for {search.tuned[0]} results" if search.tuned[0] else ""
+    return f"{nonzeros} query nonzeros, {search.candidates or '3,000 or 10 K'} candidates{tuned}"
 
 
 def _summary(config: Config) -> dict[str, Any]:
@@ -43,21 +87,13 @@ def _summary(config: Config) -> dict[str, Any]:
     lines: dict[str, Any] = {"kind": config.kind}
     # An index records its model and its codes as parts.
     parts = {config.kind: settings}
-    parts |= {name: settings[name] for name in ("model", "packed", "codes") if name in settings}
+    parts |= {name: settings[name] for name in ("model", "codes") if settings.get(name)}
     for kind, part in parts.items():
-        form = "codes" if kind == "packed" else kind
-        lines |= {name: part[name] for name in _SHOWN.get(form, ()) if name in part}
+        lines |= {name: part[name] for name in _SHOWN.get(kind, ()) if name in part}
         recipe = part.get("made") or part.get("training") or {}
         words = [f"{k} {v}" for k, v in recipe.items() if isinstance(v, str | int | float) and v]
         if words:
-            lines["training" if form == "model" else "codes"] = ", ".join(words)
-    search = settings.get("search")
-    if search:
-        candidates = search["candidates"] or "3,000 or 10 K"
-        tuned = f", tuned for {search['tuned'][0]} results" if search["tuned"][0] else ""
-        lines["search"] = (
-            f"{search['query_nonzeros']} query nonzeros, {candidates} candidates{tuned}"
-        )
+            lines["training" if kind == "model" else "codes"] = ", ".join(words)
     return lines | {
         "bytes": f"{config.bytes:,} in {len(config.files)} files, checksums match",
         "format": f"{config.format_version}, written by compressae {config.library_version}",

@@ -9,12 +9,12 @@ from compressae.evaluation.atlas import atlas, write_atlas
 from compressae.retrieval.codes import KIND as CODES
 from compressae.retrieval.codes import load_codes
 from compressae.retrieval.index.compressed import CompressedIndex
-from compressae.retrieval.index.inverted import KIND as INVERTED
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.io.artifacts import read_config
 from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.io.labels import read_labels
+from compressae.retrieval.store import Catalogue
 
 
 @click.command(
@@ -67,8 +67,7 @@ def inspect(
     negative values, and the nearest latents. INDEX may be codes; give their model then.
     """
     check_file_destination(output)
-    kind = read_config(index).kind
-    if (kind == CODES) != (model is not None):
+    if (read_config(index).kind == CODES) != (model is not None):
         raise click.UsageError(
             "codes need their model: give -m MODEL" if model is None else "-m is for codes alone"
         )
@@ -77,10 +76,8 @@ def inspect(
     if model is not None:
         codes = load_codes(index)
         opened = CompressedIndex(Projection.load(model), codes, lists=False)
-    elif kind == INVERTED:
-        opened = InvertedIndex.load(index)
     else:
-        opened = CompressedIndex.load(index)
+        opened = Catalogue.open(index).index
     result = atlas(opened, texts, top, latents)
     write_atlas(result, output, f"Atlas of latents: {index.resolve().name}")
     common.say(

@@ -6,22 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from scipy import sparse
 
 from compressae.cli import common
 from compressae.retrieval.codes import load_codes
 from compressae.retrieval.devices import names_gpu
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.index.inverted import KIND as INVERTED
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.request import SCORINGS
-from compressae.retrieval.io.artifacts import read_config
 from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.io.interactions import read_interactions
 from compressae.retrieval.io.labels import read_labels
+from compressae.retrieval.store import Catalogue
 
 
 @click.command(
@@ -123,10 +122,11 @@ def search(
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
     if output is not None:
         check_file_destination(output)
-    searchable = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iub")
+    searchable = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iubU")
     left_out = None if exclude is None else read_interactions(exclude)
     texts = None if labels is None else read_labels(labels)
-    if read_config(index).kind == INVERTED:
+    catalogue = Catalogue.open(index)
+    if isinstance(catalogue.index, InvertedIndex):
         if device != "auto" and names_gpu(device):
             raise click.UsageError(
                 f"--device {device} is for an index made with -m MODEL; lists alone are searched "
@@ -139,25 +139,26 @@ def search(
                 )
         rows = common.sparse_rows(queries)
         left_out = None if left_out is None else _a_row_each(left_out, rows.shape[0], exclude)
-        hits = InvertedIndex.load(index).search(rows, count, searchable, left_out)
+        hits = catalogue.search(rows, count, allowed=searchable, exclude=left_out)
     else:
         on_gpu = names_gpu(device)
-        searcher = loaded = CompressedIndex.load(index)
+        searcher = None
         if on_gpu:
             from compressae.retrieval.index.gpu import GpuIndex
 
-            searcher = GpuIndex(loaded, device)  # type: ignore[assignment]
+            searcher = GpuIndex(catalogue.index, device)
         table: Any = open_embeddings(queries) if not _is_saved(queries) else load_codes(queries)
-        hits = searcher.search(
+        hits = catalogue.search(
             table,
             count,
-            scoring,  # type: ignore[arg-type]
-            candidates if candidates in (None, "all") else int(candidates),  # type: ignore[arg-type]
-            query_nonzeros,
-            searchable,
-            rerank,
-            rerank_candidates,
-            None if left_out is None else _a_row_each(left_out, len(table), exclude),
+            scoring=scoring,
+            candidates=candidates if candidates in (None, "all") else int(candidates),  # type: ignore[arg-type]
+            query_nonzeros=query_nonzeros,
+            allowed=searchable,
+            rerank=rerank,
+            rerank_candidates=rerank_candidates,
+            exclude=None if left_out is None else _a_row_each(left_out, len(table), exclude),
+            on=searcher,
         )
     if output is not None:
         hits.save(output)
@@ -187,13 +188,15 @@ def _a_row_each(pairs: sparse.csr_array, queries: int, path: Path | None) -> spa
 
 def _print(hits: Hits, texts: Sequence[str] | None, as_json: bool) -> None:
     """Print hits on stdout: JSON lines, one line per query, or with labels one line per result."""
+    if texts is not None and hits.ids.dtype.kind == "U":
+        raise InputError("--labels: ids of this index are texts themselves; leave --labels out")
     if texts is not None and hits.ids.max(initial=-1) >= len(texts):
         raise InputError(
             f"{len(texts)} labels, but id {hits.ids.max()} was found; give one for each row of the "
             "table that was indexed"
         )
     for number, (padded, scores) in enumerate(zip(hits.ids, hits.scores, strict=True)):
-        ids = padded[padded >= 0]
+        ids = padded[scores > -np.inf]
         top = scores[: len(ids)]
         if as_json:
             line = {"query": number, "ids": ids.tolist(), "scores": top.tolist()}

@@ -8,10 +8,12 @@ import click
 
 from compressae.cli import common
 from compressae.cli.progress import progress
+from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.tuning import Setting
 from compressae.retrieval.index.tuning import tune as tune_index
 from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.store import Catalogue
 
 
 @click.command(
@@ -50,10 +52,14 @@ def tune(
     reaches the recall into INDEX. The recall is relative to a scan of all codes. It leaves out the
     loss of the codes themselves; --exact measures both together.
     """
-    searcher = CompressedIndex.load(index)
+    catalogue = Catalogue.open(index)
+    searcher = catalogue.index
+    if not isinstance(searcher, CompressedIndex):
+        raise InputError(f"{index}: takes sparse queries, whose search is exact; nothing to tune")
     with progress("tuning") as show:
         settings = tune_index(searcher, open_embeddings(queries), count, recall, exact, show)
-    searcher.save(index)
+    with catalogue.writing() as change:
+        change.configure(searcher.search_settings)
     best = _entry(settings[0])
     if as_json:
         best["tried"] = [_entry(setting) for setting in settings]

@@ -1,4 +1,4 @@
-"""Command update: add, replace and remove rows of an index."""
+"""Command update: add, replace and remove rows of an index, merge and roll back."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,20 @@ import click
 from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.index.compressed import CompressedIndex
-from compressae.retrieval.index.inverted import KIND as INVERTED
-from compressae.retrieval.index.inverted import InvertedIndex
-from compressae.retrieval.io.artifacts import read_config
 from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+from compressae.retrieval.store import Catalogue
 
 
 @click.command(
     cls=common.Command,
-    examples=("update index --add new.npy --ids new_ids.npy --remove gone.npy",),
+    examples=(
+        "update index --add new.npy --ids new_ids.npy --remove gone.npy",
+        "update index --compact --prune 2",
+        "update index --rollback 3",
+    ),
 )
 @click.argument("index", type=click.Path(path_type=Path))
-@click.option("--remove", type=click.Path(path_type=Path), help="A .npy of ids to remove.")
+@click.option("--remove", type=click.Path(path_type=Path), help="Ids to remove, as those of --ids.")
 @click.option(
     "--add",
     type=click.Path(path_type=Path),
@@ -29,64 +30,94 @@ from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
 @click.option(
     "--ids",
     type=click.Path(path_type=Path),
-    help="A .npy of ids of the added rows; rows of ids in the index are replaced.  "
-    "[default: the next ids]",
+    help="Ids of the added rows, a .npy or a .txt of a line each; rows of ids in the index are "
+    "replaced.  [default: the next numbers]",
+)
+@click.option("--compact", is_flag=True, help="Merge all segments, without removed rows.")
+@click.option(
+    "--rollback", type=click.IntRange(min=1), help="Go back to an older version: see 'info'."
+)
+@click.option(
+    "--prune",
+    type=click.IntRange(min=1),
+    help="Delete all versions but so many of the newest, and what only they need.",
+)
+@click.option(
+    "--wait",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for another process that writes.",
 )
 @common.json_option
 def update(
-    index: Path, remove: Path | None, add: Path | None, ids: Path | None, as_json: bool
+    index: Path,
+    remove: Path | None,
+    add: Path | None,
+    ids: Path | None,
+    compact: bool,
+    rollback: int | None,
+    prune: int | None,
+    wait: float,
+    as_json: bool,
 ) -> None:
-    """Remove, replace and add rows of INDEX by id, and save it compacted.
+    """Remove, replace and add rows of INDEX by id, as one new version.
 
-    An error leaves INDEX unchanged.
+    Searches elsewhere go on meanwhile. Older versions are kept until --prune, and --rollback goes
+    back to one. An error leaves INDEX unchanged.
     """
-    if add is None and remove is None:
-        raise click.UsageError("nothing to do: give --add or --remove")
+    changes = add is not None or remove is not None
+    if rollback is not None and (changes or compact):
+        raise click.UsageError("--rollback goes alone, or with --prune")
+    if not (changes or compact or rollback or prune):
+        raise click.UsageError(
+            "nothing to do: give --add, --remove, --compact, --rollback or --prune"
+        )
     if ids is not None and add is None:
         raise click.UsageError("--ids are those of --add, which is missing")
-    # Everything is read and checked before rows are encoded, which takes longest.
+    # Everything is read, checked and encoded before the index is locked.
     removed_ids = None if remove is None else common.load_ids(remove)
     new_ids = None if ids is None else common.load_ids(ids)
-    searcher: InvertedIndex | CompressedIndex
-    rows: Any = None
-    if read_config(index).kind == INVERTED:
-        searcher = InvertedIndex.load(index)
-        rows = None if add is None else common.sparse_rows(add)
+    if rollback is not None:
+        catalogue = Catalogue.open(index, version=rollback)
+        catalogue.rollback(rollback)
     else:
-        searcher = CompressedIndex.load(index)
-        rows = None if add is None else open_embeddings(add)
-    if new_ids is not None and len(new_ids) != len(rows):
-        raise InputError(f"{len(new_ids)} ids for {len(rows)} rows; expected one a row")
-    removed = added = replaced = 0
-    if removed_ids is not None:
-        searcher.remove(removed_ids)
-        removed = len(removed_ids)
+        catalogue = Catalogue.open(index)
+    rows = None
     if add is not None:
-        if new_ids is not None:
-            replaced_ids = new_ids[searcher.segments.known(new_ids)]
-            searcher.remove(replaced_ids)
-            replaced = len(replaced_ids)
-        if isinstance(searcher, CompressedIndex):
-            rows = _encode(searcher, rows)
-        added = len(searcher.add(rows, new_ids)) - replaced
-    searcher.save(index)
-    common.say(
-        {
-            "index": str(index),
-            "rows": len(searcher),
-            "added": added,
-            "replaced": replaced,
-            "removed": removed,
-        },
-        as_json,
-    )
+        dense = catalogue.projection is not None
+        table: Any = open_embeddings(add) if dense else common.sparse_rows(add)
+        if new_ids is not None and len(new_ids) != len(table):
+            raise InputError(f"{len(new_ids)} ids for {len(table)} rows; expected one a row")
+        rows = _encode(catalogue, table) if dense else table
+    added = replaced = 0
+    if changes or compact:
+        with catalogue.writing(wait) as change:
+            if removed_ids is not None:
+                change.remove(removed_ids)
+            if rows is not None and new_ids is not None:
+                replaced = change.put(rows, new_ids)
+                added = len(new_ids) - replaced
+            elif rows is not None:
+                added = len(change.add(rows))
+            if compact:
+                change.compact()
+    said: dict[str, Any] = {"index": str(index), "version": catalogue.version}
+    said["rows"] = len(catalogue)
+    if changes:
+        removed = 0 if removed_ids is None else len(removed_ids)
+        said |= {"added": added, "replaced": replaced, "removed": removed}
+    if prune is not None:
+        said["bytes_freed"] = catalogue.prune(prune)
+    common.say(said, as_json)
 
 
-def _encode(index: CompressedIndex, rows: Embeddings) -> Any:
-    """Encode a table like the codes of the index."""
+def _encode(catalogue: Catalogue, rows: Embeddings) -> Any:
+    """Encode a table like the codes of the catalogue."""
     from compressae.coding.compress import encode_like
     from compressae.model import CompresSAE
 
-    model = CompresSAE.from_projection(index.projection)
+    assert catalogue.projection is not None
+    model = CompresSAE.from_projection(catalogue.projection)
     with progress("encoding") as show:
-        return encode_like(model, rows, index.segments.parts[0].codes, show)
+        return encode_like(model, rows, catalogue.like, show)

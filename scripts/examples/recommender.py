@@ -33,7 +33,7 @@ from compressae.evaluation.interactions import Interactions
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.evaluation.summary import summarise
-from compressae.retrieval import CompressedIndex, exact_search, recall_at
+from compressae.retrieval import Catalogue, CompressedIndex, exact_search, recall_at
 from compressae.tables import FullTable
 
 DIM, EPOCHS = 64, 16
@@ -125,7 +125,7 @@ def run(data: Path | None, folder: Path, name: str, epochs: int, latents: Sequen
         queries=users[others],
     )
     index = CompressedIndex(dictionary.projection, codes)
-    index.save(folder / "index")
+    Catalogue.write(folder / "index", index)
     dictionary.save(folder / "model")
 
     # The top 20 of users, without what they have seen; so few items are scanned.

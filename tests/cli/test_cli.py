@@ -13,7 +13,7 @@ import torch
 from commands import call, refused, succeed
 
 from compressae.cli import main
-from compressae.retrieval import CompressedIndex
+from compressae.retrieval import Catalogue
 
 SMALL = ["--latents", "64", "--nonzeros", "4", "--steps", "12", "--batch", "64"]
 
@@ -61,7 +61,7 @@ def test_search_finds_each_query_itself_and_writes_the_same_hits(made, tmp_path)
     for scoring in ("sparse", "reconstructed"):
         assert len(succeed(*command, "--scoring", scoring).splitlines()) == 5
     wide = succeed(*command, "--scoring", "sparse", "--query-nonzeros", 32, "--json")
-    index = CompressedIndex.load(made / "index")
+    index = Catalogue.open(made / "index").index
     expected = index.search(np.load(made / "queries.npy"), 3, "sparse", query_nonzeros=32)
     assert [json.loads(line)["ids"] for line in wide.splitlines()] == expected.ids.tolist()
     assert succeed(*command, "--device", "cpu") == succeed(*command)
@@ -71,8 +71,9 @@ def test_search_finds_each_query_itself_and_writes_the_same_hits(made, tmp_path)
 
 def test_an_index_of_embeddings_is_that_of_their_codes(made, tmp_path):
     succeed("index", made / "table.npy", "-m", made / "model", "-o", tmp_path / "index")
-    for name in ("packed", "lists", "model"):
-        file = f"{name}.safetensors"
+    files = [path.relative_to(made / "index") for path in (made / "index").rglob("*.safetensors")]
+    assert sorted(file.stem for file in files) == ["codes", "lists", "model", "rows"]
+    for file in files:
         assert (tmp_path / "index" / file).read_bytes() == (made / "index" / file).read_bytes()
 
 
@@ -131,7 +132,7 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
         (["--budget", "5 B/row", "--importance", tmp_path / "letters.npy"], "one number a row"),
         (["--budget", "5 B/row", "--importance", tmp_path / "empty.npy"], "one number a row"),
         (["--budget", "5 B/row", "--importance", tmp_path / "several.npz"], "one number a row"),
-        (["--like", made / "index"], "is index; expected"),
+        (["--like", made / "index"], "is catalogue; expected"),
         (["--like", tmp_path / "int8"], "holds no PackedCodes"),
         (["--residual-bytes", 17], "17 residual bytes: expected 0 to 16"),
         (["--nonzeros", 65], "65 nonzeros: expected 1 to 64"),
@@ -142,8 +143,10 @@ def test_encode_takes_every_form_of_codes(made, tmp_path):
 def test_info_of_every_artifact(made):
     for name in ("model", "codes", "index", "lists", "table.npy"):
         result = json.loads(succeed("info", made / name, "--json"))
-        kind = {"lists": "inverted", "table.npy": "embeddings"}.get(name, name)
-        assert result["kind"] == kind and result["bytes"] > 0
+        kinds = {"index": "catalogue", "lists": "catalogue", "table.npy": "embeddings"}
+        assert result["kind"] == kinds.get(name, name)
+        held = result["versions"][0]["segments"][0] if "versions" in result else result
+        assert held["bytes"] > 0
     assert "kind: model" in succeed("info", made / "model")
 
 
@@ -197,7 +200,8 @@ def test_bad_tables_are_refused_by_every_command(made, tmp_path, command):
 def test_damaged_artifacts_are_refused_by_every_command(made, tmp_path, damage):
     for name in ("model", "codes", "index"):
         shutil.copytree(made / name, tmp_path / name)
-        file = tmp_path / name / f"{name if name == 'model' else 'packed'}.safetensors"
+        stem = {"model": "model", "codes": "packed", "index": "rows"}[name]
+        (file,) = (tmp_path / name).rglob(f"{stem}.safetensors")
         config = tmp_path / name / "config.json"
         if damage == "truncated":
             file.write_bytes(file.read_bytes()[:-10])

@@ -9,7 +9,7 @@ from commands import call
 
 from compressae import CompresSAE, compress
 from compressae.evaluation.atlas import atlas, write_atlas
-from compressae.retrieval import CompressedIndex, InvertedIndex
+from compressae.retrieval import Catalogue, CompressedIndex, InvertedIndex
 
 
 def succeed(*arguments):
@@ -27,8 +27,8 @@ def made(tmp_path_factory):
     codes = compress(model, table)
     model.save(folder / "model")
     codes.save(folder / "codes")
-    CompressedIndex(model.projection, codes).save(folder / "index")
-    InvertedIndex(codes).save(folder / "lists")
+    Catalogue.write(folder / "index", CompressedIndex(model.projection, codes))
+    Catalogue.write(folder / "lists", InvertedIndex(codes))
     lines = "".join(f"the label of {i}\n" for i in range(60)).encode()
     (folder / "labels.txt").write_bytes(lines)
     (folder / "labels.txt.gz").write_bytes(gzip.compress(lines))
@@ -37,8 +37,8 @@ def made(tmp_path_factory):
 
 def test_the_page_is_that_of_the_library(made, tmp_path):
     labels = (made / "labels.txt").read_text().splitlines()
-    for kind, index in (("index", CompressedIndex), ("lists", InvertedIndex)):
-        found = atlas(index.load(made / kind), labels, 3, 20)
+    for kind in ("index", "lists"):
+        found = atlas(Catalogue.open(made / kind).index, labels, 3, 20)
         write_atlas(found, tmp_path / "expected.html", f"Atlas of latents: {kind}")
         for file in ("labels.txt", "labels.txt.gz"):
             said = json.loads(
@@ -86,9 +86,9 @@ def test_codes_with_their_model(made, tmp_path):
 
 
 def test_what_was_removed_is_not_shown(made, tmp_path):
-    index = CompressedIndex.load(made / "index")
+    index = Catalogue.open(made / "index").index
     index.remove([7, 59])
-    index.save(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
     out = tmp_path / "atlas.html"
     succeed(tmp_path / "index", "--labels", made / "labels.txt", "--top", 100, "-o", out)
     text = out.read_text()
@@ -108,7 +108,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(made, tmp_path):
     for arguments, said in (
         ([tmp_path / "none", "-o", out], "none: no such file or folder"),
         ([made / "labels.txt", "-o", out], "holds no config.json"),
-        ([made / "model", "-o", out], "is model; expected index"),
+        ([made / "model", "-o", out], "is model; expected catalogue"),
         ([made / "index", "-o", tmp_path / "no" / "a.html"], "no does not exist; create it"),
         (
             [made / "labels.txt", "-o", tmp_path / "no" / "a.html"],

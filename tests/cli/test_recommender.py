@@ -8,7 +8,7 @@ import scipy.sparse
 from commands import call, refused, succeed
 from factor_tables import USERS, N, factors, seen_by
 
-from compressae.retrieval import CompressedIndex, exact_search, recall_at
+from compressae.retrieval import Catalogue, exact_search, recall_at
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def folder(tmp_path_factory):
 
 def test_a_table_with_rows_of_zeros_is_served(folder):
     """As exported from nn.Embedding(padding_idx=0)."""
-    index = CompressedIndex.load(folder / "index")
+    index = Catalogue.open(folder / "index").index
     items, users = factors()
     assert index.similarity == "dot" and len(index) == N
     truth = exact_search(items, users, 10, "dot").ids * 5
     assert recall_at(index.search(users, 10).ids, truth, 10) > 0.7
     assert "similarity dot" in succeed("info", folder / "index")
     text = succeed("info", folder / "index", "--json")
-    assert json.loads(text)["settings"]["packed"]["made"]["similarity"] == "dot"
+    assert json.loads(text)["settings"]["codes"]["made"]["similarity"] == "dot"
 
 
 def test_cosine_refuses_them(folder):
@@ -143,4 +143,4 @@ def test_update_adds_rows_of_zeros_too(folder, tmp_path):
     np.save(tmp_path / "new.npy", np.stack([np.zeros(16), np.ones(16)]).astype(np.float32))
     out = succeed("update", tmp_path / "index", "--add", tmp_path / "new.npy", "--json")
     assert json.loads(out)["added"] == 2
-    assert len(CompressedIndex.load(tmp_path / "index")) == N + 2
+    assert len(Catalogue.open(tmp_path / "index").index) == N + 2

@@ -10,7 +10,7 @@ from code_forms import make_codes
 from commands import call, succeed
 
 from compressae import CompresSAE
-from compressae.retrieval import CompressedIndex, InvertedIndex, exact_search, recall_at
+from compressae.retrieval import Catalogue, CompressedIndex, InvertedIndex, exact_search, recall_at
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def made(tmp_path_factory):
     model = CompresSAE(16, 64, 4, seed=0)
     model.settings = {"recipe": "pursuit"}
     codes = make_codes(model, table, nonzeros=6)
-    CompressedIndex(model.projection, codes).save(folder / "index")
-    InvertedIndex(codes).save(folder / "lists")
+    Catalogue.write(folder / "index", CompressedIndex(model.projection, codes))
+    Catalogue.write(folder / "lists", InvertedIndex(codes))
     return folder
 
 
@@ -41,7 +41,7 @@ def own(made, tmp_path):
 def test_tune_writes_the_fastest_setting_into_the_index(made, own):
     out = succeed("tune", own / "index", made / "table.npy", "-k", 5, "--recall", 0.9, "--json")
     said = json.loads(out)
-    index = CompressedIndex.load(own / "index")
+    index = Catalogue.open(own / "index").index
     assert (index.query_nonzeros, index.candidates) == (said["query_nonzeros"], said["candidates"])
     assert said["recall_of_scan"] >= 0.9 and said["tried"][0]["p50_ms"] == said["p50_ms"]
     truth = index.search(np.load(made / "table.npy"), 5, candidates="all").ids
@@ -54,7 +54,7 @@ def test_tune_writes_the_fastest_setting_into_the_index(made, own):
     said = json.loads(succeed(*command, "--json"))
     queries = np.load(made / "queries.npy")
     exact = exact_search(np.load(made / "table.npy"), queries, 5).ids
-    ids = CompressedIndex.load(own / "index").search(queries, 5).ids
+    ids = Catalogue.open(own / "index").index.search(queries, 5).ids
     assert said["recall_of_exact_cosine"] == pytest.approx(recall_at(ids, exact, 5))
     code, _, err = call("tune", own / "index", made / "queries.npy", "-k", 400)
     assert code == 1 and "nothing to tune" in err
@@ -70,11 +70,11 @@ def test_update_removes_replaces_and_adds(made, own):
     command = ["update", own / "index", "--remove", own / "gone.npy", "--add", own / "new.npy"]
     said = json.loads(succeed(*command, "--ids", own / "ids.npy", "--json"))
     assert (said["rows"], said["added"], said["replaced"], said["removed"]) == (400, 2, 1, 2)
-    index = CompressedIndex.load(own / "index")
+    index = Catalogue.open(own / "index").index
     hits = index.search(table[[5, 6, 7]], 20)
     assert {0, 5} <= set(hits.ids[0]) and {1, 6} <= set(hits.ids[1]) and 900 in hits.ids[2]
     assert 2 not in hits.ids
-    before = (own / "index" / "config.json").read_bytes()
+    before = sorted((own / "index").rglob("*.*"))
     for wrong, message in [
         (["--remove", own / "gone.npy"], "id 2 is not in the index"),
         (["--remove", own / "same.npy"], "id 7 is given more than once"),
@@ -88,11 +88,22 @@ def test_update_removes_replaces_and_adds(made, own):
     assert (
         call("update", own / "index", "--ids", own / "ids.npy", "--remove", own / "x.npy")[0] == 2
     )
-    assert (own / "index" / "config.json").read_bytes() == before
+    after = sorted((own / "index").rglob("*.*"))  # The lock may stay.
+    assert [path for path in after if path.name != "writer.lock"] == before
     np.save(own / "all.npy", np.array([*range(400), 900])[[0, 1, *range(3, 401)]])
-    code, _, err = call("update", own / "index", "--remove", own / "all.npy")
-    assert code == 1 and "no row is left" in err
-    assert (own / "index" / "config.json").read_bytes() == before
+    said = json.loads(succeed("update", own / "index", "--remove", own / "all.npy", "--json"))
+    assert (said["rows"], said["version"]) == (0, 3)
+    assert succeed("search", own / "index", own / "new.npy", "-k", 2).splitlines()[0] == "0: "
+    said = json.loads(succeed("update", own / "index", "--rollback", 2, "--prune", 1, "--json"))
+    assert (said["rows"], said["version"]) == (400, 4) and said["bytes_freed"] > 0
+    np.testing.assert_array_equal(
+        Catalogue.open(own / "index").search(table[[5, 6, 7]], 20).ids, hits.ids
+    )
+    assert json.loads(succeed("update", own / "index", "--compact", "--json"))["version"] == 5
+    text = succeed("info", own / "index", "--verify")
+    assert "400 rows in 1 segments, 0 removed rows among them" in text and "verified" in text
+    for wrong in (["--rollback", 2, "--compact"], ["--rollback", 2, "--add", own / "new.npy"]):
+        assert call("update", own / "index", *wrong)[0] == 2
     rows = scipy.sparse.random_array((2, 64), density=0.1, rng=np.random.default_rng(0))
     scipy.sparse.save_npz(own / "rows.npz", scipy.sparse.csr_array(rows))
     code, _, err = call("update", own / "lists", "--add", own / "rows.npz")

@@ -1,28 +1,25 @@
 """CompressedIndex: dense queries in, ids out, over the compressed rows of a table."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from compressae.kernels.product import Int8Matrix, product
 from compressae.kernels.threads import over_rows
-from compressae.retrieval.codes import Codes, open_codes
+from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import SparseLists, reconstruct_queries, search_sparse
-from compressae.retrieval.index.postings import build_segment, list_arrays, open_segment
+from compressae.retrieval.index.postings import build_segment
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
 from compressae.retrieval.index.two_stage import TwoStageSearch, rerank
-from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 from compressae.retrieval.io.embeddings import Similarity
-from compressae.retrieval.io.schema import Count, Positive, checked
+from compressae.retrieval.io.schema import Count, Positive
 
-KIND = "index"
 #: Entries of q' that search the lists until ``tune`` sets them; chosen on WordNet
 #: (docs/results/recall_wordnet.md).
 QUERY_NONZEROS = 64
@@ -261,54 +258,6 @@ class CompressedIndex(SegmentedIndex):
             InputError: see ``add`` and ``remove``. Nothing was changed.
         """
         self.segments.update(ids, codes)
-
-    def save(self, path: str | Path) -> None:
-        """Write a folder with all that search needs: weights, codes and lists, compacted.
-
-        The index in memory stays as it is; see ``compact`` for how the saved one may differ.
-
-        Raises:
-            InputError: no row is left, or the disk failed; what was there is unchanged.
-        """
-        segment = self.segments.merged()
-        codes = segment.codes
-        settings = {
-            "model": self.projection.artifact_settings(),
-            codes.stem: codes.artifact_settings(),
-            "next_id": self.segments.next_id,
-            "search": asdict(self.search_settings),
-        }
-        tensors = {
-            "model": self.projection.arrays(),
-            codes.stem: codes.arrays(),
-            "lists": list_arrays(segment),
-        }
-        save_artifact(path, KIND, settings, tensors)
-
-    @classmethod
-    def load(
-        cls, path: str | Path, threads: int | None = None, verify: bool = True
-    ) -> "CompressedIndex":
-        """Open a saved index; codes and lists stay memory-mapped.
-
-        Args:
-            path: the folder.
-            threads: processors to use; all that the process may use when None.
-            verify: compare each file with its checksum, which reads it once.
-
-        Raises:
-            InputError: no whole index; the message names the file.
-        """
-        artifact = load_artifact(path, KIND, verify)
-        settings, tensors = artifact.settings, artifact.tensors
-        projection = Projection.from_parts(
-            settings.get("model", {}), tensors.get("model", {}), str(path)
-        )
-        codes = open_codes(settings, tensors, path)
-        segment = open_segment(codes, tensors.get("lists", {}), str(path))
-        search = checked(settings.get("search", {}), SearchSettings, str(path), "build it again")
-        next_id = checked(settings.get("next_id", 0), Count, f"{path}: next_id", "build it again")
-        return cls.of(projection, [segment], next_id, threads, search)
 
     @classmethod
     def of(

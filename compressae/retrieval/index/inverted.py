@@ -1,7 +1,6 @@
 """Exact search over sparse rows by posting lists."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from compressae.kernels.candidates import TOGETHER, find_candidates
 from compressae.kernels.postings import touched
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
-from compressae.retrieval.codes import Codes, as_codes, open_codes, query_rows
+from compressae.retrieval.codes import Codes, as_codes, query_rows
 from compressae.retrieval.codes.sparse import CsrRows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exclusion import ExcludedRows, Exclusion, without
@@ -18,13 +17,9 @@ from compressae.retrieval.index.hits import Hits, Ranked, check_count, merge_hit
 from compressae.retrieval.index.postings import (
     ListType,
     build_segment,
-    list_arrays,
-    open_segment,
 )
 from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
-from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 from compressae.retrieval.io.embeddings import Similarity
-from compressae.retrieval.io.schema import Count, checked
 
 KIND = "inverted"
 #: Where no more rows than these are allowed, they are scored one by one, without lists.
@@ -149,44 +144,6 @@ class InvertedIndex(SegmentedIndex):
 
     def _like_ours(self, codes: Any) -> Codes:
         return self.segments.parts[0].codes.like_these(as_codes(codes, "codes"))
-
-    def save(self, path: str | Path) -> None:
-        """Write codes and lists as a folder, compacted; the index in memory stays as it is.
-
-        Raises:
-            InputError: no row is left, or the disk failed; what was there is unchanged.
-        """
-        segment = self.segments.merged()
-        codes = segment.codes
-        settings = {
-            "similarity": self.similarity,
-            "values": self.list_type,
-            "next_id": self.segments.next_id,
-            codes.stem: codes.artifact_settings(),
-        }
-        tensors = {codes.stem: codes.arrays(), "lists": list_arrays(segment)}
-        save_artifact(path, KIND, settings, tensors)
-
-    @classmethod
-    def load(
-        cls, path: str | Path, threads: int | None = None, verify: bool = True
-    ) -> "InvertedIndex":
-        """Open a saved index, memory-mapped.
-
-        Args:
-            path: the folder.
-            threads: processors to use; all that the process may use when None.
-            verify: compare each file with its checksum, which reads it once.
-
-        Raises:
-            InputError: no whole index; the message names the file.
-        """
-        artifact = load_artifact(path, KIND, verify)
-        settings, tensors = artifact.settings, artifact.tensors
-        similarity, list_type = settings.get("similarity", "dot"), settings.get("values", "int8")
-        segment = open_segment(open_codes(settings, tensors, path), tensors["lists"], str(path))
-        next_id = checked(settings.get("next_id", 0), Count, f"{path}: next_id", "build it again")
-        return cls.of([segment], next_id, threads, similarity, list_type)
 
     @classmethod
     def of(

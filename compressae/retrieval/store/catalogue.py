@@ -19,6 +19,7 @@ from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.index.segments import check_ids
 from compressae.retrieval.io.artifacts import read_config
 from compressae.retrieval.io.atomic import check_writable, replacing, sweep, sync_folder
 from compressae.retrieval.store import version as version_files
@@ -94,32 +95,38 @@ class Catalogue:
             InputError: ids or codes that do not fit, something else at the path, or the disk
                 failed. What was there is unchanged.
         """
-        path = Path(path)
-        check_place(path, overwrite)
-        names = _texts(ids)
+        check_place(Path(path), overwrite)
+        codes = as_codes(codes, "codes")
+        names = check_row_ids(ids, len(codes))
+        numbers = None if names is not None else ids
+        index: Index
         if projection is None:
-            index: Index = InvertedIndex(
-                codes, threads, ids=None if names is not None else ids, **settings
-            )
+            index = InvertedIndex(codes, threads, ids=numbers, **settings)
         else:
-            index = CompressedIndex(
-                projection, as_codes(codes, "codes"), threads, None if names is not None else ids,
-                **settings,
-            )  # fmt: skip
-        if names is not None and len(names) != len(index):
-            raise InputError(f"{len(names)} ids for {len(index)} rows; expected one a row")
-        cls.write(path, index, names)
-        return cls.open(path, threads)
+            index = CompressedIndex(projection, codes, threads, numbers, **settings)
+        return cls.write(path, index, names, overwrite)
 
     @classmethod
-    def write(cls, path: Path, index: Index, names: np.ndarray | None = None) -> None:
-        """Write an index in memory as the first version of a catalogue; see ``create``.
+    def write(
+        cls,
+        path: str | Path,
+        index: Index,
+        names: np.ndarray | None = None,
+        overwrite: bool = False,
+    ) -> "Catalogue":
+        """Write an index in memory as a catalogue; the index stays as it is.
 
         Args:
-            path: a folder that ``check_place`` accepts.
+            path: see ``create``.
             index: a ``CompressedIndex`` or ``InvertedIndex``.
-            names: (n,) encoded texts that identify the rows, by their numbers 0…n − 1.
+            names: (n,) encoded texts that identify its rows 0…n − 1.
+            overwrite: see ``create``.
+
+        Raises:
+            InputError: see ``create``; or no row is left in the index.
         """
+        path = Path(path)
+        check_place(path, overwrite)
         segment = index.segments.merged()
         with _lock_of_older(path), replacing(path, folder=True) as folder:
             identity = Root.write(folder, index, names is not None)
@@ -133,6 +140,7 @@ class Catalogue:
             change = f"create {len(index):,}"
             first = Version(identity, 1, now, change, len(index), next_id, (record,), (), search)
             write_version(folder, first)
+        return cls.open(path, threads=index.threads)
 
     @classmethod
     def open(
@@ -215,7 +223,14 @@ class Catalogue:
         return f"Catalogue({str(self.path)!r}, version {self.version}, {len(self):,} rows)"
 
     def search(
-        self, queries: Any, K: int, *, allowed: Any = None, exclude: Any = None, **options: Any
+        self,
+        queries: Any,
+        K: int,
+        *,
+        allowed: Any = None,
+        exclude: Any = None,
+        on: Any = None,
+        **options: Any,
     ) -> Hits:
         """Find the K best rows of each query.
 
@@ -225,6 +240,8 @@ class Catalogue:
             allowed: ids (m,) that alone may be found, or for whole numbers bool (m,) by id.
             exclude: what each query leaves out: a scipy sparse matrix (q, any width) whose
                 nonzeros' columns are ids; or q sequences of ids.
+            on: what searches the version that is open: ``GpuIndex(catalogue.index)``, say; the
+                index itself when None.
             options: of ``CompressedIndex.search`` or ``InvertedIndex.search``.
 
         Returns:
@@ -245,7 +262,8 @@ class Catalogue:
             exclude = self._pairs(view, exclude)
         elif exclude is not None and self._root.texts:
             raise InputError("exclude: rows are named by texts; expected a sequence of ids a query")
-        hits = view.index.search(queries, K, allowed=allowed, exclude=exclude, **options)
+        searcher = view.index if on is None else on
+        hits = searcher.search(queries, K, allowed=allowed, exclude=exclude, **options)
         return self._named(view, hits) if self._root.texts else hits
 
     def _pairs(self, view: View, excluded: Any) -> sparse.csr_array:
@@ -551,16 +569,26 @@ def _at(root: Root, number: int, verify: bool) -> View:
     return root.open_version(read_version(root.path, number), None, verify)
 
 
-def _texts(ids: Any) -> np.ndarray | None:
-    """Encoded ids where they are texts, checked; None where they are numbers or not given."""
+def check_row_ids(ids: Any, rows: int) -> np.ndarray | None:
+    """Check ids of rows, before long work starts.
+
+    Returns:
+        Encoded ids (rows,) where they are texts; None where they are numbers or not given.
+
+    Raises:
+        InputError: they are not as many distinct texts or whole numbers from 0 to 2⁶³ − 2.
+    """
     if ids is None:
         return None
     array = np.asarray(ids)
     is_text = array.dtype.kind == "U" or (
-        array.dtype.kind == "O" and array.size and isinstance(array.flat[0], str)
+        array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str)
     )
     if not is_text:
+        check_ids(ids, rows)
         return None
     names = encoded(ids)
+    if len(names) != rows:
+        raise InputError(f"{len(names)} ids for {rows} rows; expected one a row")
     check_distinct(names)
     return names

@@ -50,8 +50,8 @@ class Change:
         taken = np.flatnonzero(self._numbers(names) >= 0)
         if len(taken):
             raise InputError(
-                f"id {str(decoded(names)[taken[0]])!r} is in the index already; update it or choose "
-                "another id"
+                f"id {str(decoded(names)[taken[0]])!r} is in the index already; update it or "
+                "choose another id"
             )
         numbers = self.index.segments.add(codes, None)
         self._new_names = np.concatenate([names, self._new_names])

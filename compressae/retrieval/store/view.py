@@ -12,12 +12,14 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.io.artifacts import load_artifact, write_artifact
+from compressae.retrieval.io.artifacts import load_artifact, read_config, write_artifact
 from compressae.retrieval.io.schema import checked
 from compressae.retrieval.store.files import Stored, open_stored, without_removals
 from compressae.retrieval.store.version import Identity, Version
 
 KIND = "catalogue"
+#: Kinds of folders that indexes were saved as before there were catalogues.
+_OLDER = ("index", "inverted")
 
 Index = CompressedIndex | InvertedIndex
 
@@ -118,6 +120,10 @@ class Root:
         Raises:
             InputError: no whole catalogue.
         """
+        if read_config(path).kind in _OLDER:
+            raise InputError(
+                f"{path}: an index of an older compressae; build it again: compressae index"
+            )
         artifact = load_artifact(path, KIND, verify)
         settings = checked(artifact.settings, _Settings, str(path), "copy the catalogue again")
         shared = {k: np.asarray(v) for k, v in artifact.tensors.get("codes", {}).items()}

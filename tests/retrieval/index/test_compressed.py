@@ -6,7 +6,7 @@ from code_forms import make_codes
 from compressae import CompresSAE, InputError
 from compressae.coding.coder import Coder
 from compressae.kernels.refit import refit
-from compressae.retrieval import CompressedIndex
+from compressae.retrieval import Catalogue, CompressedIndex
 from compressae.retrieval.codes.quantizer import fit_error_weighting
 from compressae.retrieval.codes.sparse import SparseCodes
 from compressae.retrieval.io.embeddings import unit_rows
@@ -156,8 +156,8 @@ def test_more_results_than_items_are_padded(model, table, queries):
 )  # fmt: skip
 def test_a_saved_index_answers_alike(model, table, queries, kind, tmp_path):
     index = CompressedIndex(model.projection, make_codes(model, table, **kind))
-    index.save(tmp_path / "index")
-    loaded = CompressedIndex.load(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
+    loaded = Catalogue.open(tmp_path / "index").index
     assert len(loaded) == N and loaded.nbytes == index.nbytes
     for scoring in ("sparse", "reconstructed", "asymmetric"):
         before, after = (i.search(queries, 10, scoring) for i in (index, loaded))
@@ -189,14 +189,14 @@ def test_codes_of_another_model_are_refused(model, table):
 
 
 def test_an_index_of_two_models_is_refused(model, table, tmp_path):
-    CompressedIndex(model.projection, make_codes(model, table)).save(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", CompressedIndex(model.projection, make_codes(model, table)))
     other = CompresSAE(D, H, K, seed=2)
-    CompressedIndex(other.projection, make_codes(other, table)).save(tmp_path / "other")
+    Catalogue.write(tmp_path / "other", CompressedIndex(other.projection, make_codes(other, table)))
     config = (tmp_path / "index" / "config.json").read_text()
     mixed = config.replace(model.model_id, other.model_id)
     (tmp_path / "index" / "config.json").write_text(mixed)
     with pytest.raises(InputError, match="give the model that encoded them"):
-        CompressedIndex.load(tmp_path / "index")
+        Catalogue.open(tmp_path / "index")
 
 
 def test_bad_queries_and_settings_are_refused(model, table, queries):

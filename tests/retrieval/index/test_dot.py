@@ -7,7 +7,14 @@ import pytest
 from factor_tables import N, factors
 
 from compressae import InputError, TrainConfig, compress, encode, encode_like, train
-from compressae.retrieval import CompressedIndex, ExactIndex, exact_search, recall_at, tune
+from compressae.retrieval import (
+    Catalogue,
+    CompressedIndex,
+    ExactIndex,
+    exact_search,
+    recall_at,
+    tune,
+)
 
 FORMS = {
     "packed": dict(nonzeros=4),
@@ -102,8 +109,8 @@ def test_reranking_is_by_exact_dot_product(indexes, table):
 
 def test_a_saved_index_keeps_its_similarity(indexes, table, tmp_path):
     index = indexes["residual"]
-    index.save(tmp_path / "index")
-    again = CompressedIndex.load(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
+    again = Catalogue.open(tmp_path / "index").index
     assert again.similarity == "dot"
     np.testing.assert_array_equal(again.search(table[1], 10).ids, index.search(table[1], 10).ids)
 

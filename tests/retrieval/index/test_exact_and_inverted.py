@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compressae import InputError
-from compressae.retrieval import ExactIndex, Hits, InvertedIndex, SparseCodes, exact_search
+from compressae.retrieval import (
+    Catalogue,
+    ExactIndex,
+    Hits,
+    InvertedIndex,
+    SparseCodes,
+    exact_search,
+)
 from compressae.retrieval.index import exact as exact_module
 from compressae.retrieval.index.postings import list_arrays, open_segment
 
@@ -55,8 +62,8 @@ def test_a_saved_inverted_index_answers_alike(values, tmp_path):
     matrix = scipy.sparse.random_array((90, 30), density=0.2, rng=np.random.default_rng(0))
     codes = SparseCodes.from_scipy(matrix, values)
     index = InvertedIndex(codes)
-    index.save(tmp_path / "lists")
-    loaded = InvertedIndex.load(tmp_path / "lists")
+    Catalogue.write(tmp_path / "lists", index)
+    loaded = Catalogue.open(tmp_path / "lists").index
     before, after = index.search(codes, 10), loaded.search(codes.to_scipy(), 10)
     np.testing.assert_array_equal(before.ids, after.ids)
     stored = codes.to_scipy().toarray()

@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 from compressae import InputError
-from compressae.retrieval import InvertedIndex, SparseCodes
+from compressae.retrieval import Catalogue, InvertedIndex, SparseCodes
 from compressae.retrieval.index import inverted as inverted_module
 
 KINDS = ("normal", "whole", "heavy", "positive", "few rows repeated", "one outlier")
@@ -138,8 +138,8 @@ def test_lists_take_three_bytes_a_nonzero_and_are_mapped_from_disk(tmp_path):
     nnz = index.codes.nnz
     assert index.list_nbytes == 3 * nnz + 2 * (4 * 51 + 8)
     assert index.nbytes == index.list_nbytes + index.codes.nbytes
-    index.save(tmp_path / "index")
-    lists = InvertedIndex.load(tmp_path / "index").segments.parts[0].lists
+    Catalogue.write(tmp_path / "index", index)
+    lists = Catalogue.open(tmp_path / "index").index.segments.parts[0].lists
     for array in (lists.docs, lists.values, lists.bounds):
         while not isinstance(array, np.memmap):
             array = array.base

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from compressae import CompresSAE, InputError, encode_like
-from compressae.retrieval import CompressedIndex, InvertedIndex, SparseCodes
+from compressae.retrieval import Catalogue, CompressedIndex, InvertedIndex, SparseCodes
 from compressae.retrieval.index import inverted as inverted_module
 
 H = 9
@@ -150,10 +150,10 @@ def test_a_compressed_index_lives(kind, tmp_path):
         like_ours(table[:1, :11])
     parts = index.segments.parts
     assert len(parts) > 1
-    index.save(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
     assert index.codes.shape == (310, 64) and index.segments.parts is parts
     index.compact()  # As the saved one is: candidates at the cut-off depend on it.
-    loaded = CompressedIndex.load(tmp_path / "index")
+    loaded = Catalogue.open(tmp_path / "index").index
     assert loaded.segments.whole and len(loaded) == 310
     queries = np.concatenate([table[[350, 351, 305, 100]], table[360:362]])
     for scoring in ("asymmetric", "sparse", "reconstructed"):
@@ -191,11 +191,11 @@ def test_an_emptied_index_finds_nothing_and_is_not_saved(tmp_path):
     index.remove([0, 1, 2])
     assert len(index) == 0 and (index.search(scipy.sparse.eye_array(3), 2).ids == -1).all()
     with pytest.raises(InputError, match="no row is left"):
-        index.save(tmp_path / "index")
+        Catalogue.write(tmp_path / "index", index)
     assert not (tmp_path / "index").exists()
     assert index.add(scipy.sparse.eye_array(3)).tolist() == [3, 4, 5]
-    index.save(tmp_path / "index")
-    loaded = InvertedIndex.load(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
+    loaded = Catalogue.open(tmp_path / "index").index
     assert loaded.search(scipy.sparse.eye_array(3), 1).ids[:, 0].tolist() == [3, 4, 5]
 
     rng = np.random.default_rng(0)
@@ -280,8 +280,8 @@ def test_a_search_works_on_the_rows_of_its_start():
 def test_ids_are_not_given_twice_by_themselves(tmp_path):
     index = InvertedIndex(scipy.sparse.eye_array(3))
     index.remove(index.add(scipy.sparse.eye_array(3)))
-    index.save(tmp_path / "index")
-    loaded = InvertedIndex.load(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
+    loaded = Catalogue.open(tmp_path / "index").index
     assert loaded.add(scipy.sparse.eye_array(3)).tolist() == [6, 7, 8]
     last = InvertedIndex(scipy.sparse.eye_array(3), ids=[1, 2, 2**63 - 2])
     with pytest.raises(InputError, match="no ids are left"):

@@ -3,7 +3,7 @@ import pytest
 from code_forms import make_codes
 
 from compressae import CompresSAE, InputError, encode_like
-from compressae.retrieval import CompressedIndex, exact_search, recall_at, tune
+from compressae.retrieval import Catalogue, CompressedIndex, exact_search, recall_at, tune
 
 N, D, H = 3000, 16, 128
 
@@ -71,10 +71,10 @@ def test_recall_against_exact_cosine_is_measured_where_rows_are_given(index, tab
 
 def test_a_saved_index_keeps_its_setting_and_more_results_more_candidates(index, table, tmp_path):
     index.query_nonzeros, index.candidates, index.tuned = 32, 40, (10, 40)
-    index.save(tmp_path / "index")
-    loaded = CompressedIndex.load(tmp_path / "index")
+    Catalogue.write(tmp_path / "index", index)
+    loaded = Catalogue.open(tmp_path / "index").index
     assert (loaded.query_nonzeros, loaded.candidates) == (32, 40)
-    by_hand = CompressedIndex.load(tmp_path / "index")
+    by_hand = Catalogue.open(tmp_path / "index").index
     by_hand.candidates = 50
     np.testing.assert_array_equal(
         by_hand.search(table[:9], 20).ids, index.search(table[:9], 20, candidates=50).ids
@@ -108,8 +108,8 @@ def test_without_lists_every_search_scans(model, table, index, tmp_path):
         bare.search(table[:9], 7, candidates=100)
     assert [one.candidates for one in tune(bare, table[:9], 7)] == ["all"]
     bare.add(encode_like(model, table[:3], bare.codes))
-    bare.save(tmp_path / "bare")
-    loaded = CompressedIndex.load(tmp_path / "bare")
+    Catalogue.write(tmp_path / "bare", bare)
+    loaded = Catalogue.open(tmp_path / "bare").index
     assert loaded.list_nbytes == 0 and len(loaded) == N + 3
     np.testing.assert_array_equal(loaded.search(table[:9], 7).ids, bare.search(table[:9], 7).ids)
     sparse = bare.search(table[:9], 7, "sparse", query_nonzeros=9)

@@ -21,6 +21,7 @@ from compressae.evaluation.report import check_report_destination, print_table, 
 from compressae.evaluation.summary import summarise
 from compressae.retrieval import Catalogue, CompressedIndex, ExactIndex, recall_at
 from compressae.retrieval.io.artifacts import check_destination
+from compressae.retrieval.store.catalogue import check_place
 from compressae.training.config import held_out_rows
 
 QUERIES = 1000
@@ -36,8 +37,9 @@ def main() -> None:
         if folder.exists() and any(folder.iterdir()) and not table.exists():
             sys.exit(f"error: {folder} exists and was not made by this script; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in ("model", "codes", "index"):  # Only these are replaced.
+        for kind in ("model", "codes"):  # Only these and the index are replaced.
             check_destination(folder / kind, kind)
+        check_place(folder / "index", overwrite=True)
         check_report_destination(folder / "report")
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -56,7 +58,7 @@ def main() -> None:
     index = CompressedIndex(model.projection, codes)
     model.save(folder / "model")
     codes.save(folder / "codes")
-    Catalogue.write(folder / "index", index)
+    Catalogue.write(folder / "index", index, overwrite=True)
     texts = [sample.texts[row] for row in rest]
     write_atlas(atlas(index, texts), folder / "atlas.html")
 

@@ -33,7 +33,7 @@ from compressae.evaluation.interactions import Interactions
 from compressae.evaluation.protocol import evaluate
 from compressae.evaluation.report import check_report_destination, print_table, write
 from compressae.evaluation.summary import summarise
-from compressae.retrieval import Catalogue, CompressedIndex, exact_search, recall_at
+from compressae.retrieval import Catalogue, exact_search, recall_at
 from compressae.tables import FullTable
 
 DIM, EPOCHS = 64, 16
@@ -124,8 +124,8 @@ def run(data: Path | None, folder: Path, name: str, epochs: int, latents: Sequen
         importance=importance,
         queries=users[others],
     )
-    index = CompressedIndex(dictionary.projection, codes)
-    Catalogue.write(folder / "index", index)
+    place = folder / "index"
+    index = Catalogue.create(place, dictionary.projection, codes, overwrite=True)
     dictionary.save(folder / "model")
 
     # The top 20 of users, without what they have seen; so few items are scanned.
@@ -161,7 +161,7 @@ def run(data: Path | None, folder: Path, name: str, epochs: int, latents: Sequen
 
     # New items come: coded like the others, added, found by who wants them.
     started = time.perf_counter()
-    new = index.add(encode_like(dictionary, items[first:], index.codes))
+    new = index.add(encode_like(dictionary, items[first:], index.like))
     seconds = time.perf_counter() - started
     hits = index.search(users[judged], 20, candidates="all", exclude=seen[judged])
     truth = exact_search(items, users[judged], 20, "dot", exclude=seen[judged])

@@ -99,34 +99,27 @@ class TwoStageSearch:
             )
         chosen = []
         for i in range(m):
-            rows, sums = [], []
-            for segment, mask, part, excluded in zip(
-                request.segments, request.masks, found, left_out, strict=True
-            ):
-                candidates, score = part.rows[i], part.scores[i]
-                is_cut = not part.complete[i] and len(candidates) >= C
-                if is_cut or len(candidates) < C:
-                    n, passed_over = len(segment.codes), _NO_ROWS
-                    if excluded is not None:
-                        passed_over = excluded.of_query(i)
-                    if is_cut:  # Too many equal sums to cut: every row is scored.
-                        candidates = _others(passed_over, mask, n, n)
-                        score = np.full(len(candidates), np.inf, np.float32)
-                    else:  # Few rows of positive sum: fill up with the first others.
-                        passed_over = np.union1d(candidates, passed_over)
-                        more = _others(passed_over, mask, n, C - len(candidates))
-                        candidates = np.concatenate([candidates, more])
-                        score = np.concatenate([score, np.zeros(len(more), np.float32)])
-                        order = np.argsort(candidates)
-                        candidates, score = candidates[order], score[order]
-                rows.append(candidates)
-                sums.append(score)
-            if len(rows) > 1:  # Of all segments together the C of largest sum.
-                sums = [score * part.unit[i] for score, part in zip(sums, found, strict=True)]
+            rows = [part.rows[i] for part in found]
+            is_cut = [not part.complete[i] and len(part.rows[i]) >= C for part in found]
+            missing = C - sum(map(len, rows))
+            for s, (segment, mask) in enumerate(zip(request.segments, request.masks, strict=True)):
+                if not is_cut[s] and missing <= 0:
+                    continue
+                n, excluded = len(segment.codes), left_out[s]
+                passed_over = _NO_ROWS if excluded is None else excluded.of_query(i)
+                if is_cut[s]:  # Too many equal sums to cut: every row is scored.
+                    rows[s] = _others(passed_over, mask, n, n)
+                else:  # Few rows of positive sum: fill up with the first others.
+                    passed_over = np.union1d(rows[s], passed_over)
+                    more = _others(passed_over, mask, n, missing)
+                    rows[s] = np.sort(np.concatenate([rows[s], more]))
+                    missing -= len(more)
+            if len(rows) > 1 and missing < 0 and not any(is_cut):
+                # Of all segments together the C of largest sum.
+                sums = [part.scores[i] * part.unit[i] for part in found]
                 everything = np.concatenate(sums)
-                if len(everything) > C and np.isfinite(everything).all():
-                    least = -np.partition(-everything, C - 1)[C - 1]
-                    rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
+                least = -np.partition(-everything, C - 1)[C - 1]
+                rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
             chosen.append(rows)
         return chosen
 

@@ -99,7 +99,7 @@ def check_writable(path: str | Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise InputError(f"{path}: folder {parent} does not exist; create it first")
-    probe = _sibling(path, "probe")
+    probe = _sibling(path, "tmp")
     try:
         probe.touch()
         probe.unlink()

@@ -159,3 +159,13 @@ def test_settings_of_the_examples_are_read(name, tmp_path):
 def test_the_drift_benchmark_says_how_it_is_called():
     done = run("benchmarks/drift")
     assert done.returncode == 1 and "EMBEDDINGS.npy" in done.stderr
+
+
+@pytest.mark.slow
+def test_random_operations_on_a_catalogue_are_brute_force():
+    """Few here; `scripts/fuzz operations` runs as many as one likes."""
+    done = run("fuzz", "operations", "--count", 200, "--seed", 1)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["versions"] > 50 and counts["searches of readers"] > 300
+    assert {"rollback", "compact", "prune", "second writer", "block"} <= set(counts)

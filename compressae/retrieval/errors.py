@@ -1,15 +1,24 @@
 """The errors of the package: input that cannot be used, and extras that are not installed."""
 
+#: Control characters as escapes.
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
 
 class InputError(ValueError):
     """Input that cannot be used; the message names it, what was expected and the cure.
 
-    The command line prints the message as one line and exits with 1.
+    The command line prints the message as one line and exits with 1. Control characters, which a
+    file's content may bring into it, are escaped.
 
     >>> raise InputError("K = 0: expected at least 1 result a query")
     Traceback (most recent call last):
     compressae.retrieval.errors.InputError: K = 0: expected at least 1 result a query
+    >>> print(InputError("red" + chr(27) + "[31m"))
+    red\\x1b[31m
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.translate(_ESCAPED))
 
 
 class MissingExtraError(InputError):

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import click
 
+from fuzz.files import files
 from fuzz.operations import operations
 
 
@@ -18,7 +19,8 @@ def main() -> None:
     pass
 
 
-main.add_command(operations)
+for command in (operations, files):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -209,7 +209,8 @@ def test_damaged_artifacts_are_refused_by_every_command(made, tmp_path, damage):
             file.unlink()
         else:
             changes = {"newer": {"format_version": 99}, "other kind": {"kind": "checkpoint"}}
-            config.write_text(json.dumps(json.loads(config.read_text()) | changes[damage]))
+            unchecked = {"checksum": None, **changes[damage]}
+            config.write_text(json.dumps(json.loads(config.read_text()) | unchecked))
     said = {"newer": "upgrade compressae", "other kind": "is checkpoint; expected"}
     said = said.get(damage, damage)
     table, out = made / "table.npy", tmp_path / "out"

@@ -154,7 +154,14 @@ class InvertedIndex(SegmentedIndex):
         similarity: Similarity = "dot",
         list_type: ListType = "int8",
     ) -> "InvertedIndex":
-        """Wrap segments that ``build_segment`` made; see the class and ``Segments.of``."""
+        """Wrap segments that ``build_segment`` made; see the class and ``Segments.of``.
+
+        Raises:
+            InputError: a segment lacks its lists or factors.
+        """
+        for segment in parts:
+            if segment.lists is None or (segment.factors is None) != (similarity == "dot"):
+                raise InputError("a segment lacks its posting lists; build the index again")
         index = cls.__new__(cls)
         index._set(similarity, list_type, threads)
         index.latents = parts[0].codes.latents

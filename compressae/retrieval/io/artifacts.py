@@ -6,6 +6,7 @@ A folder is written whole or not at all (``io.atomic``). Loading never unpickles
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,10 +23,10 @@ from compressae.retrieval.io.tensorfile import read_places
 FORMAT_VERSION = 2
 _CONFIG = "config.json"
 _CURE = "save or copy the artifact again"
-#: Most bytes of a config.json, far above any that is written.
-_LONGEST_CONFIG = 1 << 26
+#: Most bytes of a file that is read whole, such as a config.json: far above any that is written.
+_LONGEST = 1 << 26
 #: How often a folder that is replaced while it is read is read again.
-_TRIES = 20
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Config:
     settings: dict[str, Any]
     files: dict[Annotated[str, Pattern(r"[A-Za-z0-9_-]+\.safetensors")], FileRecord]
     library_version: str = "an older version"
+    checksum: Sha256 | None = None  # Of the other entries; older files lack it.
 
     @property
     def bytes(self) -> int:
@@ -164,6 +166,7 @@ def write_artifact(
             "sha256": checksum(file),
             "tensors": {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()},
         }
+    config["checksum"] = _config_checksum(config)
     (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -187,9 +190,7 @@ def read_config(path: str | Path) -> Config:
         raise InputError(f"{path}: no such folder; expected a saved artifact")
     if not file.is_file():
         raise InputError(f"{path}: holds no {_CONFIG}; expected a folder saved by compressae")
-    if file.stat().st_size > _LONGEST_CONFIG:
-        raise InputError(f"{file}: {file.stat().st_size} bytes are no config; {_CURE}")
-    raw = file.read_bytes()
+    raw = read_plain(file, _CURE)
     # The format comes first: a newer one may hold what this version would call damaged.
     header = from_json(raw, dict[str, Any], str(file), _CURE)
     format_version = header.get("format_version")
@@ -198,7 +199,39 @@ def read_config(path: str | Path) -> Config:
             f"{path}: format {format_version} is newer than the {FORMAT_VERSION} that compressae "
             f"{library_version()} reads; upgrade compressae"
         )
-    return from_json(raw, Config, str(file), _CURE)
+    config = from_json(raw, Config, str(file), _CURE)
+    if config.checksum is not None and config.checksum != _config_checksum(header):
+        raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
+    return config
+
+
+def _config_checksum(config: dict[str, Any]) -> str:
+    """SHA-256 of a config without its checksum."""
+    rest = {name: value for name, value in config.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a path is a plain file: no folder, link, pipe or device."""
+    return path.is_file() and not path.is_symlink()
+
+
+def read_plain(path: Path, cure: str) -> bytes:
+    """Read a plain file of a size that is read whole.
+
+    Args:
+        path: the file.
+        cure: what to do, for the error message.
+
+    Raises:
+        InputError: it is missing, a link or something else, or too large.
+    """
+    if not is_plain(path):
+        raise InputError(f"{path}: missing or no plain file; {cure}")
+    size = path.stat().st_size
+    if size > _LONGEST:
+        raise InputError(f"{path}: {size} bytes; expected at most {_LONGEST}; {cure}")
+    return path.read_bytes()
 
 
 def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
@@ -216,7 +249,8 @@ def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
             message names the file and the cure.
     """
     path = Path(path)
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
+        time.sleep(tried * 1e-4)
         before = _identity(path)
         try:
             artifact = _load(path, kind, verify)
@@ -245,7 +279,7 @@ def _load(path: Path, kind: str, verify: bool) -> Artifact:
     tensors = {}
     for name, record in config.files.items():
         file = path / name
-        if not file.is_file() or file.is_symlink():
+        if not is_plain(file):
             raise InputError(f"{file}: missing or no plain file; {_CURE}")
         size = file.stat().st_size
         if size != record.bytes:

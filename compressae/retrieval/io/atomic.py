@@ -102,7 +102,7 @@ def check_writable(path: str | Path) -> None:
     probe = _sibling(path, "tmp")
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Another writer may sweep it away.
     except OSError as error:
         raise InputError(
             f"{path}: folder {parent} cannot be written ({error.strerror}); choose another place"
@@ -139,13 +139,16 @@ def _marked(temporary: Path, folder: bool) -> Iterator[None]:
             temporary.mkdir()
         else:
             temporary.touch(exist_ok=False)
-        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            handle = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # Swept away before it was locked.
+            continue
         if fcntl is not None:
             with suppress(OSError):  # A file system without locks.
                 fcntl.flock(handle, fcntl.LOCK_SH)
         if temporary.exists():
             break
-        os.close(handle)  # Swept away before it was locked.
+        os.close(handle)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from compressae.retrieval.index.postings import list_arrays, open_segment
 from compressae.retrieval.index.segments import Build, Segment
 from compressae.retrieval.io.artifacts import (
     checksum,
+    is_plain,
     load_artifact,
     read_config,
     save_artifact,
@@ -89,7 +90,7 @@ def open_stored(
     """
     folder = catalogue / SEGMENTS / record.name
     config = folder / "config.json"
-    if not config.is_file() or checksum(config) != record.config:
+    if not is_plain(config) or checksum(config) != record.config:
         raise InputError(f"{config}: missing or another than the version names; {_CURE}")
     artifact = load_artifact(folder, _KIND, verify)
     rows = checked(artifact.settings, _Settings, str(folder), _CURE).rows
@@ -145,7 +146,7 @@ def read_removals(catalogue: Path, record: RemovalRecord) -> dict[str, np.ndarra
         InputError: the file is missing, damaged or another.
     """
     path = catalogue / REMOVALS / record.name
-    if not path.is_file() or path.stat().st_size != record.bytes or checksum(path) != record.sha256:
+    if not is_plain(path) or path.stat().st_size != record.bytes or checksum(path) != record.sha256:
         raise InputError(f"{path}: missing or another than the version names; {_CURE}")
     removed = {}
     for segment, place in read_places(path).items():

@@ -56,14 +56,8 @@ class Names:
 
     def rows_of(self, names: np.ndarray) -> np.ndarray:
         """Rows (m,) int64 of encoded names (m,); −1 for names that no row has."""
-        try:
-            place = np.searchsorted(self._flat, names, sorter=self.order)
-        except ValueError as error:
-            raise InputError(
-                f"names of rows are damaged ({error}); copy the catalogue again"
-            ) from error
+        place = np.searchsorted(self._flat, names, sorter=self.order)
         rows = self.order[np.minimum(place, len(self) - 1)].astype(np.int64)
-        rows = np.where(rows < len(self), rows, 0)
         return np.where(self._flat[rows] == names, rows, -1)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -85,6 +79,7 @@ class Names:
             or (texts.ndim, order.shape) != (2, (rows,))
             or len(texts) != rows
             or not 1 <= texts.shape[1] <= LONGEST
+            or int(order.max()) >= rows
         ):
             raise InputError(f"{name}: names do not fit {rows} rows; copy the catalogue again")
         return cls(np.asarray(texts), np.asarray(order))

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import SearchSettings
+from compressae.retrieval.io.artifacts import read_plain
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, from_json
 
 FOLDER = "versions"
-_LONGEST = 1 << 26
 #: What tells a catalogue from another that takes its place: random, in hexadecimal.
 Identity = Annotated[str, Pattern("[0-9a-f]{32}")]
 
@@ -131,12 +131,9 @@ def read_version(catalogue: Path, number: int) -> Version:
     """
     path = path_of(catalogue, number)
     cure = "roll back to an older version, or copy the catalogue again"
-    try:
-        size = path.stat().st_size
-        raw = path.read_bytes() if size <= _LONGEST else b""
-    except OSError as error:
-        raise InputError(f"{path}: no such version ({error.strerror})") from error
-    file = from_json(raw, _File, str(path), cure)
+    if not path.exists():
+        raise InputError(f"{path}: no such version")
+    file = from_json(read_plain(path, cure), _File, str(path), cure)
     if _digest(file.version) != file.sha256:
         raise InputError(f"{path}: damaged (its checksum differs); {cure}")
     version = from_json(json.dumps(file.version).encode(), Version, str(path), cure)

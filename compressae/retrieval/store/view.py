@@ -151,11 +151,16 @@ class Root:
         opened = {}
         if before is not None and not verify:
             opened = {part.record: part.whole for part in before.stored}
-        stored = [
-            opened.get(record) or open_stored(self.path, record, self.like, self.texts, verify)
-            for record in version.segments
-        ]
-        stored = without_removals(self.path, stored, version.removals)
+        try:
+            stored = [
+                opened.get(record) or open_stored(self.path, record, self.like, self.texts, verify)
+                for record in version.segments
+            ]
+            stored = without_removals(self.path, stored, version.removals)
+        except OSError as error:  # Pruned meanwhile, or a disk that fails.
+            raise InputError(
+                f"{self.path}: version {version.number} could not be read ({error})"
+            ) from error
         parts = [part.segment for part in stored]
         if before is not None:
             index = before.index.over(parts, version.next_id)

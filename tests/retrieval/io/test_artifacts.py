@@ -202,7 +202,8 @@ def test_damage_is_named(saved):
 
 def edit(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    config |= {"checksum": None, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_versions_kinds_and_configs_are_checked(saved, tmp_path):
@@ -218,6 +219,13 @@ def test_versions_kinds_and_configs_are_checked(saved, tmp_path):
         artifacts.load_artifact(tmp_path / "nothing", "codes")
     with pytest.raises(InputError, match="holds no config.json"):
         artifacts.load_artifact(tmp_path, "codes")
+
+
+def test_a_config_that_was_changed_is_damaged(saved):
+    text = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(text.replace('"k": 3', '"k": 4'))
+    with pytest.raises(InputError, match=r"config\.json: damaged \(its checksum differs\)"):
+        artifacts.load_artifact(saved, "codes", verify=False)
 
 
 def test_recorded_shapes_are_checked(saved):

@@ -1,0 +1,364 @@
+"""Random damage to saved models, codes and catalogues, with checksums kept or made right again."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import struct
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from scipy import sparse
+
+from compressae import CompresSAE, compress, encode
+from compressae.retrieval import Catalogue, InputError, Projection, load_codes
+from compressae.retrieval.index.compressed import SearchSettings
+
+N, D, H = 260, 8, 32
+#: Address space that a load may take beyond what the process has before, and seconds.
+MEMORY, SECONDS = 1 << 30, 20
+#: Loads of one process before another takes over.
+BATCH = 5_000
+#: Values that a reader might not expect, in JSON and in arrays.
+ODD = (
+    None, True, -1, 0, 1, 2, 7, 255, 256, 65_536, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1,
+    1 << 63, -(1 << 63), 10**30, 0.5, -0.0, 1e308, "", "x", "../x", "/etc/passwd", "\x1b[31m\n",
+    [], [[]], {}, {"a": 1}, "int8", "float32", "uint64", "dot", "cosine", "all",
+)  # fmt: skip
+
+
+def originals(folder: Path) -> None:
+    """Write one artifact of each kind that is loaded."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((N, D)).astype(np.float32)
+    model = CompresSAE(D, H, 4, seed=0)
+    model.settings = {"recipe": "pursuit"}
+    model.save(folder / "model")
+    forms = {
+        "packed": compress(model, table, residual_bytes=2),
+        "ragged": compress(model, table, budget="7 B/row"),
+        "dot": compress(model, table, residual_bytes=2, similarity="dot"),
+        "float32": encode(model, table),
+        "int8": encode(model, table, "int8"),
+    }
+    for name, codes in forms.items():
+        codes.save(folder / f"codes {name}")
+        catalogue = Catalogue.create(folder / f"catalogue {name}", model.projection, codes)
+        catalogue.remove([3, 5])
+        catalogue.add(codes.take(np.arange(6)))
+        with catalogue.writing() as change:
+            change.configure(SearchSettings(query_nonzeros=8, candidates=20, tuned=(5, 20)))
+            change.remove([1])
+    for kind in ("dot", "cosine"):
+        rows = sparse.random_array((N, H), density=0.2, rng=rng, dtype=np.float32)
+        names = [f"n{i}" for i in range(N)] if kind == "dot" else np.arange(N) * 3
+        lists = Catalogue.create(folder / f"lists {kind}", None, rows, names, similarity=kind)
+        lists.remove(names[:2])
+        lists.add(rows.tocsr()[:5], None if kind == "cosine" else ["a", "b", "c", "d", "e"])
+
+
+def use(path: Path, verify: bool) -> list[Any]:
+    """Load an artifact and use it; return what it gave.
+
+    Raises:
+        InputError: it is refused.
+    """
+    queries = np.random.default_rng(1).standard_normal((3, D)).astype(np.float32)
+    if path.name == "model":
+        return [Projection.load(path).encode(queries, 3)[0].tolist()]
+    if path.name.startswith("codes"):
+        codes = load_codes(path, verify)
+        return [codes.nonzeros.tolist(), codes.to_scipy().toarray().tolist(), codes.nbytes]
+    catalogue = Catalogue.open(path, verify=verify, threads=1)
+    answers = [len(catalogue), [version.change for version in catalogue.versions()]]
+    if catalogue.projection is None:
+        lists = sparse.random_array((3, H), density=0.4, rng=np.random.default_rng(2))
+        asked = [(lists, {}), (lists, {"exclude": [[], [], []]})]
+    else:
+        asked = [(queries, {}), (queries, {"candidates": "all"}), (queries, {"scoring": "sparse"})]
+    for given, options in asked:
+        hits = catalogue.search(given, 7, **options)
+        padded = hits.ids == "" if catalogue.has_text_ids else hits.ids < 0
+        assert (padded == (hits.scores == -np.inf)).all() and not np.isnan(hits.scores).any()
+        assert (np.diff(hits.scores, axis=1)[~padded[:, 1:]] <= 0).all()
+        answers += [hits.ids.tolist(), hits.scores.tolist()]
+    return answers
+
+
+def plain(file: Path) -> bool:
+    """Whether a file is a plain one: no folder, link or pipe."""
+    return file.is_file() and not file.is_symlink()
+
+
+def damage(path: Path, rng: np.random.Generator) -> str:
+    """Damage one file of an artifact; return how."""
+    files = sorted(file for file in path.rglob("*") if plain(file) and file.suffix != ".lock")
+    file = files[rng.integers(len(files))]
+    kinds = ["bytes", "bytes", "number", "truncate", "insert", "json", "json", "json"]
+    kinds += ["header", "header", "array", "array", "array", "swap", "missing", "folder"]
+    kind = str(rng.choice(kinds))
+    raw = bytearray(file.read_bytes())
+    if kind == "bytes" and raw:
+        for _ in range(rng.integers(1, 5)):
+            raw[rng.integers(len(raw))] = rng.integers(256)
+    elif kind == "number" and len(raw) > 8:
+        at = int(rng.integers(len(raw) - 8))
+        odd = [0, -1, 1 << 16, 1 << 31, 1 << 40, -(1 << 63), (1 << 63) - 1]
+        raw[at : at + 8] = struct.pack("<q", odd[rng.integers(len(odd))])
+    elif kind == "truncate":
+        del raw[int(rng.integers(len(raw) + 1)) :]
+    elif kind == "insert":
+        at = int(rng.integers(len(raw) + 1))
+        raw[at:at] = rng.bytes(int(rng.integers(1, 40)))
+    elif kind == "json" and file.suffix == ".json":
+        raw = bytearray(_change_json(json.loads(raw), rng))
+    elif kind in ("header", "array") and file.suffix == ".safetensors":
+        raw = bytearray(_change_tensors(bytes(raw), rng, kind == "header"))
+    elif kind == "swap":
+        other = files[rng.integers(len(files))]
+        raw = bytearray(other.read_bytes())
+    elif kind == "missing":
+        file.unlink()
+        return f"{kind} {file.name}"
+    elif kind == "folder":
+        file.unlink()
+        choice = rng.integers(3)
+        if choice == 0:
+            file.mkdir()
+        elif choice == 1:
+            os.mkfifo(file)
+        else:
+            file.symlink_to(str(rng.choice([str(path.parent / "outside"), "/dev/zero", file.name])))
+        return f"{kind} {file.name}"
+    file.write_bytes(raw)
+    return f"{kind} {file.name}"
+
+
+def _change_json(content: Any, rng: np.random.Generator) -> bytes:
+    """Replace, remove, or add an entry somewhere; or no JSON at all."""
+    if rng.random() < 0.03:
+        texts = ["[" * 100_000, '{"a":' * 50_000, "NaN", "", "null", "[]", "1" * 5_000]
+        return str(rng.choice(texts)).encode()
+    places: list[tuple[Any, Any]] = []
+
+    def walk(node: Any) -> None:
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        for key in keys:
+            places.append((node, key))
+            if isinstance(node[key], dict | list):
+                walk(node[key])
+
+    walk(content)
+    node, key = places[rng.integers(len(places))]
+    way = rng.random()
+    if way < 0.15:
+        del node[key]
+    elif way < 0.25 and isinstance(node, dict):
+        node[str(rng.choice(["x", "rows", "settings", "../x"]))] = ODD[rng.integers(len(ODD))]
+    elif way < 0.4:
+        other, place = places[rng.integers(len(places))]
+        node[key] = other[place]
+    elif isinstance(node[key], int) and way < 0.7:
+        node[key] = node[key] + int(rng.choice([-1, 1, 2, 1 << 20]))
+    else:
+        node[key] = ODD[rng.integers(len(ODD))]
+    try:
+        return json.dumps(content).encode()
+    except (ValueError, RecursionError):  # An entry within itself.
+        return b"{}"
+
+
+def _change_tensors(raw: bytes, rng: np.random.Generator, header: bool) -> bytes:
+    """Change the header of a .safetensors file, or the numbers of a tensor."""
+    length = int.from_bytes(raw[:8], "little")
+    entries = json.loads(raw[8 : 8 + length])
+    names = [name for name in entries if name != "__metadata__"]
+    if header:
+        text = _change_json(entries, rng)
+        return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+    entry = entries[names[rng.integers(len(names))]]
+    begin, end = (8 + length + place for place in entry["data_offsets"])
+    dtype = np.dtype(
+        {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U32": "<u4", "U16": "<u2", "I8": "i1"}.get(
+            entry["dtype"], "u1"
+        )
+    )
+    numbers = np.frombuffer(raw[begin:end], dtype).copy()
+    if not len(numbers):
+        return raw
+    some = rng.integers(len(numbers), size=int(rng.integers(1, 4)))
+    way = rng.integers(5)
+    if dtype.kind == "f":
+        odd = [np.nan, np.inf, -np.inf, 0, -1, 1e38, 1e-45, 1e300]
+        with np.errstate(over="ignore"):
+            numbers[some] = np.array(odd[rng.integers(len(odd))]).astype(dtype)
+    elif way == 0:
+        numbers[some] = np.iinfo(dtype).max
+    elif way == 1:
+        numbers[some] = np.iinfo(dtype).min
+    elif way == 2:
+        numbers[some] = rng.permutation(numbers)[: len(some)]
+    elif way == 3:
+        numbers = np.sort(numbers)[:: int(rng.choice([-1, 1]))]
+    else:
+        numbers[some] += dtype.type(1)
+    return raw[:begin] + numbers.tobytes() + raw[end:]
+
+
+def make_right(path: Path) -> None:
+    """Write the checksums, sizes and shapes that the damaged files have now."""
+    configs = sorted(path.rglob("config.json"), key=lambda file: -len(file.parts))
+    for config in filter(plain, configs):
+        try:
+            content = json.loads(config.read_bytes())
+            for name, record in content["files"].items():
+                file = config.parent / name
+                if not plain(file):
+                    continue
+                raw = file.read_bytes()
+                record["bytes"], record["sha256"] = len(raw), hashlib.sha256(raw).hexdigest()
+                length = int.from_bytes(raw[:8], "little")
+                entries = json.loads(raw[8 : 8 + length])
+                names = {"F32": "float32", "F64": "float64", "I64": "int64", "U32": "uint32"}
+                names |= {"U16": "uint16", "I8": "int8", "U8": "uint8", "F16": "float16"}
+                record["tensors"] = {
+                    name: [names.get(entry["dtype"], "float32"), entry["shape"]]
+                    for name, entry in entries.items()
+                    if name != "__metadata__"
+                }
+            content.pop("checksum", None)
+            text = json.dumps(content, sort_keys=True).encode()
+            content["checksum"] = hashlib.sha256(text).hexdigest()
+            config.write_text(json.dumps(content))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # What is no config stays as it is.
+    for file in filter(plain, path.glob("versions/*.json")):
+        try:
+            content = json.loads(file.read_bytes())
+            for segment in content["version"]["segments"]:
+                config = path / "segments" / segment["name"] / "config.json"
+                if plain(config):
+                    segment["config"] = hashlib.sha256(config.read_bytes()).hexdigest()
+            for removal in content["version"]["removals"]:
+                file_of = path / "removals" / removal["name"]
+                if not plain(file_of):
+                    continue
+                raw = file_of.read_bytes()
+                removal |= {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+            text = json.dumps(content["version"], sort_keys=True).encode()
+            content["sha256"] = hashlib.sha256(text).hexdigest()
+            file.write_text(json.dumps(content))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+
+
+def one(home: Path, wholes: dict[str, Any], seed: int, number: int, place: Path) -> str:
+    """Damage and load one artifact; return what came of it, "!" first where that is wrong."""
+    rng = np.random.default_rng([seed, number])
+    name = sorted(wholes)[rng.integers(len(wholes))]
+    path = place / name
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(home / name, path)
+    how = []
+    for _ in range(int(rng.integers(1, 3))):
+        with suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # Damaged before.
+            how.append(damage(path, rng))
+    right = bool(rng.random() < 0.6)
+    if right:
+        make_right(path)
+    verify = not right or bool(rng.random() < 0.5)
+    mode = "right" if right else "kept"
+    try:
+        answers = use(path, verify)
+    except InputError as error:
+        text = str(error)
+        if any(ord(letter) < 32 for letter in text):
+            return f"!control characters: {how}: {text!r}"
+        return f"{mode}: refused"
+    except Exception as error:
+        return f"!{mode}, {name}, {how}: {error!r}"
+    # Without its file a version is gone, as after pruning; the newest that is left is opened.
+    is_pruned = any(file.startswith("missing 000") and file.endswith(".json") for file in how)
+    if not right and not is_pruned and answers != wholes[name]:
+        return f"!silent difference: {name}, {how}"
+    return f"{mode}: {'the same' if answers == wholes[name] else 'other'} answers"
+
+
+def batch(home: Path, place: Path, seed: int, start: int, stop: int, at: Any, said: Any) -> None:
+    """Damage and load in a process of its own, whose end the caller watches."""
+    wholes = {path.name: use(path, True) for path in sorted(home.iterdir())}
+    with Path("/proc/self/statm").open() as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+    counts: Counter[str] = Counter()
+    for number in range(start, stop):
+        at.value = number
+        signal.alarm(SECONDS)
+        came = one(home, wholes, seed, number, place)
+        counts[came if not came.startswith("!") else f"!{number}: {came[1:]}"] += 1
+    signal.alarm(0)
+    said.put(counts)
+
+
+@click.command()
+@click.option("--count", default=1_000_000, show_default=True, help="Damaged loads.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--start", default=0, show_default=True, help="Number of the first, to repeat one.")
+def files(count: int, seed: int, start: int) -> None:
+    """Damage saved models, codes and catalogues at random, load them and search.
+
+    Bytes, numbers, JSON, headers and arrays are changed; files are cut, swapped, lost, or become
+    folders, pipes and links. In 4 of 10 cases checksums stay as they were, and nothing but an error
+    or the same answers may come of it. In the others they are made right again, as by an author of
+    ill will, and an error or well-formed answers must come of it. Each load has 1 GB and 20 s.
+    Exits with 1 if a load crashed, hung, took more, failed otherwise, or differed in silence.
+    """
+    began, context = time.perf_counter(), multiprocessing.get_context("spawn")
+    counts: Counter[str] = Counter()
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        home, place = Path(folder, "whole"), Path(folder, "damaged")
+        home.mkdir()
+        place.mkdir()
+        (place / "outside").write_text("what no load may read")
+        originals(home)
+        number = start
+        while number < start + count:
+            stop = min(number + BATCH, start + count)
+            at, said = context.Value("q", number), context.Queue()
+            process = context.Process(
+                target=batch, args=(home, place, seed, number, stop, at, said)
+            )
+            process.start()
+            while process.is_alive() and said.empty():
+                process.join(0.5)
+            if not said.empty():
+                counts += said.get()
+                process.join()
+                number = stop
+            else:  # It died: at which one, and of what.
+                code = process.exitcode or 0
+                came = signal.Signals(-code).name if code < 0 else f"exit {code}"
+                counts[f"!{at.value}: {came}"] += 1
+                number = at.value + 1
+            wrong = sum(one.startswith("!") for one in counts)
+            click.echo(f"{number - start:,} loads, {wrong} wrong", err=True)
+            for came in counts:
+                if came.startswith("!"):
+                    click.echo(came, err=True)
+    click.echo(
+        json.dumps(
+            {"seed": seed, "seconds": round(time.perf_counter() - began), **counts}, indent=1
+        )
+    )
+    if any(came.startswith("!") for came in counts):
+        raise click.ClickException("loads crashed, hung, failed or differed; --start N repeats one")

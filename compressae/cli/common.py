@@ -259,6 +259,8 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
         InputError: there is no such file, or its dtype is of another kind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no plain file")
         loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: expected a .npy of {what} ({error})") from error
@@ -291,6 +293,8 @@ def sparse_rows(path: Path) -> Any:
     if path.is_dir():
         return load_codes(path)
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no plain file")
         return SparseCodes.from_scipy(sparse.load_npz(path))
     except FileNotFoundError:
         raise

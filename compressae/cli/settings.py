@@ -31,7 +31,10 @@ def _read(command: click.Command, path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("an alias, by which a short file stands for a huge one")
+        options = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise click.UsageError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(options, dict):

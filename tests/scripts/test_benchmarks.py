@@ -169,3 +169,13 @@ def test_random_operations_on_a_catalogue_are_brute_force():
     counts = json.loads(done.stdout)
     assert counts["versions"] > 50 and counts["searches of readers"] > 300
     assert {"rollback", "compact", "prune", "second writer", "block"} <= set(counts)
+
+
+@pytest.mark.slow
+def test_random_damage_ends_in_errors_or_answers():
+    """Few loads here; `scripts/fuzz files` makes as many as one likes."""
+    done = run("fuzz", "files", "--count", 300, "--seed", 5)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["kept: refused"] > 30 and counts["right: refused"] > 30
+    assert not any(name.startswith("!") for name in counts)

@@ -350,6 +350,8 @@ def open_embeddings(path: str | Path) -> Embeddings:
 
 
 def _open_shard(path: Path) -> Shard:
+    if not path.is_file():  # Of a pipe, a read would wait for ever.
+        raise InputError(f"{path}: no plain file; {_EXPECTED}")
     if path.suffix == ".npy":
         place = _npy_place(path)
         dtype_name = place.dtype_name

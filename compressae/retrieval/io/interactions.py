@@ -69,6 +69,8 @@ def read_interactions(
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Users, items and shape of a scipy matrix, or of two arrays, which have none: (0, 0)."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: no plain file; {_EXPECTED}")
     try:
         with np.load(path, allow_pickle=False) as file:
             if "format" not in file:

@@ -1,6 +1,7 @@
 """Read labels of rows: a text file with one line per row."""
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -22,9 +23,11 @@ def read_labels(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError("no plain file")
         data = path.read_bytes()
         if path.suffix == ".gz":
-            data = gzip.decompress(data)
+            data = _decompressed(data)
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
@@ -39,3 +42,16 @@ def read_labels(path: str | Path) -> list[str]:
         ) from error
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Decompress gzip data, up to what text may take.
+
+    Raises:
+        EOFError: it is cut off, or takes more than a hundred times its size and 16 MB.
+    """
+    most = max(100 * len(data), 1 << 24)
+    text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
+    if len(text) > most:
+        raise EOFError(f"{len(data)} bytes hold more than {most}, which is no text")
+    return text

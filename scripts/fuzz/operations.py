@@ -306,7 +306,9 @@ def operations(count: int, seed: int, readers: int, folder: Path | None) -> None
             for process in others:
                 process.start()
             try:
-                for _ in range(count // 2):
+                for done_so_far in range(count // 2):
+                    if done_so_far % 5000 == 0:
+                        click.echo(f"{sum(counts.values()):,} operations", err=True)
                     counts[writer.step()] += 1
                     writer.states[writer.catalogue.version].check(writer.catalogue, rng)
                     if not said.empty():

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""A catalogue on disk: opening, adding, searching; as it grows, and beside other engines."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", RAYON_NUM_THREADS="1")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import click
+
+from benchmarks.catalogue.engines import engines
+from benchmarks.catalogue.growth import growth
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+for command in (growth, engines):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -202,6 +202,12 @@ class PackedCodes(Codes):
 
     def take(self, rows: np.ndarray) -> "PackedCodes":
         """Select rows (m,), m ≥ 1, in that order."""
+        if self.counts is None:  # Rows of one length: no place of a byte is worked out.
+            stride = int(self.rows.layout.lengths[-1])
+            whole = self.data[:-SPARE].reshape(-1, stride)
+            data = np.zeros(len(rows) * stride + SPARE, np.uint8)
+            np.take(whole, rows, 0, out=data[:-SPARE].reshape(-1, stride))
+            return replace(self, data=data)
         lengths = self.rows.layout.lengths[self.nonzeros]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])[rows]
         lengths = lengths[rows]

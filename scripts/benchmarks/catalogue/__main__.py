@@ -12,6 +12,7 @@ import click
 
 from benchmarks.catalogue.engines import engines
 from benchmarks.catalogue.growth import growth
+from benchmarks.catalogue.memory import memory
 
 
 @click.group(help=__doc__)
@@ -19,7 +20,7 @@ def main() -> None:
     pass
 
 
-for command in (growth, engines):
+for command in (growth, memory, engines):
     main.add_command(command)
 
 if __name__ == "__main__":

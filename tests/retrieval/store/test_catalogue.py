@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -422,3 +424,40 @@ def test_parts_that_are_missing_are_named(lists):
             Catalogue.open(lists.path)
     with pytest.raises(InputError, match="no such folder; expected a catalogue"):
         Catalogue.open(lists.path / "nothing")
+
+
+#: Searches within a quarter of the catalogue's size of anonymous memory; mapped pages come and go.
+_SMALL = """
+import json, resource, sys
+import numpy as np
+from compressae.retrieval import Catalogue
+
+path, size = sys.argv[1], int(sys.argv[2])
+queries = np.load(sys.argv[3])
+catalogue = Catalogue.open(path, threads=1)
+catalogue.search(queries[:1], 10)
+with open("/proc/self/status") as file:
+    held = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (held + size // 4,) * 2)
+try:
+    np.ones(size, np.uint8)
+    raise SystemExit("the limit does not hold")
+except MemoryError:
+    pass
+print(json.dumps(catalogue.search(queries, 10).ids.tolist()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds maps on Linux")
+def test_a_catalogue_of_four_times_the_memory_allowed_is_searched(tmp_path, model, table):
+    codes = make_codes(model, table, residual_bytes=4)
+    many = codes.take(np.random.default_rng(0).integers(0, len(codes), 3_000_000))
+    index = CompressedIndex(model.projection, many, threads=1)
+    catalogue = Catalogue.write(tmp_path / "c", index)
+    np.save(tmp_path / "queries.npy", table[:5])
+    assert catalogue.nbytes > 60_000_000
+    command = [sys.executable, "-c", _SMALL, str(catalogue.path), str(catalogue.nbytes)]
+    done = subprocess.run([*command, str(tmp_path / "queries.npy")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == index.search(table[:5], 10).ids.tolist()

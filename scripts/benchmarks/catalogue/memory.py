@@ -1,0 +1,111 @@
+"""A catalogue larger than memory: searched by a process within a memory cgroup."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks.catalogue.rows import (
+    RESIDUAL_BYTES,
+    about,
+    dictionary,
+    folder_bytes,
+    planted,
+    write_record,
+)
+from compressae import compress
+from compressae.retrieval import Catalogue
+
+QUERIES = 100
+
+#: Enters the cgroup, opens the catalogue and searches.
+CHILD = """
+import json, os, sys, time
+path, queries, group = sys.argv[1:4]
+if group:
+    with open(group + "/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+import numpy as np
+from compressae.retrieval import Catalogue
+
+queries = np.load(queries)
+catalogue = Catalogue.open(path, threads=1)
+times, ids = [], []
+for _ in range(2):
+    ids = []
+    for query in queries:
+        started = time.perf_counter()
+        ids.append(catalogue.search(query[None], 100).ids[0].tolist())
+        times.append(1e3 * (time.perf_counter() - started))
+with open("/proc/self/status") as file:
+    peak = next(int(line.split()[1]) / 1e3 for line in file if line.startswith("VmHWM"))
+with open("/proc/self/io") as file:
+    read = next(int(line.split()[1]) / 1e6 for line in file if line.startswith("read_bytes"))
+p50 = float(np.median(times[len(queries):]))
+print(json.dumps({"p50_ms": p50, "peak_resident_mb": peak, "read_mb": read, "ids": ids}))
+"""
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--rows", default=40_000_000, show_default=True)
+@click.option("--limit-mb", default=512, show_default=True, help="Memory, caches too.")
+def memory(output: Path, rows: int, limit_mb: int) -> None:
+    """Search a catalogue within a cgroup that holds a part of it, and without one.
+
+    The limit counts the process and the pages of files that it has read. Needs a memory cgroup that
+    it may make (root, cgroup v1 or v2). OUTPUT gets memory.json.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    command = f"python scripts/benchmarks/catalogue memory --rows {rows} --limit-mb {limit_mb}"
+    record = about(command, ())
+    path = output / "catalogue"
+    shutil.rmtree(path, ignore_errors=True)
+    model = dictionary()
+    codes = compress(model, planted(100_000, 2), residual_bytes=RESIDUAL_BYTES)
+    repeated = codes.take(np.random.default_rng(0).integers(0, len(codes), rows))
+    Catalogue.create(path, model.projection, repeated)
+    del repeated
+    np.save(output / "queries.npy", planted(QUERIES, 4))
+    record |= {"rows": rows, "catalogue_mb": folder_bytes(path) / 1e6, "limit_mb": limit_mb}
+    free = _search(path, output / "queries.npy", "")
+    with _cgroup(limit_mb << 20) as group:
+        held = _search(path, output / "queries.npy", str(group))
+    record["same_answers"] = free.pop("ids") == held.pop("ids")
+    record |= {"without_limit": free, "within_limit": held}
+    write_record(output / "memory.json", record)
+    click.echo(json.dumps(record))
+    shutil.rmtree(path)
+    (output / "queries.npy").unlink()
+
+
+def _search(path: Path, queries: Path, group: str) -> dict:
+    command = [sys.executable, "-c", CHILD, str(path), str(queries), group]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"exit {done.returncode}: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout)
+
+
+@contextmanager
+def _cgroup(limit: int) -> Iterator[Path]:
+    """A memory cgroup of its own, removed afterwards."""
+    root = Path("/sys/fs/cgroup")
+    first = (root / "memory").is_dir()
+    group = (root / "memory" if first else root) / f"compressae-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if first else "memory.max")).write_text(str(limit))
+    except OSError as error:
+        raise click.ClickException(f"no memory cgroup can be made here ({error})") from error
+    try:
+        yield group
+    finally:
+        group.rmdir()

@@ -57,7 +57,7 @@ def _catalogue(path: Path, as_json: bool, verify: bool) -> dict[str, Any]:
     if as_json:
         return {**asdict(config), "versions": [asdict(version) for version in versions]}
     lines = _summary(config)
-    del lines["bytes"]
+    del lines["bytes"], lines["rows"]  # Rows as they were when it was made.
     held = sum(segment.rows for segment in newest.segments)
     lines |= {
         "ids": config.settings["ids"],
@@ -89,7 +89,8 @@ def _summary(config: Config) -> dict[str, Any]:
     parts = {config.kind: settings}
     parts |= {name: settings[name] for name in ("model", "codes") if settings.get(name)}
     for kind, part in parts.items():
-        lines |= {name: part[name] for name in _SHOWN.get(kind, ()) if name in part}
+        shown = _SHOWN.get(kind, ())
+        lines |= {name: part[name] for name in shown if part.get(name) is not None}
         recipe = part.get("made") or part.get("training") or {}
         words = [f"{k} {v}" for k, v in recipe.items() if isinstance(v, str | int | float) and v]
         if words:

@@ -46,3 +46,15 @@ def test_a_trained_recommender_is_judged_by_its_final_rows(data, tmp_path):
     np.save(tmp_path / "mine" / "final.npy", table[:5])
     done = served(data, tmp_path, tmp_path / "mine", methods=("dense",))
     assert done.exit_code == 1 and "expected 300 users, then 700 items" in done.output
+
+
+def test_both_sides_are_compressed(data, tmp_path):
+    arguments = ["sides", data, "-o", tmp_path, "--latents", 64, "--dim", 32]
+    done = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "sides.json").read_text())["svd"]
+    overlaps = {name: figures["overlap@20"] for name, figures in record.items()}
+    assert overlaps["dense"] == 1 > overlaps["ours, users dense"] >= overlaps["ours, both sides"]
+    assert overlaps["ours, both sides"] > 0.4
+    assert overlaps["norm-explicit PQ, users dense"] > 0.4
+    assert all(0.02 < figures["Recall@20"] < 1 for figures in record.values())

@@ -533,7 +533,7 @@ def _lock_of_older(path: Path) -> Iterator[None]:
 def _file_lock(path: Path, wait: float) -> Iterator[None]:
     """Hold the lock of a catalogue's one writer; the system frees it when the process dies."""
     try:
-        with FileLock(path / _LOCK, timeout=wait, mode=0o666, thread_local=False):
+        with FileLock(path / _LOCK, timeout=wait, thread_local=False):
             yield
     except Timeout:
         raise InputError(

@@ -5,6 +5,7 @@ from typing import Any
 import click
 from benchmarks.gowalla.compare import compare
 from benchmarks.gowalla.served import served
+from benchmarks.gowalla.sides import sides
 from benchmarks.gowalla.train import train
 from benchmarks.gowalla.widths import widths
 
@@ -30,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (train, widths, compare, served):
+for command in (train, widths, compare, served, sides):
     main.add_command(command)

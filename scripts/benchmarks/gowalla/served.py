@@ -67,9 +67,9 @@ def served(
     a budget. OUTPUT gets served-NAME.json and .md for each recommender.
     """
     split = read_split(data)
-    tables = {path.name: _trained(path, split) for path in trained}
+    tables = {path.name: trained_tables(path, split) for path in trained}
     if not tables:
-        tables["svd"] = _svd(split, dim)
+        tables["svd"] = svd_tables(split, dim)
     output.mkdir(parents=True, exist_ok=True)
     for name, (users, items) in tables.items():
         summary = _judge(name, split, users, items, latents, seed, methods or METHODS)
@@ -114,7 +114,7 @@ def _judge(
     return summarise(result)
 
 
-def _trained(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def trained_tables(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Users and items by which a trained recommender scores pairs."""
     path = folder / "final.npy"
     try:
@@ -128,7 +128,7 @@ def _trained(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return table[: split.n_users], table[split.n_users :]
 
 
-def _svd(split: Split, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def svd_tables(split: Split, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Users and items of a truncated SVD of the degree-normalised pairs."""
     pairs = split.train.astype(np.float32)
     of_users, of_items = (np.maximum(pairs.sum(axis), 1) for axis in (1, 0))

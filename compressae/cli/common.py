@@ -12,6 +12,7 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import check_destination
+from compressae.retrieval.io.embeddings import SIMILARITIES
 from compressae.retrieval.io.labels import read_labels
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--similarity",
-            type=click.Choice(["cosine", "dot"]),
+            type=click.Choice(SIMILARITIES),
             help="How queries are compared with rows; with dot, the dot product, rows keep their "
             "lengths.  [default: the model's]",
         ),
@@ -326,7 +327,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--similarity",
-            type=click.Choice(["cosine", "dot"]),
+            type=click.Choice(SIMILARITIES),
             help="How queries are compared with rows; dot, the dot product, for a recommender.  "
             "[default: cosine]",
         ),

@@ -13,7 +13,7 @@ from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.coding.plan import TRAINED_NONZEROS, Plan, fitting
 from compressae.coding.plan import plan as measured_plans
-from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.io.embeddings import SIMILARITIES, open_embeddings
 
 _COLUMNS = (
     "h",
@@ -51,7 +51,7 @@ _COLUMNS = (
 )
 @click.option(
     "--similarity",
-    type=click.Choice(["cosine", "dot"]),
+    type=click.Choice(SIMILARITIES),
     default="cosine",
     show_default=True,
     help="How queries are compared with rows; dot, the dot product, for a recommender.",

@@ -8,7 +8,7 @@ import numpy as np
 from compressae.retrieval.codes import Codes, as_codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex, SearchSettings
-from compressae.retrieval.index.segments import Segment
+from compressae.retrieval.index.segments import Segment, check_ids
 from compressae.retrieval.store.files import (
     Stored,
     read_removals,
@@ -87,7 +87,7 @@ class Change:
         """Whether each of the ids (m,) is in the catalogue: (m,) bool."""
         if self._root.texts:
             return self._numbers(self._given(ids, None)) >= 0
-        return self.index.segments.known(ids)
+        return self.index.segments.known(check_ids(ids, None))
 
     def compact(self) -> None:
         """Merge all segments; see ``Catalogue.compact``."""

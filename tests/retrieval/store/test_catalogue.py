@@ -182,8 +182,11 @@ def test_refused_changes_leave_everything_as_it_is(texts, lists):
     assert texts.version == 1
     with pytest.raises(InputError, match="in the index already"):
         lists.add(rows_of(1, 1), [3])
-    with pytest.raises(InputError, match="expected whole numbers"):
-        lists.remove(["a"])
+    for change in (lambda: lists.remove(["a"]), lambda: lists.put(rows_of(1, 1), ["a"])):
+        with pytest.raises(InputError, match="expected whole numbers"):
+            change()
+    with pytest.raises(InputError, match="3 is given more than once"):
+        lists.put(rows_of(1, 2), [3, 3])
     assert lists.version == 1
 
 

@@ -62,7 +62,7 @@ from compressae.retrieval.store import Catalogue
 @click.option(
     "--allowed",
     type=click.Path(path_type=Path),
-    help="A .npy of the ids to search among, or of one flag per id.",
+    help="The ids to search among: a .npy, also of one flag per id, or a .txt of a line each.",
 )
 @click.option(
     "--exclude",
@@ -122,7 +122,14 @@ def search(
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
     if output is not None:
         check_file_destination(output)
-    searchable = None if allowed is None else common.load_numbers(allowed, "ids or flags", "iubU")
+    searchable = None
+    if allowed is not None:
+        is_text = allowed.suffix == ".txt"
+        searchable = (
+            common.load_ids(allowed)
+            if is_text
+            else common.load_numbers(allowed, "ids or flags", "iubU")
+        )
     left_out = None if exclude is None else read_interactions(exclude)
     texts = None if labels is None else read_labels(labels)
     catalogue = Catalogue.open(index)

@@ -169,3 +169,28 @@ def test_a_sparse_matrix_is_indexed_and_changed(own):
     assert said["rows"] == 100
     code, _, err = call("search", own / "matrix", own / "rows.npz", "--candidates", 9)
     assert code == 2 and "made with -m MODEL" in err
+
+
+def test_rows_named_by_texts_are_indexed_changed_and_found(made, tmp_path):
+    matrix = scipy.sparse.random_array((6, 20), density=0.5, rng=np.random.default_rng(0))
+    scipy.sparse.save_npz(tmp_path / "rows.npz", matrix.tocsr())
+    for name, texts in {"ids": "abcdef", "gone": "ac", "some": "bdx", "new": "uvwxyz"}.items():
+        (tmp_path / f"{name}.txt").write_text("".join(f"{text}\n" for text in texts))
+    index, rows = tmp_path / "index", tmp_path / "rows.npz"
+    succeed("index", rows, "-o", index, "--ids", tmp_path / "ids.txt")
+    succeed("update", index, "--remove", tmp_path / "gone.txt")
+    lines = succeed("search", index, rows, "-k", 9, "--json").splitlines()
+    assert set(json.loads(lines[0])["ids"]) <= set("bdef")
+    assert json.loads(lines[1])["ids"][0] == "b"
+    some = succeed("search", index, rows, "--allowed", tmp_path / "some.txt", "--json")
+    assert {one for line in some.splitlines() for one in json.loads(line)["ids"]} == {"b", "d"}
+    said = succeed("update", index, "--add", rows, "--ids", tmp_path / "new.txt", "--json")
+    assert json.loads(said)["rows"] == 10
+    np.save(tmp_path / "numbers.npy", np.arange(2))
+    for command in (
+        ["update", index, "--remove", tmp_path / "numbers.npy"],
+        ["update", index, "--add", rows],
+        ["search", index, rows, "--allowed", tmp_path / "numbers.npy"],
+    ):
+        code, _, err = call(*command)
+        assert code == 1 and err.count("\n") == 1 and "texts" in err, err

@@ -308,7 +308,8 @@ def operations(count: int, seed: int, readers: int, folder: Path | None) -> None
             try:
                 for done_so_far in range(count // 2):
                     if done_so_far % 5000 == 0:
-                        click.echo(f"{sum(counts.values()):,} operations", err=True)
+                        kind = "texts" if texts else "whole numbers"
+                        click.echo(f"{done_so_far:,} operations on {kind}", err=True)
                     counts[writer.step()] += 1
                     writer.states[writer.catalogue.version].check(writer.catalogue, rng)
                     if not said.empty():

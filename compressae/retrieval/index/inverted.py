@@ -132,7 +132,7 @@ class InvertedIndex(SegmentedIndex):
             InputError: codes that do not go with the index's, or an id that it holds. Nothing was
                 changed.
         """
-        return self.segments.add(self._like_ours(codes), ids)
+        return self.segments.add(self.as_ours(codes), ids)
 
     def update(self, ids: Any, codes: Any) -> None:
         """Replace the rows of ids (m,) by codes (m, h).
@@ -140,10 +140,7 @@ class InvertedIndex(SegmentedIndex):
         Raises:
             InputError: see ``add`` and ``remove``. Nothing was changed.
         """
-        self.segments.update(ids, self._like_ours(codes))
-
-    def _like_ours(self, codes: Any) -> Codes:
-        return self.segments.parts[0].codes.like_these(as_codes(codes, "codes"))
+        self.segments.update(ids, self.as_ours(codes))
 
     @classmethod
     def of(

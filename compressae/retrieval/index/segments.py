@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from compressae.kernels.postings import Postings
-from compressae.retrieval.codes import Codes
+from compressae.retrieval.codes import Codes, as_codes
 from compressae.retrieval.errors import InputError
 
 #: The largest id.
@@ -303,6 +303,10 @@ class SegmentedIndex:
     def build(self, codes: Codes, ids: np.ndarray | None) -> Segment:
         """Build a segment of rows as this index holds them; see ``Build``."""
         raise NotImplementedError
+
+    def as_ours(self, rows: Any) -> Codes:
+        """Any sparse rows as codes in the form of this index's; see ``codes.as_codes``."""
+        return self.segments.parts[0].codes.like_these(as_codes(rows, "codes"))
 
     def over(self, parts: Sequence[Segment], next_id: int) -> Self:
         """An index of other segments, in all else like this one; see ``Segments.of``."""

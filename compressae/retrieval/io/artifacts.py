@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,8 +81,13 @@ def library_version() -> str:
         return "0+source"
 
 
-def check_destination(path: str | Path, kind: str) -> None:
+def check_destination(path: str | Path, kind: str, parts: Collection[str] = ()) -> None:
     """Refuse a path that ``save_artifact`` would refuse, before long work starts.
+
+    Args:
+        path: where the artifact is to stand.
+        kind: of the artifact.
+        parts: names in the folder of an older one beside its config and the files of that.
 
     Raises:
         InputError: the parent folder does not exist or cannot be written; or the path is a file or
@@ -106,7 +112,7 @@ def check_destination(path: str | Path, kind: str) -> None:
             f"{path}: a folder that is {old_kind}, not {kind}, stands there; it is left as it "
             "is; choose another name"
         )
-    foreign = names - {_CONFIG, *config.files}
+    foreign = names - {_CONFIG, *config.files, *parts}
     if foreign:
         raise InputError(
             f"{path}: holds {min(foreign)}, which is no part of the {kind} there and would be "

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import check_ids
-from compressae.retrieval.io.artifacts import read_config
-from compressae.retrieval.io.atomic import check_writable, replacing, sweep, sync_folder
+from compressae.retrieval.io.artifacts import check_destination
+from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
 from compressae.retrieval.store import version as version_files
 from compressae.retrieval.store.change import Change, names_of, numbers_of
 from compressae.retrieval.store.files import REMOVALS, SEGMENTS, verify_lists, write_segment
 from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
-from compressae.retrieval.store.version import Version, read_version, write_version
+from compressae.retrieval.store.version import Version, now, read_version, write_version
 from compressae.retrieval.store.view import KIND, Index, Root, View
 
 _LOCK = "writer.lock"
@@ -135,10 +134,9 @@ class Catalogue:
             named = None if names is None else Names.of(names)
             record = write_segment(folder, f"{1:010d}-0", segment, named)
             search = index.search_settings if isinstance(index, CompressedIndex) else None
-            now = datetime.now(UTC).isoformat(timespec="seconds")
             next_id = index.segments.next_id
             change = f"create {len(index):,}"
-            first = Version(identity, 1, now, change, len(index), next_id, (record,), (), search)
+            first = Version(identity, 1, now(), change, len(index), next_id, (record,), (), search)
             write_version(folder, first)
         return cls.open(path, threads=index.threads)
 
@@ -406,7 +404,6 @@ class Catalogue:
             if number == newest:
                 return
             old = read_version(self.path, number)
-            self._root.open_version(old, None)  # Its files are there.
             next_id = old.next_id
             with suppress(InputError):  # The newest version may be what is wrong.
                 next_id = max(next_id, read_version(self.path, newest).next_id)
@@ -414,11 +411,12 @@ class Catalogue:
                 old,
                 number=newest + 1,
                 next_id=next_id,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                created=now(),
                 change=f"roll back to {number}",
             )
+            view = self._root.open_version(version, None)  # Its files are there.
             write_version(self.path, version)
-            self._view = self._root.open_version(version, self._view)
+            self._view = view
 
     def prune(self, keep: int = 1) -> int:
         """Delete older versions, and the files that only they name.
@@ -488,31 +486,8 @@ def check_place(path: Path, overwrite: bool) -> None:
         InputError: something else stands there, or a catalogue without ``overwrite``; or the parent
             folder cannot be written.
     """
-    check_writable(path)
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise InputError(f"{path}: a file stands there; expected a new folder; choose another name")
-    names = {entry.name for entry in path.iterdir()}
-    if not names:
-        return
-    try:
-        config = read_config(path)
-    except InputError:
-        config = None
-    if config is None or config.kind != KIND:
-        what = "no artifact" if config is None else config.kind
-        raise InputError(
-            f"{path}: a folder that is {what}, not {KIND}, stands there; it is left as it is; "
-            "choose another name"
-        )
-    own = {"config.json", *config.files, SEGMENTS, REMOVALS, version_files.FOLDER, _LOCK}
-    if names - own:
-        raise InputError(
-            f"{path}: holds {min(names - own)}, which is no part of the catalogue there and would "
-            "be lost; move it, or choose another name"
-        )
-    if not overwrite:
+    check_destination(path, KIND, (SEGMENTS, REMOVALS, version_files.FOLDER, _LOCK))
+    if not overwrite and path.exists() and any(path.iterdir()):
         raise InputError(
             f"{path}: an older catalogue is there; overwrite it (--overwrite), or choose another "
             "name"

@@ -1,11 +1,9 @@
 """Change: additions and removals that become one version of a catalogue."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from compressae.retrieval.codes import Codes, as_codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex, SearchSettings
 from compressae.retrieval.index.segments import Segment, check_ids
@@ -16,7 +14,7 @@ from compressae.retrieval.store.files import (
     write_segment,
 )
 from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
-from compressae.retrieval.store.version import RemovalRecord, SegmentRecord, Version
+from compressae.retrieval.store.version import RemovalRecord, SegmentRecord, Version, now
 from compressae.retrieval.store.view import Root, View
 
 
@@ -41,7 +39,7 @@ class Change:
 
     def add(self, codes: Any, ids: Any = None) -> np.ndarray:
         """Add rows; see ``Catalogue.add``."""
-        codes = self._like_ours(codes)
+        codes = self.index.as_ours(codes)
         if not self._root.texts:
             added = self.index.segments.add(codes, ids)
             self._note("add", len(added))
@@ -68,12 +66,12 @@ class Change:
     def update(self, ids: Any, codes: Any) -> None:
         """Replace rows; see ``Catalogue.update``."""
         numbers = self._known_numbers(ids) if self._root.texts else ids
-        self.index.segments.update(numbers, self._like_ours(codes))
+        self.index.segments.update(numbers, self.index.as_ours(codes))
         self._note("update", len(np.atleast_1d(numbers)))
 
     def put(self, codes: Any, ids: Any) -> int:
         """Add rows, in place of those that have their ids; see ``Catalogue.put``."""
-        codes, known = self._like_ours(codes), self.known(ids)
+        codes, known = self.index.as_ours(codes), self.known(ids)
         if len(known) != len(codes):
             raise InputError(f"{len(known)} ids for {len(codes)} rows; expected one a row")
         ids = np.asarray(ids)
@@ -134,7 +132,7 @@ class Change:
         return Version(
             old.catalogue,
             number,
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            now(),
             ", ".join(self._words),
             len(index),
             index.segments.next_id,
@@ -168,10 +166,6 @@ class Change:
 
     def _note(self, verb: str, rows: int) -> None:
         self._words.append(f"{verb} {rows:,}")
-
-    def _like_ours(self, codes: Any) -> Codes:
-        like = self.index.segments.parts[0].codes
-        return like.like_these(as_codes(codes, "codes"))
 
     # Names of rows.
 

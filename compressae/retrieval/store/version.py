@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import SearchSettings
 from compressae.retrieval.io.artifacts import read_plain
 from compressae.retrieval.io.atomic import replacing
-from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, from_json
+from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, checked, from_json
 
 FOLDER = "versions"
 #: What tells a catalogue from another that takes its place: random, in hexadecimal.
@@ -136,11 +137,16 @@ def read_version(catalogue: Path, number: int) -> Version:
     file = from_json(read_plain(path, cure), _File, str(path), cure)
     if _digest(file.version) != file.sha256:
         raise InputError(f"{path}: damaged (its checksum differs); {cure}")
-    version = from_json(json.dumps(file.version).encode(), Version, str(path), cure)
+    version = checked(file.version, Version, str(path), cure)
     names = [segment.name for segment in version.segments]
     if version.number != number or not names or len(set(names)) < len(names):
         raise InputError(f"{path}: damaged or not of compressae; {cure}")
     return version
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _digest(content: dict) -> str:

@@ -1,6 +1,7 @@
 """One small call of each Triton kernel in each form that it is launched in.
 
-``ahead_of_time.py`` compiles what they launch. A kernel's tests check its answers.
+``ahead_of_time.py`` compiles what they launch. A kernel's tests check its answers. Run as a script,
+on a GPU: that is what the sanitizer watches.
 """
 
 from collections.abc import Callable
@@ -154,3 +155,11 @@ WORKLOADS: dict[str, Workload] = {
     "masked scan, together": _scan(_planes(4096, None, 16, 0, False), "together", masked=True),
     "inverted search": _top_candidates,
 }
+
+
+if __name__ == "__main__":
+    torch.set_default_device("cuda")
+    for name, workload in WORKLOADS.items():
+        workload()
+        torch.cuda.synchronize()
+        print(f"done: {name}", flush=True)

@@ -1,6 +1,8 @@
 """Pairs that the tests of recommenders share, and one thread."""
 
-import faiss
+from importlib import import_module
+from importlib.util import find_spec
+
 import pytest
 import torch
 from recommender_data import blocks, write  # Puts scripts/ on the path.
@@ -22,9 +24,12 @@ def pairs_split(data):
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """One thread of torch and of faiss: tables are so small that others only wait."""
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    faiss = import_module("faiss") if find_spec("faiss") else None  # A GPU's machine may lack it.
+    before = torch.get_num_threads(), faiss and faiss.omp_get_max_threads()
     torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
+    if faiss:
+        faiss.omp_set_num_threads(1)
     yield
     torch.set_num_threads(before[0])
-    faiss.omp_set_num_threads(before[1])
+    if faiss:
+        faiss.omp_set_num_threads(before[1])

@@ -1,6 +1,5 @@
 """Quantised and joined tables against faiss and torch themselves."""
 
-import faiss
 import numpy as np
 import pytest
 import torch
@@ -9,6 +8,8 @@ from benchmarks.gowalla.joined import JoinedTable
 
 from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable, HashedTable, QuantizedTable
+
+faiss = pytest.importorskip("faiss", reason="needs faiss-cpu (pip install)")
 
 
 @pytest.fixture(scope="module")

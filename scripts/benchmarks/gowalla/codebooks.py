@@ -7,7 +7,6 @@ is what ``bytes_of`` counts.
 import copy
 from typing import Any, Self
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -77,6 +76,8 @@ class ProductTable(_Quantised):
 
         With a rotation, learned in so many iterations, d may grow to the next multiple of m.
         """
+        import faiss
+
         n, d = rows.shape
         step = -(-d // m)
         rotation = None
@@ -134,6 +135,8 @@ class NormedTable(_Quantised):
     @classmethod
     def fit(cls, rows: np.ndarray, m: int, seed: int = 0) -> "NormedTable":
         """Quantise rows (n, d) float32, n ≥ 256, to m + 1 bytes each, 1 ≤ m ≤ d; all rows train."""
+        import faiss
+
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         directions = ProductTable.fit(rows / np.maximum(lengths, 1e-12), m, seed=seed)
         reconstructed = directions.rows().detach().norm(dim=1, keepdim=True).numpy()
@@ -171,6 +174,8 @@ class ResidualTable(_Quantised):
     @classmethod
     def fit(cls, rows: np.ndarray, m: int, seed: int = 0) -> "ResidualTable":
         """Quantise rows (n, d) float32, n ≥ 256, by m ≥ 1 stages; all rows train."""
+        import faiss
+
         d = rows.shape[1]
         quantizer = _quiet(faiss.ResidualQuantizer(d, m, 8), len(rows), seed)
         quantizer.train_type = faiss.ResidualQuantizer.Train_default

@@ -12,7 +12,6 @@ from scipy import sparse
 
 from compressae import TrainConfig, compress, train
 from compressae.retrieval import CompressedIndex, exact_search, recall_at
-from compressae.retrieval.baselines.norm_explicit import NormExplicitPQ
 from compressae.retrieval.io.embeddings import as_embeddings
 
 K, JUDGED = 20, 2000
@@ -47,6 +46,8 @@ def sides(data: Path, trained: tuple[Path, ...], output: Path, latents: int, dim
 
 def _judge(split: Split, users: np.ndarray, items: np.ndarray, latents: int) -> dict:
     """Overlap with the dense top 20, and Recall@20 of held-out pairs, of every pair of sides."""
+    from compressae.retrieval.baselines.norm_explicit import NormExplicitPQ  # Needs faiss.
+
     order = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(split.test.indptr)))
     judged = order[:JUDGED]
     seen, test = sparse.csr_array(split.train)[judged], sparse.csr_array(split.test)[judged]

@@ -21,7 +21,7 @@ FLOORS = {
     ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
-        "projection exact", "exclusion", "segments", "hits",
+        "projection exact", "exclusion", "segments", "graph hits sketch",
     ],
     "compressae.retrieval.store": [
         "catalogue", "change", "view", "files", "names version",
@@ -30,7 +30,9 @@ FLOORS = {
     "compressae.retrieval.io": [
         "embeddings artifacts labels interactions", "atomic tensorfile", "schema",
     ],
-    "compressae.training": ["loop", "gradient pursuit", "checkpoint distributed", "config"],
+    "compressae.training": [
+        "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",
+    ],
     "compressae.coding": ["plan", "compress", "coder budget"],
     "compressae.evaluation": [
         "report", "plots", "summary", "protocol", "methods", "drift",

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressae.kernels import decode as sparse
 from compressae.kernels.backend import uses_triton
-from compressae.kernels.cosine import cosine_gradients
-from compressae.kernels.encode import encode
+from compressae.kernels.cosine import code_gradients
 from compressae.model import CompresSAE
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Embeddings, unit_rows
 from compressae.training import checkpoint as saved
+from compressae.training.adam import Adam
+from compressae.training.batches import Batches
 from compressae.training.config import TrainConfig
 from compressae.training.distributed import ALONE, Replicas
 
@@ -24,8 +24,6 @@ _RESAMPLE_UNTIL = 0.7
 _DEAD_AFTER = 60
 #: Length of the noise added to the initial data rows of the recipe "autoencoder"; rows have 1.
 _START_NOISE = 0.3
-#: Share of a GPU's free memory that the table may take; a larger table is copied batch by batch.
-_TABLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,12 @@ class Step:
 def take_gradients(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
     """Compute the loss of rows x (n, d) and set the ``grad`` of each parameter of the model.
 
-    Uses autograd on the CPU. On a GPU, kernels compute the gradients without (n, h) or (n, k, d) in
-    memory; the choice of latents and the sums over rows use bfloat16 products.
+    Uses autograd on the CPU. On a GPU, kernels compute the gradients tile by tile of rows, by
+    bfloat16 products.
 
     Args:
         model: its parameters receive the gradients.
-        x: (n, d) float32.
+        x: (n, d) float32 unit rows.
         wide_weight: weight of the loss at 4k nonzeros; 0 leaves it out.
 
     >>> model = CompresSAE(dim=4, latents=16, nonzeros=2)
@@ -84,38 +82,14 @@ def take_gradients(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
 @torch.no_grad()
 def _by_kernels(model: CompresSAE, x: Tensor, wide_weight: float) -> Step:
     """Compute the loss and the gradients on a GPU."""
-    # Gradients of the codes' values and of the two reconstructions.
-    k, h, d = model.nonzeros, model.latents, model.dim
-    x = torch.nn.functional.normalize(x)
-    ids, values = encode(x, model.encoder, model.encoder_bias, min(4 * k, h) if wide_weight else k)
-    cosines, grad_values, grad_rows = cosine_gradients(
-        ids, values, model.decoder, x, k, wide_weight
-    )
-
-    # Decoder: Sᵀ times the gradients of the reconstructions.
-    products = torch.bfloat16
-    grad_decoder = sparse.sparse_t_matmul(
-        ids[:, :k], values[:, :k], grad_rows[0], h, products=products
-    )
-    if ids.shape[1] > k:
-        grad_decoder += sparse.sparse_t_matmul(
-            ids[:, k:], values[:, k:], grad_rows[1], h, products=products
-        )
-
-    # Encoder and bias: a column of ones beside x sums the bias; four columns keep rows aligned.
-    x_and_ones = torch.nn.functional.pad(x, (0, 4))
-    x_and_ones[:, d] = 1
-    grad_encoder = sparse.sparse_t_matmul(ids, grad_values, x_and_ones, h, products=products)
-    model.decoder.grad = grad_decoder
-    model.encoder.grad = grad_encoder[:, :d].contiguous()
-    model.encoder_bias.grad = grad_encoder[:, d].contiguous()
-    loss = 1 - cosines[0].mean() + wide_weight * (1 - cosines[1].mean())
-    return Step(loss, cosines[0], ids[:, :k], values[:, :k])
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Free bytes of a GPU's memory; 0 on the CPU, where rows are read from their file."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    k = model.nonzeros
+    w = min(4 * k, model.latents) if wide_weight else k
+    out = code_gradients(x, model.encoder, model.encoder_bias, model.decoder, k, w, wide_weight)
+    model.encoder.grad, model.encoder_bias.grad = out.encoder, out.bias
+    model.decoder.grad = out.decoder
+    losses = 1 - out.cosines.mean(1)
+    loss = losses[0] + wide_weight * losses[-1]
+    return Step(loss, out.cosines[0], out.ids, out.values)
 
 
 class GradientRun:
@@ -163,24 +137,10 @@ class GradientRun:
         if config.recipe == "autoencoder":
             self._start_from_rows()
         self.model.to(device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=0.0, betas=(0.9, 0.99), fused=True
-        )
+        self.optimizer = Adam(self.model.parameters())
         self.step = 0
         self.last_used = torch.zeros(config.latents, dtype=torch.int64, device=device)
-        self._epoch = -1
-        self._order = np.empty(0, np.int64)
-        self._table = self._on_device()
-
-    def _on_device(self) -> Tensor | None:
-        """Copy all unit rows (n, d) to the GPU; None if they take too much of its memory."""
-        n, d = self.items.shape
-        if 4 * n * d > _TABLE_SHARE * _free_bytes(self.device):
-            return None
-        table = torch.empty(n, d, device=self.device)
-        for start, rows in self.items.batches():
-            table[start : start + len(rows)] = torch.from_numpy(unit_rows(rows))
-        return table
+        self.batches = Batches(items, self.batch, self.steps, config.seed, device)
 
     @torch.no_grad()
     def _start_from_rows(self) -> None:
@@ -195,22 +155,8 @@ class GradientRun:
         self.model.encoder.copy_(self.model.decoder)
 
     def next_batch(self) -> Tensor:
-        """Read this process's unit rows (m, d) of the batch of this step.
-
-        Each epoch visits every row once, in a new order.
-        """
-        n, config = len(self.items), self.config
-        steps_an_epoch = n // self.batch
-        epoch, place = divmod(self.step, steps_an_epoch)
-        if epoch != self._epoch:
-            rng = np.random.default_rng([config.seed, 1, epoch])
-            count = min(steps_an_epoch, self.steps) * self.batch
-            self._order, self._epoch = rng.choice(n, count, replace=False), epoch
-        rows = self._order[place * self.batch : (place + 1) * self.batch]
-        rows = rows[self.replicas.share(self.batch)]
-        if self._table is not None:
-            return self._table[torch.from_numpy(rows).to(self.device)]
-        return torch.from_numpy(unit_rows(self.items.take(rows))).to(self.device)
+        """Read this process's unit rows (m, d) of the batch of this step."""
+        return self.batches.of_step(self.step, self.replicas.share(self.batch))
 
     def advance(self) -> tuple[Tensor, Tensor]:
         """Take one optimiser step: (loss, mean cosine at k) of its batch.
@@ -236,10 +182,8 @@ class GradientRun:
                 f"learning rate ({config.learning_rate})"
             )
 
-        # Learning rate of the step, and the latents that it used.
-        model.project_decoder_gradient()
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(self.step)
+        # Note the latents that the step used.
+        learning_rate = config.learning_rate_at(self.step)
         self.step += 1
         self.last_used[step.indices.long().flatten()] = self.step
         self.replicas.max(self.last_used)
@@ -248,7 +192,8 @@ class GradientRun:
         is_due = self.step % config.resample_every == 0 and self.step < _RESAMPLE_UNTIL * self.steps
         resamples = config.recipe == "autoencoder" and is_due
         dead, residuals = self._residuals(x, step) if resamples else (None, None)
-        self.optimizer.step()
+        model.project_decoder_gradient()
+        self.optimizer.step(learning_rate)
         model.normalize_decoder()
         if dead is not None and residuals is not None:
             self._resample_dead(dead, residuals)
@@ -321,10 +266,9 @@ class GradientRun:
         step, tensors = saved.load_checkpoint(path, self.config, self.items.shape)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[name])
-            moments = {
-                key: tensors[f"{name}.{key}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")
-            }
-            count = torch.tensor(float(step), device=self.device)
-            self.optimizer.state[parameter] = {"step": count, **moments}
+            state = self.optimizer.state[parameter]
+            state["step"].fill_(step)
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key].copy_(tensors[f"{name}.{key}"])
         self.last_used.copy_(tensors["last_used"])
         self.step = step

@@ -13,6 +13,7 @@ from compressae.model import CompresSAE
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.training.batches import over_batches
 from compressae.training.config import TrainConfig, held_out_rows
 from compressae.training.distributed import ALONE, Replicas
 from compressae.training.gradient import GradientRun
@@ -98,8 +99,11 @@ def train(
     if config.similarity == "dot":
         items = items.compared_by("dot")
     has_direction = np.empty(n, bool)  # A row of zeros has none to learn from.
-    for start, batch in items.batches():
-        has_direction[start : start + len(batch)] = batch.any(axis=1)
+
+    def check(first: int, rows: np.ndarray) -> None:
+        has_direction[first : first + len(rows)] = rows.any(axis=1)
+
+    over_batches(items, check)
     if config.hold_out or not has_direction.all():
         rows = np.sort(held_out_rows(n, config.hold_out)[1])
         items = items.subset(rows[has_direction[rows]])

@@ -78,6 +78,7 @@ def main(capability: int) -> None:
         for module, kernel_name, kernel in compiled.values():
             rows.append({
                 "workload": name,
+                "hash": kernel.hash,
                 "kernel": f"{module.removeprefix('compressae.kernels.')}.{kernel_name}",
                 "capability": capability,
                 "warps": kernel.metadata.num_warps,

@@ -48,6 +48,19 @@ def test_every_kernel_compiles_and_fits(compiled, capability):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "other", "most"),
+    [("first search", "search of another size", 6), ("first step", "step of another size", 4)],
+)
+def test_other_sizes_compile_nothing_anew(compiled, first, other, most):
+    kernels = {
+        name: {row["hash"] for row in compiled[90] if row["workload"] == name}
+        for name in (first, other)
+    }
+    assert kernels[first] == kernels[other] and 0 < len(kernels[first]) <= most
+
+
+@pytest.mark.slow
 def test_no_kernel_is_left_out(compiled):
     import re
 

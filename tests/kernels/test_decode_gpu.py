@@ -38,7 +38,7 @@ def test_products_equal_the_reference(device, n, k, h, d):
 def test_a_part_of_wider_codes(device):
     """Views of the first and last nonzeros, as training takes them."""
     (ids, values, weights, rows), (i, v, w, x) = case(6, 12, 30, 40, device)
-    for part in (slice(0, 5), slice(5, 12)):
+    for part in (slice(0, 1), slice(0, 5), slice(5, 12)):
         close(
             sparse.decode(i[:, part], v[:, part], w),
             reference.decode(ids[:, part], values[:, part], weights),

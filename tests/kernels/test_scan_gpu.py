@@ -119,7 +119,7 @@ def test_both_launches_give_a_row_the_same_bits(device, name, form):
     tables = torch.from_numpy(tables).to(device) if residual.shape[1] else None
     maxima = gpu.block_maxima(planes, queries, tables, form=form)
     every = torch.arange(planes.blocks, device=device).expand(2, -1)
-    scores = gpu.scores(planes, queries, tables, every, whole=True)
+    scores = gpu.scores(planes, queries, tables, every, each=SCAN_BLOCK)
     assert torch.equal(maxima, scores.view(2, -1, SCAN_BLOCK).amax(2))
 
 
@@ -172,15 +172,50 @@ def test_queries_are_tiled(device, monkeypatch):
     check(device, PLAIN["float32"](), 3, 3)
 
 
-def test_rescore_equals_the_reference(device):
+@pytest.mark.parametrize("each", [1, 32, SCAN_BLOCK])
+def test_the_best_of_a_querys_own_rows(device, each):
     planes, dense, factors, residual = PACKED["rows of different lengths"]()
     queries, tables = questions(3, 100, 2)
-    rows = RNG(2).integers(-1, 1300, (3, 11))
-    given = (torch.from_numpy(x).to(device) for x in (queries, tables, rows))
-    got = scan.rescore(planes.to(device), *given).cpu().numpy()
-    expected = reference.scores(dense, factors, queries.astype(np.float64), residual, tables)
-    want = np.where(rows >= 0, np.take_along_axis(expected, np.maximum(rows, 0), 1), -np.inf)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    runs = np.stack([np.sort(RNG(q).permutation(-(-1300 // each))[:4]) for q in range(3)])
+    given = (torch.from_numpy(x).to(device) for x in (queries, tables))
+    own = torch.from_numpy(runs).to(device)
+    ids, scores = scan.best_of_runs(planes.to(device), *given, 5, own, each)
+    sums = reference.scores(dense, factors, queries.astype(np.float64), residual, tables)
+    for q in range(3):
+        rows = (runs[q][:, None] * each + np.arange(each)).ravel()
+        rows = rows[rows < 1300]
+        best = rows[np.argsort(-sums[q, rows], kind="stable")[:5]]
+        np.testing.assert_array_equal(ids[q, : len(best)].cpu(), best)
+        np.testing.assert_allclose(scores[q, : len(best)].cpu(), sums[q, best], rtol=1e-4)
+        assert (ids[q, len(best) :] == -1).all() and scores[q, len(best) :].isneginf().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nonzeros_and_factors_are_the_rows(name):
+    planes, dense, factors, _ = ALL[name]()
+    ids, values = (part.numpy()[: len(planes)] for part in planes.nonzeros(0, planes.blocks))
+    rows = np.zeros((len(planes), dense.shape[1]))
+    np.add.at(rows, (np.arange(len(planes))[:, None], ids * (values != 0)), values)
+    np.testing.assert_allclose(rows, dense, rtol=1e-6)
+    mine = planes.row_factors(0, planes.blocks)
+    if mine is not None:
+        np.testing.assert_allclose(mine.numpy()[: len(planes)], factors, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["levels apart, residual codes", "float32"])
+def test_a_damaged_slot_reads_within_the_query(device, name):
+    """Ids beyond h are cut to its bits, wherever the values are."""
+    planes = ALL[name]()[0]
+    planes.slots[:] = torch.iinfo(planes.slots.dtype).max
+    parts = 0 if planes.residual is None else planes.residual.shape[1]
+    queries, tables = questions(1, planes.latents, parts)
+    found = scan.scan(
+        planes.to(device),
+        torch.from_numpy(queries).to(device),
+        torch.from_numpy(tables).to(device) if parts else None,
+        3,
+    )
+    assert found[1].isfinite().all()
 
 
 def test_factors_in_place_of_gains_and_residual_codes(device):
@@ -237,7 +272,7 @@ def test_what_does_not_fit_is_refused(device):
     with pytest.raises(ValueError, match=r"queries \(2, 4999\): expected \(q, 5000\)"):
         scan.scan(planes, queries[:, 1:], tables, 3)
     with pytest.raises(ValueError, match=r"tables None: expected \(2, 3, 256\)"):
-        scan.rescore(planes, queries, None, torch.zeros(2, 1, dtype=torch.int64))
+        scan.best_of_runs(planes, queries, None, 1, torch.zeros(2, 1, dtype=torch.int64), 1)
     with pytest.raises(ValueError, match="K = 0"):
         scan.scan(planes, queries, tables, 0)
     with pytest.raises(ValueError, match=r"mask of shape \(3,\): expected \(1100,\)"):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from compressae.kernels.cosine import cosine_gradients
+from compressae.kernels.cosine import code_gradients, cosine_gradients
 from compressae.kernels.cosine import reference as cosine
 from compressae.kernels.encode import encode
 from compressae.kernels.encode import reference as encoder
 
 gpu = pytest.importorskip("compressae.kernels.cosine.gpu", reason="needs triton (Linux)")
+dense = pytest.importorskip("compressae.kernels.cosine.dense", reason="needs triton (Linux)")
 
 
 def codes(n, w, h, d, seed=0):
@@ -55,6 +56,65 @@ def test_cosine_gradients_equal_autograd(device):
     torch.testing.assert_close(found, v.grad.float(), rtol=1e-4, atol=1e-6)
 
 
+def loss_gradients(x, encoder, bias, decoder, k, w, weight):
+    """Cosines, ids at k and gradients of the three parameters by autograd in float64."""
+    parameters = [t.double().requires_grad_() for t in (encoder, bias, decoder)]
+    entries = x.double() @ parameters[0].T + parameters[1]
+    order = entries.abs().argsort(dim=1, descending=True, stable=True)
+    cosines = []
+    for count in (k, w):
+        ids = order[:, :count]
+        code = torch.zeros_like(entries).scatter(1, ids, entries.gather(1, ids))
+        cosines.append(torch.cosine_similarity(x.double(), code @ parameters[2]))
+    loss = 1 - cosines[0].mean() + weight * (1 - cosines[1].mean())
+    return torch.stack(cosines), order[:, :k], *torch.autograd.grad(loss, parameters)
+
+
+def parameters(n, h, d, seed=0):
+    """Unit rows x (n, d), encoder (h, d), bias (h,) and decoder (h, d)."""
+    generator = torch.Generator().manual_seed(seed)
+    x, bias, *both = (
+        torch.randn(shape, generator=generator) for shape in [(n, d), (h,), (h, d), (h, d)]
+    )
+    x, encoder, decoder = (torch.nn.functional.normalize(t) for t in (x, *both))
+    return x, encoder, 0.1 * bias, decoder
+
+
+@pytest.mark.parametrize("is_dense", [True, False], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    ("n", "k", "w", "h", "d"),
+    [(1, 1, 1, 1, 1), (13, 3, 12, 60, 17), (9, 7, 7, 50, 20), (5, 1, 4, 300, 8), (4, 9, 9, 9, 3)],
+)
+def test_code_gradients_equal_autograd(device, monkeypatch, is_dense, n, k, w, h, d):
+    monkeypatch.setattr("compressae.kernels.decode.gpu.dense_is_cheaper", lambda k, h: is_dense)
+    monkeypatch.setattr(dense, "_TILE", 5 * h)  # Tiles of 5 rows at most.
+    arrays = parameters(n, h, d)
+    found = code_gradients(*(t.to(device) for t in arrays), k, w, 0.3, torch.float32)
+    cosines, ids, *expected = loss_gradients(*arrays, k, w, 0.3)
+    torch.testing.assert_close(found.cosines.cpu(), cosines[: 1 + (w > k)].float())
+    assert torch.equal(found.ids.cpu().long(), ids)
+    for mine, wanted in zip((found.encoder, found.bias, found.decoder), expected, strict=True):
+        torch.testing.assert_close(mine.cpu(), wanted.float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_bfloat16_gradients_point_where_float32_ones_do():
+    x, encoder, bias, decoder = (t.to("cuda") for t in parameters(2000, 512, 64))
+    found = code_gradients(x, encoder, bias, decoder, 8, 32, 0.125)
+    exact = code_gradients(x, encoder, bias, decoder, 8, 32, 0.125, torch.float32)
+    torch.testing.assert_close(found.cosines.mean(1), exact.cosines.mean(1), rtol=0, atol=1e-3)
+    for name in ("encoder", "bias", "decoder"):
+        mine, wanted = getattr(found, name), getattr(exact, name)
+        assert torch.cosine_similarity(mine.flatten(), wanted.flatten(), dim=0) > 0.98, name
+
+
+def test_a_parameter_that_is_nan_makes_the_loss_nan(device):
+    x, encoder, bias, decoder = (t.to(device) for t in parameters(3, 20, 6))
+    for poisoned in (encoder, decoder):
+        poisoned[:] = float("nan")
+        assert code_gradients(x, encoder, bias, decoder, 2, 8, 0.1).cosines.isnan().all()
+
+
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("n", "h", "d", "k"), [(1, 5, 3, 5), (20, 300, 40, 12), (4, 33, 64, 1)])
 def test_encode_equals_the_reference(device, products, n, h, d, k):
@@ -97,3 +157,5 @@ def test_bad_k_is_refused(device):
     ids = torch.zeros(2, 3, dtype=torch.int32, device=device)
     with pytest.raises(ValueError, match="k = 4 of 3 nonzeros"):
         cosine_gradients(ids, ids.float(), w, x, 4, 0.0)
+    with pytest.raises(ValueError, match="k = 3, w = 10: expected"):
+        code_gradients(x, w, b, w, 3, 10, 0.1)

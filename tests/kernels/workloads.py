@@ -5,11 +5,12 @@ on a GPU: that is what the sanitizer watches.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from compressae.kernels.candidates import gpu as candidates
+from compressae.kernels.cosine import dense
 from compressae.kernels.cosine import gpu as cosine
 from compressae.kernels.decode import gpu as decode
 from compressae.kernels.encode import gpu as encode
@@ -17,13 +18,14 @@ from compressae.kernels.pursuit import gpu as pursuit
 from compressae.kernels.quantize import gpu as quantize
 from compressae.kernels.scan import SCAN_BLOCK, Planes
 from compressae.kernels.scan import gpu as scan
+from compressae.kernels.sketch import gpu as sketch
 from compressae.kernels.topk import gpu as topk
 
 Workload = Callable[[], object]
 
 
-def _top(h: int, k: int, dtype: torch.dtype, magnitude: bool) -> Workload:
-    return lambda: topk.top(torch.zeros(2, h, dtype=dtype), k, magnitude)
+def _top(n: int, h: int, k: int, dtype: torch.dtype, magnitude: bool) -> Workload:
+    return lambda: topk.top(torch.zeros(n, h, dtype=dtype), k, magnitude)
 
 
 def _sparse_products(d: int, k: int, h: int = 4096, n: int = 3, first: int = 0) -> Workload:
@@ -58,8 +60,14 @@ def _training(d: int, k: int, wide: int, h: int = 4096, n: int = 3) -> Workload:
     def run() -> None:
         encode.encode(x, weights, torch.zeros(h), wide)
         cosine.cosine_gradients(ids, values, weights, x, k, 0.1)
+        dense.gradients(x, weights, torch.zeros(h), weights, k, wide, 0.1)
 
     return run
+
+
+def _step(n: int, h: int, k: int) -> Workload:
+    x, weights, bias = torch.zeros(n, 768), torch.zeros(h, 768), torch.zeros(h)
+    return lambda: dense.gradients(x, weights, bias, weights, k, 4 * k, 0.1)
 
 
 def _planes(h: int, values: torch.dtype | None, levels: int, m: int, ragged: bool) -> Planes:
@@ -87,23 +95,46 @@ def _scan(planes: Planes, form: scan.Form, half: bool = False, masked: bool = Fa
     def launch() -> None:
         queries = torch.zeros(2, planes.latents)
         scan.block_maxima(planes, queries, tables, mask, half, form)
-        scan.scores(planes, queries, tables, torch.zeros(2, 5, dtype=torch.int64), mask, True)
+        scan.scores(planes, queries, tables, torch.zeros(2, 5, dtype=torch.int64), mask, SCAN_BLOCK)
+        scan.scores(planes, queries, tables, torch.zeros(2, 5, dtype=torch.int64), mask, 32)
         scan.scores(planes, queries, tables, torch.zeros(2, 3000, dtype=torch.int64))
 
     return launch
 
 
-def _top_candidates() -> object:
-    lists = candidates.Resident(
-        torch.zeros(64, dtype=torch.int16),
-        torch.zeros(64, dtype=torch.int8),
-        torch.zeros(2, 4097, dtype=torch.int32),
-        torch.zeros(2, dtype=torch.int64),
-        1 << 17,
-        500.0,
-    )
-    latents = torch.zeros(2, 64, dtype=torch.int32)
-    return candidates.top_candidates(lists, latents, torch.ones(2, 64), 10)
+def _search(blocks: int, K: int) -> Workload:
+    """What a search of one query launches, then one of many, by sketches."""
+    planes = _planes(4096, None, 16, 0, False)
+    slots, gains = (torch.zeros(blocks, *t.shape[1:], dtype=t.dtype) for t in _kept(planes))
+    planes = replace(planes, n=blocks * SCAN_BLOCK - 3, slots=slots, gains=gains)
+
+    def run() -> None:
+        for q in (1, K):
+            queries = torch.zeros(q, 4096)
+            if q == 1:
+                maxima, each = scan.block_maxima(planes, queries, None), SCAN_BLOCK
+            else:
+                rows = torch.zeros(planes.n, 64, dtype=torch.int8)
+                asked = torch.zeros(q, 128, dtype=torch.int8)
+                maxima, each = sketch.block_maxima(asked, rows, None, 32, None)[0], 32
+            best = topk.largest(maxima, K)[0]
+            topk.largest(scan.scores(planes, queries, None, best, None, each), K)
+
+    return run
+
+
+def _kept(planes: Planes) -> list[torch.Tensor]:
+    assert planes.gains is not None
+    return [planes.slots, planes.gains]
+
+
+def _sketch(columns: int, lengths: bool, masked: bool) -> Workload:
+    n = 600
+    rows = torch.zeros(n, columns // 2, dtype=torch.int8)
+    queries = torch.zeros(3, columns, dtype=torch.int8)
+    kept = torch.ones(n) if lengths else None
+    mask = torch.ones(n, dtype=torch.bool) if masked else None
+    return lambda: sketch.block_maxima(queries, rows, kept, 32, mask)
 
 
 #: latents, values, levels, residual parts, rows differ in k
@@ -119,17 +150,24 @@ _PLANES = {
 
 WORKLOADS: dict[str, Workload] = {
     **{
-        f"top-{k} of {h} {dtype}": _top(h, k, dtype, magnitude)
-        for h, k, dtype, magnitude in [
-            (4096, 32, torch.float32, True),
-            (4096, 128, torch.float32, True),
-            (4096, 40, torch.bfloat16, True),
-            (65536, 256, torch.float32, True),
-            (8192, 100, torch.float32, False),
-            (4096, 320, torch.float32, True),
-            (4096, 512, torch.bfloat16, True),
-            (4096, 1, torch.float32, True),
-            (4096, 8, torch.bfloat16, False),
+        f"top-{k} of {n} x {h} {dtype}": _top(n, h, k, dtype, magnitude)
+        for n, h, k, dtype, magnitude in [
+            (8, 4096, 1, torch.float32, True),
+            (8, 4096, 32, torch.float32, True),
+            (8, 4096, 128, torch.float32, True),
+            (8, 4096, 256, torch.float32, True),
+            (8, 8192, 100, torch.float32, False),
+            (8, 4096, 8, torch.bfloat16, False),
+            (8, 4096, 40, torch.bfloat16, True),
+            (8, 4096, 160, torch.bfloat16, True),
+            (8, 4096, 256, torch.bfloat16, True),
+            (2, 4096, 32, torch.float16, True),
+            (2, 4096, 512, torch.bfloat16, True),
+            (2, 65536, 256, torch.float32, True),
+            (2, 39000, 400, torch.int32, False),
+            (2, 8192, 2048, torch.float32, False),
+            (1, 200_000, 400, torch.float32, False),
+            (1, 200_000, 2048, torch.int32, False),
         ]
     },
     **{
@@ -153,7 +191,12 @@ WORKLOADS: dict[str, Workload] = {
     "scan in half precision": _scan(_planes(4096, None, 16, 0, False), "together", half=True),
     "masked scan": _scan(_planes(4096, torch.uint8, 64, 16, True), "shared", masked=True),
     "masked scan, together": _scan(_planes(4096, None, 16, 0, False), "together", masked=True),
-    "inverted search": _top_candidates,
+    "first search": _search(128, 100),
+    "search of another size": _search(131, 90),
+    "first step": _step(48, 4096, 32),
+    "step of another size": _step(51, 8192, 31),
+    "sketches": _sketch(128, False, False),
+    "sketches of few columns, with lengths, masked": _sketch(32, True, True),
 }
 
 

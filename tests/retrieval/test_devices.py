@@ -75,6 +75,7 @@ def compress_on(device):
 
 
 def test_a_quantiser_fitted_on_the_device(device, model, table):
+    pytest.importorskip("faiss", reason="needs faiss, which trains residual codes")
     x, metric = unit_rows(table[:256]), np.eye(D, dtype=np.float32)
     ours = fit_quantizer(Coder(model, metric, True, True, torch.device(device)), x, 1, 2, 2)
     theirs = fit_quantizer(Coder(model, metric, True), x, 1, 2, 2)

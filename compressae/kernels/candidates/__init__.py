@@ -13,16 +13,11 @@ a row whose sum is more than 2ε below the K-th largest sum is not in the top K.
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressae.kernels.backend import uses_triton
 from compressae.kernels.candidates import cpu
 from compressae.kernels.postings import LARGEST, WINDOW, Postings
-
-if TYPE_CHECKING:
-    from compressae.kernels.candidates.gpu import Resident
 
 #: Queries per batch: they share the reads of a window.
 TOGETHER = 32
@@ -126,44 +121,6 @@ def find_candidates(
         unit,
         slack,
     )
-
-
-def resident(postings: Postings, device: Any) -> "Resident":
-    """Copy posting lists of int8 values to a device, for ``top_candidates``.
-
-    Raises:
-        ValueError: the values are not int8.
-    """
-    from compressae.kernels.candidates import gpu
-
-    return gpu.Resident.of(postings, device)
-
-
-def top_candidates(
-    lists: "Resident", latents: Any, values: Any, count: int, mask: Any = None
-) -> tuple[Any, Any]:
-    """Top ``count`` rows of sparse queries on a GPU, by integer score (q, C).
-
-    Sums are exact; weights are rounded to about 2^-20 of the query's length.
-
-    Args:
-        lists: posting lists from ``resident``, n rows over h latents.
-        latents: (q, m) integer tensor below h, distinct within a query.
-        values: (q, m) float32, finite.
-        count: C, at least 1.
-        mask: (n,) bool, True for rows that may be returned; all rows when None.
-
-    Returns:
-        rows (q, C) int64 and sums (q, C) int32, best first, ties by smaller row; positive
-        sums only, padded with −1 and 0.
-
-    Raises:
-        ValueError: rows are so long that sums would overflow 32 bits, or no GPU holds the tensors.
-    """
-    uses_triton(values, "triton")
-    from compressae.kernels.candidates import gpu
-
-    return gpu.top_candidates(lists, latents, values, count, mask)
 
 
 def _scratch(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:

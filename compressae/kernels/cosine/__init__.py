@@ -1,11 +1,52 @@
-"""Cosine losses and their gradients, fused over a batch's codes (GPU only)."""
+"""Cosine losses of sparse codes and their gradients (GPU only)."""
 
 from typing import TYPE_CHECKING
 
 from compressae.kernels.backend import uses_triton
+from compressae.kernels.cosine.gradients import Gradients
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+
+def code_gradients(
+    x: "Tensor",
+    encoder: "Tensor",
+    bias: "Tensor",
+    decoder: "Tensor",
+    k: int,
+    w: int,
+    wide_weight: float,
+    products: "torch.dtype | None" = None,
+) -> Gradients:
+    """Gradients of mean(1 − cos(x, ŷ)) + wide_weight·mean(1 − cos(x, ẑ)) with respect to W, b, D.
+
+    ŷ and ẑ are S D with S the k and the w entries of x Wᵀ + b of largest |value|. Equal to
+    ``abs_topk``, gathers and backward. Products are dense on the tensor cores where h / w is small
+    enough for that to be faster, else sparse.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        encoder, bias, decoder: W (h, d), b (h,) and D (h, d) float32.
+        k: 1 ≤ k ≤ w.
+        w: w ≤ h; if w = k, ŷ and ẑ are one.
+        wide_weight: weight of the second loss.
+        products: dtype of the dense products, activations and slopes: bfloat16 (when None) or
+            float32. Sums over rows are float32.
+
+    Raises:
+        ValueError: k is out of range, or no GPU holds the tensors.
+    """
+    uses_triton(x, "triton")
+    if not 1 <= k <= w <= len(encoder):
+        raise ValueError(f"k = {k}, w = {w}: expected 1 ≤ k ≤ w ≤ {len(encoder)} latents")
+    from compressae.kernels.cosine import dense, sparse
+    from compressae.kernels.decode.gpu import dense_is_cheaper
+
+    if dense_is_cheaper(w, len(encoder)):
+        return dense.gradients(x, encoder, bias, decoder, k, w, wide_weight, products)
+    return sparse.gradients(x, encoder, bias, decoder, k, w, wide_weight)
 
 
 def cosine_gradients(

@@ -1,7 +1,8 @@
-"""Fused cosine losses in Triton: both reconstructions of a row, their cosines and gradients.
+"""Cosine losses in Triton: both reconstructions of a row, their cosines and gradients.
 
-One program per row. It keeps x and both reconstructions in registers and gathers the row's
-decoder rows twice from the L2 cache: once to decode, once for the value gradients.
+One program per row. Of sparse codes it keeps x and both reconstructions in registers and gathers
+the row's decoder rows twice from the L2 cache: once to decode, once for the value gradients. Of
+dense codes it reads both reconstructions.
 """
 
 import torch
@@ -43,14 +44,46 @@ def _value_gradients(
 def _slope(x, y, factor):
     """cos(x, y) and −factor·∂cos/∂y; both 0 if x or y is zero."""
     xy, xx, yy = tl.sum(x * y, 0), tl.sum(x * x, 0), tl.sum(y * y, 0)
-    nonzero = (xx > 0) & (yy > 0)
+    nonzero = (xx != 0) & (yy != 0)  # True for NaN, which shall stay.
     norms = tl.sqrt(tl.where(nonzero, xx, 1.0)) * tl.sqrt(tl.where(nonzero, yy, 1.0))
     cosine = tl.where(nonzero, xy / norms, 0.0)
     gradient = factor * (cosine / tl.where(nonzero, yy, 1.0) * y - x / norms)
     return cosine, tl.where(nonzero, gradient, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "n"])
+def _slopes(
+    x_ptr,
+    reconstructions_ptr,
+    cosines_ptr,
+    slopes_ptr,
+    m,
+    n,
+    d,
+    factor,
+    wide_factor,
+    levels: tl.constexpr,
+    columns: tl.constexpr,
+):
+    """Cosines (levels, n) and gradients of the decoded levels (levels, m, d) of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, columns)
+    inside = column < d
+    at, wide_at = row * d + column, (m + row) * d + column
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(reconstructions_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    cosine, gradient = _slope(x, y, factor)
+    tl.store(cosines_ptr + row, cosine)
+    if levels == 2:
+        z = y + tl.load(reconstructions_ptr + wide_at, mask=inside, other=0.0).to(tl.float32)
+        wide_cosine, wide_gradient = _slope(x, z, wide_factor)
+        gradient += wide_gradient
+        tl.store(cosines_ptr + n + row, wide_cosine)
+        tl.store(slopes_ptr + wide_at, wide_gradient, mask=inside)
+    tl.store(slopes_ptr + at, gradient, mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "k", "w"])
 def _cosine_gradients(
     ids_ptr,
     values_ptr,
@@ -134,6 +167,34 @@ def cosine_gradients(
     return cosines, value_gradients, gradients
 
 
+def dense_slopes(
+    x: Tensor, reconstructions: Tensor, cosines: Tensor, n: int, wide_weight: float
+) -> Tensor:
+    """Cosine losses of rows x (m, d) and decoded levels (levels·m, d).
+
+    Writes cosines (levels, m), columns of (levels, n), and returns the gradients (levels·m, d) of
+    the decoded levels. Lower bounds: (2 + 2·levels)·m·d numbers read or written.
+    """
+    (m, d), levels = x.shape, len(cosines)
+    slopes = torch.empty_like(reconstructions)
+    columns = triton.next_power_of_2(d)
+    _slopes[(m,)](
+        x_ptr=x,
+        reconstructions_ptr=reconstructions,
+        cosines_ptr=cosines,
+        slopes_ptr=slopes,
+        m=m,
+        n=n,
+        d=d,
+        factor=(1 if levels == 2 else 1 + wide_weight) / n,
+        wide_factor=wide_weight / n,
+        levels=levels,
+        columns=columns,
+        num_warps=min(16, max(1, columns // 256)),
+    )
+    return slopes
+
+
 def _unfused(
     indices: Tensor, values: Tensor, weights: Tensor, x: Tensor, k: int, wide_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +205,7 @@ def _unfused(
     cosines, gradients = [], []
     for reconstruction, factor in ((y, 1.0), (z, wide_weight)):
         norm = reconstruction.norm(dim=1, keepdim=True)
-        nonzero = (norm > 0) & (x_norm > 0)
+        nonzero = (norm != 0) & (x_norm != 0)
         norm, norms = torch.where(nonzero, norm, 1.0), torch.where(nonzero, norm * x_norm, 1.0)
         dots = (x * reconstruction).sum(1, keepdim=True)
         cosine = torch.where(nonzero, dots / norms, 0.0)

@@ -6,16 +6,13 @@ on a GPU. Numpy arrays return numpy arrays; tensors on a GPU return tensors. For
 ``compressae.kernels.backend``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from compressae.kernels.backend import Backend, uses_triton
 from compressae.kernels.decode import cpu
 from compressae.kernels.threads import over_rows
-
-if TYPE_CHECKING:
-    import torch
 
 
 def decode(
@@ -82,7 +79,6 @@ def sparse_t_matmul(
     h: int,
     threads: int | None = None,
     backend: Backend = "auto",
-    products: "torch.dtype | None" = None,
 ) -> Any:
     """Multiply Sᵀ by rows (n, d): (h, d). Deterministic: each latent sums its rows in one order.
 
@@ -96,8 +92,6 @@ def sparse_t_matmul(
         h: number of latents.
         threads: number of threads; every processor the process may use when None.
         backend: see the module.
-        products: dtype of the products on a GPU, float32 when None. With bfloat16 a dense S is
-            multiplied on the tensor cores if h / k is small enough for that to be faster.
 
     >>> indices = np.array([[0, 2], [1, 2]], np.int32)
     >>> values = np.array([[1, 2], [3, 0]], np.float32)
@@ -110,8 +104,6 @@ def sparse_t_matmul(
     if uses_triton(rows, backend):
         from compressae.kernels.decode import gpu
 
-        if products is not None and gpu.dense_is_cheaper(indices.shape[1], h):
-            return gpu.dense_t_matmul(indices, values, rows, h, products)
         return gpu.sparse_t_matmul(indices, values, rows, h)
     out = np.empty((h, rows.shape[1]), rows.dtype)
     starts, slots = cpu.group_by_latent(indices, h)

@@ -18,8 +18,6 @@ _PARTS, _PART = 16, 256
 #: 4·k bytes per row and column at 3.3 TB/s; a dense product takes 2·h operations at 700 TFLOP/s
 #: and writes and reads its share of S. The GPU benchmarks measure both.
 _DENSE_UP_TO = 256
-#: Bytes of the dense S in one step.
-_DENSE = 1 << 27
 
 
 @triton.jit
@@ -46,7 +44,7 @@ def decoded(
     return tl.sum(sums, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "ids_stride", "values_stride"])
 def _decode(
     ids_ptr,
     values_ptr,
@@ -68,7 +66,7 @@ def _decode(
     tl.store(out_ptr + row * d + column, out, mask=column < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "ids_stride"])
 def _sampled_matmul(
     ids_ptr,
     rows_ptr,
@@ -95,7 +93,7 @@ def _sampled_matmul(
         tl.store(out_ptr + row * k + j, tl.sum(sums, 1), mask=j < k)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "parts"])
 def _sparse_t_matmul(
     slots_ptr,
     starts_ptr,
@@ -207,7 +205,7 @@ def sparse_t_matmul(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Te
     _sparse_t_matmul[(h * parts, triton.cdiv(d, columns))](
         slots_ptr=slots,
         starts_ptr=starts,
-        values_ptr=values.reshape(-1),
+        values_ptr=values.contiguous(),
         rows_ptr=rows.contiguous(),
         out_ptr=out,
         k=k,
@@ -222,26 +220,8 @@ def sparse_t_matmul(indices: Tensor, values: Tensor, rows: Tensor, h: int) -> Te
 
 
 def dense_is_cheaper(k: int, h: int) -> bool:
-    """Whether SᵀX costs less with a dense S on tensor cores than with sparse gathers."""
+    """Whether products with S cost less with a dense S on tensor cores than with gathers."""
     return h <= _DENSE_UP_TO * k
-
-
-def dense_t_matmul(
-    indices: Tensor, values: Tensor, rows: Tensor, h: int, products: torch.dtype
-) -> Tensor:
-    """Multiply Sᵀ by rows, (h, d) float32, with a dense S built a batch of rows at a time.
-
-    The ids of a row are distinct. Lower bounds: 2·n·h·d operations on the tensor cores; n·h
-    numbers of S, written and read.
-    """
-    out = torch.zeros(h, rows.shape[1], device=rows.device)
-    size = max(1, _DENSE // (h * products.itemsize))
-    for start in range(0, len(rows), size):
-        batch = slice(start, start + size)
-        s = torch.zeros(len(rows[batch]), h, dtype=products, device=rows.device)
-        s.scatter_(1, indices[batch].long(), values[batch].to(products))
-        out += (s.T @ rows[batch].to(products)).float()
-    return out
 
 
 def _check(*tensors: Tensor) -> None:

@@ -17,7 +17,8 @@ def encode(
     Equal to ``abs_topk(x @ W.T + b, k)`` without holding the (n, h) product. The product is only a
     shortlist: it selects a few more than k latents per row, whose entries are recomputed in
     float32 and reranked. With bfloat16 products a latent is missed only if rounding drops it below
-    rank k + max(8, k / 4); values are always those of float32.
+    rank k + max(8, k / 4); values are always those of float32. Where k is so large that recomputing
+    takes longer than float32 products (above about 400), these select.
 
     Args:
         x: (n, d) float32, on a GPU.

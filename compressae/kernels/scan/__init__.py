@@ -8,7 +8,15 @@ from compressae.kernels.scan.planes import SCAN_BLOCK, Planes, packed_planes, pl
 from compressae.kernels.scan.windows import Windows
 from compressae.kernels.topk import largest
 
-__all__ = ["SCAN_BLOCK", "Planes", "Windows", "packed_planes", "plain_planes", "rescore", "scan"]
+__all__ = [
+    "SCAN_BLOCK",
+    "Planes",
+    "Windows",
+    "best_of_runs",
+    "packed_planes",
+    "plain_planes",
+    "scan",
+]
 
 #: Bytes of intermediate results per batch of queries.
 _SCRATCH = 256 << 20
@@ -56,7 +64,6 @@ def scan(
     if blocks == 0:
         return ids, scores
     block_count = min(K * (2 if half else 1), blocks)
-    result_count = min(K, block_count * SCAN_BLOCK)
     batch_size = max(1, _SCRATCH // (4 * (blocks + 3 * block_count * SCAN_BLOCK)))
     for start in range(0, q, batch_size):
         batch = slice(start, start + batch_size)
@@ -70,25 +77,30 @@ def scan(
         else:
             maxima = gpu.block_maxima(planes, queries[batch], table, mask, half)
             top_blocks = largest(maxima, block_count)[0].sort(dim=1).values
-
-        # Score their rows and select the top K.
-        block_scores = gpu.scores(planes, queries[batch], table, top_blocks, mask, True)
-        position, top = largest(block_scores, result_count)
-        rows = top_blocks.gather(1, position // SCAN_BLOCK) * SCAN_BLOCK + position % SCAN_BLOCK
-        ids[batch, :result_count] = torch.where(top > float("-inf"), rows, -1)
-        scores[batch, :result_count] = top
+        ids[batch], scores[batch] = best_of_runs(
+            planes, queries[batch], table, K, top_blocks, SCAN_BLOCK, mask
+        )
     return ids, scores
 
 
-def rescore(planes: Planes, queries: Tensor, tables: Tensor | None, rows: Tensor) -> Tensor:
-    """Score the given rows of each query, bit for bit as ``scan`` does.
+def best_of_runs(
+    planes: Planes,
+    queries: Tensor,
+    tables: Tensor | None,
+    K: int,
+    runs: Tensor,
+    each: int,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The top K of each query among its own rows, scored bit for bit as ``scan`` does.
 
     Args:
-        planes, queries, tables: see ``scan``.
-        rows: (q, C) int64 below n, padded with −1.
+        planes, queries, tables, K, mask: see ``scan``.
+        runs: (q, C) int64, ascending: run i is the rows from i·each on.
+        each: rows of a run, a power of two up to ``SCAN_BLOCK``.
 
     Returns:
-        (q, C) float32, −inf for padding.
+        ids (q, K) int64 and scores (q, K) float32, as ``scan``'s.
 
     Raises:
         ValueError: see ``scan``.
@@ -96,7 +108,18 @@ def rescore(planes: Planes, queries: Tensor, tables: Tensor | None, rows: Tensor
     _check(planes, queries, tables)
     from compressae.kernels.scan import gpu
 
-    return gpu.scores(planes, queries, tables, rows)
+    found = gpu.scores(planes, queries, tables, runs, mask, each)
+    count = min(K, found.shape[1])
+    position, top = largest(found, count)
+    rows = runs.gather(1, position // each) * each + position % each
+    rows = torch.where(top > float("-inf"), rows, -1)
+    if count == K:
+        return rows, top
+    padding = (0, K - count)
+    return (
+        torch.nn.functional.pad(rows, padding, value=-1),
+        torch.nn.functional.pad(top, padding, value=float("-inf")),
+    )
 
 
 def _check(planes: Planes, queries: Tensor, tables: Tensor | None) -> None:

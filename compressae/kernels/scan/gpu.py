@@ -58,7 +58,7 @@ def _nonzero(
         number = tl.load(values_ptr + offset, mask=valid, other=0)
     else:
         number = ids >> id_bits
-        ids = ids & ((1 << id_bits) - 1)
+    ids = ids & ((1 << id_bits) - 1)  # A damaged slot too stays within the query.
 
     # Dequantise.
     if level_count > 0:
@@ -89,7 +89,7 @@ def _allowed(row, n, mask_ptr, inside, masked: tl.constexpr):
     return allowed
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "blocks", "ranks", "parts", "tiles"])
 def _maxima_of_one(
     slots_ptr,
     values_ptr,
@@ -199,7 +199,7 @@ def _maxima_of_one(
     tl.store(out_ptr + query.to(tl.int64) * blocks + out_block, maxima, mask=out_block < blocks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["q", "n", "blocks", "ranks", "parts", "groups"])
 def _maxima_of_many(
     slots_ptr,
     values_ptr,
@@ -283,7 +283,7 @@ def _maxima_of_many(
     tl.store(out_ptr + query * blocks + block_id, maxima, mask=query < q)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "ranks", "parts", "columns", "tiles"])
 def _scores_of_rows(
     slots_ptr,
     values_ptr,
@@ -309,23 +309,20 @@ def _scores_of_rows(
     ragged: tl.constexpr,
     factor: tl.constexpr,
     masked: tl.constexpr,
-    whole: tl.constexpr,
+    each: tl.constexpr,
     rows: tl.constexpr,
     block: tl.constexpr,
 ):
     """Scores of a tile of a query's rows, into out (q, columns).
 
-    ``rows_ptr`` holds row numbers (q, columns), or block numbers (q, columns / block) if ``whole``.
+    ``rows_ptr`` holds numbers (q, columns / each) of runs of ``each`` rows, −1 for none.
     """
     # Row numbers of this tile.
     query = (tl.program_id(0) // tiles).to(tl.int64)
     lane = (tl.program_id(0) % tiles) * rows + tl.arange(0, rows)
     inside = lane < columns
-    if whole:
-        row = tl.load(rows_ptr + query * (columns // block) + lane // block, mask=inside, other=0)
-        row = row * block + lane % block
-    else:
-        row = tl.load(rows_ptr + query * columns + lane, mask=inside, other=-1)
+    row = tl.load(rows_ptr + query * (columns // each) + lane // each, mask=inside, other=-1)
+    row = row * each + lane % each
     allowed = _allowed(row, n, mask_ptr, inside & (row >= 0), masked)
     row = tl.where(allowed, row, 0)
     block_id = row // block
@@ -481,7 +478,7 @@ def block_maxima(
         return out
 
     # Few queries: one per program.
-    rows = _TILE * (8 if form == "shared" else 2)
+    rows = _TILE * (4 if form == "shared" else 2)
     tiles = triton.cdiv(blocks * SCAN_BLOCK, rows)
     _maxima_of_one[(q * tiles,)](
         **a.tensors,
@@ -496,7 +493,7 @@ def block_maxima(
         **a.constants,
         shared=form == "shared",
         rows=rows,
-        num_warps=8 if form == "shared" else 4,
+        num_warps=4,
     )
     return out
 
@@ -514,17 +511,17 @@ def scores(
     tables: Tensor | None,
     which: Tensor,
     mask: Tensor | None = None,
-    whole: bool = False,
+    each: int = 1,
 ) -> Tensor:
     """Score the rows ``which`` (q, C) int64 of each query: (q, C) float32, −inf for row −1.
 
-    If ``whole``, ``which`` holds blocks, and all their rows are scored: (q, C·SCAN_BLOCK).
+    ``which`` may hold numbers of runs of ``each`` rows, a power of two: then (q, C·each).
 
     Lower bounds: C rows per query, each of a row's K + m entries from a 32-byte sector of its own
     unless rows are neighbours; q·C·(K + m) multiply-adds.
     """
     a = _Arguments(planes, mask)
-    q, columns = len(queries), which.shape[1] * (SCAN_BLOCK if whole else 1)
+    q, columns = len(queries), which.shape[1] * each
     out = torch.empty(q, columns, device=queries.device)
     if q == 0 or columns == 0:
         return out
@@ -542,7 +539,7 @@ def scores(
         columns=columns,
         tiles=tiles,
         **a.constants,
-        whole=whole,
+        each=each,
         rows=_TILE,
         num_warps=4,
     )

@@ -75,6 +75,30 @@ class Planes:
         attributes = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: t for name, t in attributes.items() if isinstance(t, Tensor)}
 
+    def nonzeros(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Rows of blocks first…last, padding included: latents (m, K) int32 and values (m, K)
+        float32, which are 0 beyond a row's nonzeros. Factors are left out."""
+        slots = self.slots[first:last].int()
+        if self.slots.dtype == torch.int16:
+            slots = slots & 0xFFFF
+        numbers = slots >> self.id_bits if self.values is None else self.values[first:last]
+        ids, values = slots & ((1 << self.id_bits) - 1), numbers.float()
+        ranks = torch.arange(slots.shape[1], device=slots.device)[:, None]
+        if self.levels is not None:
+            values = self.levels[ranks, numbers.long()]
+        if self.counts is not None:
+            values = values.where(ranks < self.counts[first:last, None], 0.0)
+        by_row = (-1, slots.shape[1])
+        return ids.transpose(1, 2).reshape(by_row), values.transpose(1, 2).reshape(by_row)
+
+    def row_factors(self, first: int, last: int) -> Tensor | None:
+        """Factors (m,) of the rows of blocks first…last; None where all are 1."""
+        if self.factors is not None:
+            return self.factors[first:last].flatten()
+        if self.gains is None or self.gain_table is None:
+            return None
+        return self.gain_table[self.gains[first:last].long()].flatten()
+
     def to(self, device: torch.device | str) -> "Planes":
         """Copy to a device."""
         return replace(self, **{name: t.to(device) for name, t in self._tensors().items()})  # type: ignore[arg-type]

@@ -86,6 +86,12 @@ class Windows:
         return sum(planes.nbytes for planes in windows)
 
     @property
+    def whole(self) -> Planes:
+        """All rows, where none is streamed."""
+        assert self._resident is not None and not self._streamed
+        return self._resident
+
+    @property
     def streams(self) -> bool:
         """Whether some rows are streamed from the host."""
         return bool(self._streamed)

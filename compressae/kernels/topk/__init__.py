@@ -16,7 +16,7 @@ def abs_topk(x: Any, k: int, threads: int | None = None, backend: Backend = "aut
 
     Args:
         x: (n, h) float32, finite; on a GPU also bfloat16 or float16.
-        k: 1 ≤ k ≤ h; on a GPU whole rows are sorted if k > 512 or h > 65,536.
+        k: 1 ≤ k ≤ h; on a GPU whole rows are sorted if k > 4,096, or k > 512 and 4·k > h.
         threads: number of threads; every processor the process may use when None.
         backend: see ``compressae.kernels.backend``.
 
@@ -51,7 +51,7 @@ def largest(x: Any, k: int) -> Any:
 
     Args:
         x: (n, m) float32, bfloat16, float16 or int32 tensor; −inf is an ordinary entry.
-        k: 1 ≤ k ≤ m; whole rows are sorted if k > 512.
+        k: 1 ≤ k ≤ m; whole rows are sorted if k > 4,096, or k > 512 and 4·k > m.
 
     Returns:
         ids (n, k) int64 and entries (n, k), best first, ties by smaller id.

@@ -1,34 +1,38 @@
 """Dense queries in, ids out, on a GPU."""
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from compressae.kernels.backend import current, interprets
-from compressae.kernels.candidates import resident, top_candidates
-from compressae.kernels.scan import Planes, Windows, rescore, scan
-from compressae.kernels.topk import abs_topk, largest
+from compressae.kernels.scan import Planes, Windows, best_of_runs, scan
+from compressae.kernels.sketch import BLOCK
+from compressae.kernels.topk import largest
 from compressae.retrieval.codes.size import parse_bytes
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.exclusion import Exclusion, first_others
+from compressae.retrieval.index.graph import Replayed
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import reconstruct_queries
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
 from compressae.retrieval.index.segments import Segments
+from compressae.retrieval.index.sketch import Sketch
 from compressae.retrieval.index.two_stage import rerank as rerank_hits
-
-if TYPE_CHECKING:
-    from compressae.kernels.candidates.gpu import Resident
 
 #: Entries of q' of the queries that are answered together, and most of them.
 _ENTRIES, _QUERIES = 1 << 24, 1024
 #: Share of the free memory of a GPU that rows may take unless told.
 _SHARE = 0.8
+#: Least queries that sketches choose rows for unless told, and blocks of rows that they choose: as
+#: a multiple of K, and at least. docs/results/gpu.md has times and recalls.
+_MANY, _BLOCKS, _LEAST = 16, 8, 256
+#: Most graphs of one query's search that are kept.
+_GRAPHS = 4
 
 
 class GpuIndex:
@@ -37,15 +41,18 @@ class GpuIndex:
 
     Search means what it means there and gives the same results but for the rounding of float32,
     and but for q', which is W·x in float32 here whatever the index's ``projection_type``.
-    Unless told, all rows are scored.
+
+    Unless told, all rows are scored for up to 15 queries. For more, sketches choose: 64 bytes a row
+    (128 projections of x̂ in four bits, see ``Sketch``), whose products run on tensor cores. The
+    blocks of 32 rows with the largest products, 8·K of them and at least 256, are scored exactly.
 
     Args:
         index: stays as it is; a compacted copy of its rows is made where rows changed.
         device: "cuda", "cuda:1", or "auto".
         memory: what rows may take on the device: bytes or such as "20 GB"; when None, 0.8 of what
             is free there. Rows that do not fit lie in pinned memory of the host, and every search
-            streams them through the device. The posting lists go there whole, beside the rows, in
-            the first search by candidates from them.
+            streams them through the device. Sketches are made in the first search that wants them,
+            and only where they fit beside all rows; else all rows are scored.
 
     Raises:
         InputError: torch finds no such device; ``memory`` is no size, or too little for anything.
@@ -65,22 +72,29 @@ class GpuIndex:
         room = None if memory is None else parse_bytes(memory, max(1, len(codes)), "memory")
         if room is None and self.device.type == "cuda":
             room = int(_SHARE * torch.cuda.mem_get_info(self.device)[0])
+        self._is_dot = codes.similarity == "dot"
         try:
             self._windows = Windows(self._planes, len(codes), self.device, room)
         except ValueError as error:
             raise InputError(str(error)) from error
-        self._lists: Resident | None = None  # Once a search asks for candidates.
+        size = Sketch.nbytes_of(len(codes), self.projection.dim, self._is_dot)
+        fits = room is None or self._windows.nbytes + size <= room
+        self._may_sketch = fits and not self._windows.streams
+        self._sketch: Sketch | None = None  # Once a search wants it.
+        self._may_replay = self.device.type == "cuda" and not self._windows.streams
+        self._graphs: dict[int, Replayed] = {}  # By the number of results.
         self._factors: Tensor | None = None  # Of rows, for "sparse".
         self._restore = self._centroids = None
         if codes.residual_bytes:
             restore, codebooks = codes.residual_arrays()
             self._restore = torch.from_numpy(restore).to(self.device)
             self._centroids = torch.from_numpy(codebooks).to(self.device)
-        self._lock = threading.Lock()  # Windows are streamed through the same memory.
+        self._lock = threading.Lock()  # Windows and graphs use the same memory again.
 
     @property
     def has_lists(self) -> bool:
-        return self.index.has_lists
+        """Whether candidates can be asked for: sketches choose them here."""
+        return True
 
     @property
     def query_nonzeros(self) -> int:
@@ -106,9 +120,9 @@ class GpuIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device that grow with n: rows, and once in use the posting lists and what
-        "sparse" needs."""
-        extra = 0 if self._lists is None else self._lists.nbytes
+        """Bytes on the device that grow with n: rows, and once in use sketches and what "sparse"
+        needs."""
+        extra = 0 if self._sketch is None else self._sketch.nbytes
         if self._factors is not None and not self._windows.streams:
             extra += self._factors.nbytes
         return self._windows.nbytes + extra
@@ -128,7 +142,10 @@ class GpuIndex:
         """The K best items of each query; see ``CompressedIndex.search``.
 
         Args:
-            candidates: "all" when None; a number takes them from the posting lists.
+            candidates: "all" scores all rows. A number is that of the blocks of rows that sketches
+                choose: the rows of the as many largest products are scored, and others beside
+                them. With "sparse", and where sketches do not fit, all rows are scored.
+            query_nonzeros: of the query's code, for "sparse".
 
         Raises:
             InputError: as there.
@@ -145,39 +162,22 @@ class GpuIndex:
             rerank_candidates,
             exclude,
         )
-        # The one segment's searchable rows; candidates are chosen where there are more rows.
-        n, (rows_mask,) = len(self), request.masks
-        if rows_mask is not None:
-            n = int(np.count_nonzero(rows_mask))
+        (rows_mask,) = request.masks  # Of the one segment.
         mask = None if rows_mask is None else torch.from_numpy(rows_mask).to(self.device)
-        sparse = scoring == "sparse"
-        few = None
-        if not sparse and request.candidates != "all" and request.candidates < n:
-            few = request.candidates
+        few = None if request.candidates == "all" else request.candidates
+        if candidates is None and len(request) >= _MANY:
+            few = max(_LEAST, _BLOCKS * request.first_stage)
+        if not self._may_sketch or (few is not None and few * BLOCK >= len(self)):
+            few = None
         hits = Hits.empty(len(request), K)
         size = max(1, min(_QUERIES, _ENTRIES // self.projection.latents))
         for start, x, lengths in request.batches(size):
             left_out = self._left_out(request.exclude, start, len(x))
             most = max(map(len, left_out), default=0)
-            if sparse:
-                projected, tables = self._query_codes(x, request.query_nonzeros), None
-            else:
-                view = x
-                if scoring == "reconstructed":
-                    view = reconstruct_queries(self.projection, self._segment.codes, x)
-                projected, tables = self._project(torch.from_numpy(view).to(self.device))
             with self._lock, current(self.device):
-                if few is None:
-                    # The K best of the rows that a query does not leave out are among K + most.
-                    count = request.first_stage + most
-                    ids, scores = self._scan(projected, tables, count, mask, sparse)
-                else:
-                    chosen = self._candidate_rows(
-                        projected, request.query_nonzeros, few, mask, left_out
-                    )
-                    ids, scores = self._rescore(projected, tables, request.first_stage, chosen)
-            rows, top = ids.cpu().numpy(), scores.cpu().numpy()
-            if most and few is None:
+                ids, scores = self._first_stage(request, x, few, most, mask)
+                rows, top = ids.cpu().numpy(), scores.cpu().numpy()
+            if most:
                 others = Hits.empty(len(x), request.first_stage)
                 for i, own in enumerate(left_out):
                     first_others(rows[i], top[i], own, others, i)
@@ -201,6 +201,39 @@ class GpuIndex:
             for query in range(start, start + count)
         ]
 
+    def _first_stage(
+        self,
+        request: SearchRequest,
+        x: np.ndarray,
+        few: int | None,
+        most: int,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows and scores (m, any) of unit queries x (m, d): the best of all rows if ``few`` is
+        None, or of the rows in so many blocks, and of ``most`` more that a query may leave out."""
+        count = request.first_stage + most
+        if request.scoring == "sparse":
+            return self._scan(self._query_codes(x, request.query_nonzeros), None, count, mask, True)
+        if request.scoring == "reconstructed":
+            x = reconstruct_queries(self.projection, self._segment.codes, x)
+        asked = torch.from_numpy(x)
+        if len(x) == 1 and few is None and mask is None and self._may_replay:
+            return self._replayed(asked, count)
+        asked = asked.to(self.device)
+        if few is None:
+            return self._scan(*self._project(asked), count, mask)
+        return self._sketched(asked, few + most, count, mask)
+
+    def _replayed(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """What ``_scan`` finds for one query, by a graph of its launches."""
+        if count not in self._graphs:
+            while len(self._graphs) >= _GRAPHS:  # The first one made goes.
+                del self._graphs[next(iter(self._graphs))]
+            self._graphs[count] = Replayed(
+                lambda x: self._scan(*self._project(x), count, None), x.to(self.device)
+            )
+        return self._graphs[count](x)
+
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q' = W·x (m, h) of unit queries x (m, d), and their look-up tables (m, parts, 256) where
         rows carry residual codes."""
@@ -221,7 +254,12 @@ class GpuIndex:
         return out.scatter_(1, places, torch.from_numpy(values).to(self.device))
 
     def _scan(
-        self, queries: Tensor, tables: Tensor | None, K: int, mask: Tensor | None, sparse: bool
+        self,
+        queries: Tensor,
+        tables: Tensor | None,
+        K: int,
+        mask: Tensor | None,
+        sparse: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Rows (m, K) and scores of the best over all windows, the earlier of equal ones first."""
         ids = torch.full((len(queries), K), -1, dtype=torch.int64, device=self.device)
@@ -240,54 +278,17 @@ class GpuIndex:
             ids = torch.cat([ids, rows], 1).gather(1, place)
         return ids, scores
 
-    def _candidate_rows(
-        self,
-        queries: Tensor,
-        query_nonzeros: int,
-        count: int,
-        mask: Tensor | None,
-        left_out: list[np.ndarray],
-    ) -> Tensor:
-        """Ascending rows (m, c) of largest sums over the lists, −1 for none; where fewer than
-        ``count`` are positive, the first others that may be found too. ``left_out`` are rows that
-        each query leaves out, empty for none."""
-        if self._lists is None:
-            assert self._segment.lists is not None
-            self._lists = resident(self._segment.lists, self.device)
-        latents, values = abs_topk(queries, query_nonzeros, backend="triton")
-        # Of ``count`` and as many more as one query leaves out, the best that it does not.
-        n, most = len(self._segment.codes), max(map(len, left_out), default=0)
-        rows = top_candidates(self._lists, latents, values, count + most, mask)[0]
-        if most:
-            padded = np.full((len(rows), most), n, np.int64)
-            for i, own in enumerate(left_out):
-                padded[i, : len(own)] = own
-            excluded = torch.from_numpy(padded).to(self.device)
-            rows = torch.where(_are_among(rows, excluded), -1, rows)
-            rows = torch.where((rows >= 0).cumsum(1) <= count, rows, -1)
-        rows = rows.sort(dim=1).values
-        short = (rows >= 0).sum(1, keepdim=True) < count
-        if not bool(short.any()):
-            return rows
-        others = torch.arange(n, device=self.device) if mask is None else mask.nonzero()[:, 0]
-        others = others[: count + most].expand(len(rows), -1).contiguous()
-        taken = _are_among(others, rows)
-        if most:
-            taken |= _are_among(others, excluded)
-        added = torch.where(short & ~taken, others, -1)
-        return torch.cat([rows, added], 1).sort(dim=1).values
-
-    def _rescore(
-        self, queries: Tensor, tables: Tensor | None, K: int, rows: Tensor
+    def _sketched(
+        self, x: Tensor, blocks: int, K: int, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The best (m, K) of each query's own ascending rows (m, c), c ≥ K, and their scores."""
-        scores = torch.full(rows.shape, float("-inf"), device=self.device)
-        for first, planes in self._windows:
-            here = (rows >= first) & (rows < first + len(planes))
-            part = rescore(planes, queries, tables, torch.where(here, rows - first, -1))
-            scores = torch.maximum(scores, part)
-        place, best = largest(scores, K)
-        return torch.where(best > float("-inf"), rows.gather(1, place), -1), best
+        """Rows (m, K) and scores of the best in as many blocks of each query x (m, d) as sketches
+        choose."""
+        if self._sketch is None:
+            self._sketch = Sketch.of(
+                self._windows.whole, self._decoder, self._restore, self._centroids, self._is_dot
+            )
+        chosen = self._sketch.best_blocks(x, blocks, mask)
+        return best_of_runs(self._windows.whole, *self._project(x), K, chosen, BLOCK, mask)
 
     def _sparse_factors(self) -> Tensor:
         """Factors of the rows as they are held for "sparse": (n,) float32, on the device where all
@@ -301,9 +302,3 @@ class GpuIndex:
             on_host = torch.from_numpy(factors.astype(np.float32))
             self._factors = on_host if self._windows.streams else on_host.to(self.device)
         return self._factors
-
-
-def _are_among(rows: Tensor, others: Tensor) -> Tensor:
-    """Whether each of rows (m, c) is among others (m, e) of the same query, ascending."""
-    place = torch.searchsorted(others, rows).clamp(max=others.shape[1] - 1)
-    return others.gather(1, place) == rows

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from benchmarks.gpu.lab import Lab, Row, Task, timed
 
-from compressae.kernels.cosine import cosine_gradients
-from compressae.kernels.decode import decode, gpu, sampled_matmul, sparse_t_matmul
+from compressae.kernels.cosine import code_gradients
+from compressae.kernels.decode import decode, sampled_matmul, sparse_t_matmul
 from compressae.kernels.encode import encode
 from compressae.kernels.pursuit import pursue
 from compressae.kernels.quantize import quantize_on_support
@@ -100,15 +100,26 @@ def sparse_rows(lab: Lab) -> Iterator[Task]:
             2 * n * k * d,
         ),
     )
-    yield Task(
-        "cosine gradients",
-        f"{size}, k {k} and {wide}",
-        lambda: Row(
-            timed(lab, lambda: cosine_gradients(many, many_values, weights, x, k, 0.125)),
-            12 * n * wide + 12 * n * d + fixed,
-            4 * n * wide * d,
-        ),
-    )
+    for w in (k, wide):
+        yield Task(
+            "gradients of a batch",
+            f"{size}, k {k}" + (f" and {w}" if w > k else ""),
+            lambda w=w: Row(  # type: ignore[misc]
+                timed(lab, lambda: code_gradients(x, weights, bias, weights, k, w, 0.125)),
+                12 * n * k + 4 * n * d + 4 * fixed,
+                (10 if w == k else 16) * n * d * h,
+                "bfloat16",
+            ),
+        )
+
+    def dense_t_matmul(i: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(h, d, device=lab.device)
+        for part in (slice(at, at + (1 << 14)) for at in range(0, n, 1 << 14)):
+            s = torch.zeros(len(x[part]), h, dtype=torch.bfloat16, device=lab.device)
+            s.scatter_(1, i[part].long(), v[part].bfloat16())
+            out += s.T @ x[part].bfloat16()
+        return out
+
     for these, numbers, count in ((ids, values, k), (many, many_values, wide)):
         yield Task(
             "sparse_t_matmul",
@@ -117,8 +128,8 @@ def sparse_rows(lab: Lab) -> Iterator[Task]:
                 timed(lab, lambda: sparse_t_matmul(i, v, x, h)),
                 8 * n * count + 4 * n * d + fixed,
                 2 * n * count * d,
-                peer="bfloat16 product with S dense, in tiles (training takes the cheaper one)",
-                peer_time=timed(lab, lambda: gpu.dense_t_matmul(i, v, x, h, torch.bfloat16)),
+                peer="bfloat16 product with S dense, in tiles",
+                peer_time=timed(lab, lambda: dense_t_matmul(i, v)),
             ),
         )
 

@@ -1,56 +1,27 @@
 """Rows of the report: search on a GPU beside torch's own products."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from benchmarks.gpu.lab import Lab, Row, Task, timed
-from benchmarks.gpu.planted import LATENTS, LEVELS, NONZEROS, SEED, drawn_ids, quantizer
+from benchmarks.gpu.brute import dense_maxima
+from benchmarks.gpu.lab import Lab, Row, Task, timed, wall
+from benchmarks.gpu.planted import Planted, best_of, planted, recall
 
-from compressae.kernels.maxima.gpu import block_maxima
-from compressae.kernels.scan import SCAN_BLOCK, Planes, rescore, scan
+from compressae.kernels.scan import Planes, best_of_runs, scan
 from compressae.kernels.scan import gpu as forms
+from compressae.kernels.sketch import BLOCK, best_blocks, pack_queries
+from compressae.kernels.sketch.gpu import block_maxima
 from compressae.kernels.topk import largest
-
-DIM = 768
-#: Columns of a sketch, and rows of its blocks.
-SKETCH, BLOCK = 64, 32
+from compressae.retrieval.index.sketch import Sketch
 
 
-def asked_queries(lab: Lab, q: int, columns: int = LATENTS) -> torch.Tensor:
-    generator = torch.Generator(lab.device).manual_seed(SEED + 1)
-    return torch.randn(q, columns, device=lab.device, generator=generator)
-
-
-def planted_planes(lab: Lab, n: int) -> Planes:
-    """Make planes of about n rows on the GPU itself."""
-    blocks = n // SCAN_BLOCK
-    row_quantizer = quantizer()
-    levels, gain_table = (
-        torch.from_numpy(array).to(lab.device)
-        for array in (row_quantizer.levels, row_quantizer.gains)
-    )
-    slots = torch.empty(blocks, NONZEROS, SCAN_BLOCK, dtype=torch.int16, device=lab.device)
-    for i, part in enumerate(slots.split(1 << 12)):
-        ids = drawn_ids(lab, len(part) * SCAN_BLOCK, i).view(len(part), SCAN_BLOCK, NONZEROS)
-        numbers = torch.randint(LEVELS, ids.shape, device=lab.device)
-        part.copy_((ids | numbers << 12).transpose(1, 2))
-    return Planes(
-        blocks * SCAN_BLOCK,
-        LATENTS,
-        slots,
-        None,
-        levels,
-        gains=torch.randint(256, (blocks, SCAN_BLOCK), device=lab.device).to(torch.uint8),
-        gain_table=gain_table,
-    )
-
-
-def scan_row(lab: Lab, planes: Planes, q: int, half: bool = False) -> Task:
-    asked = asked_queries(lab, q)
+def scan_row(lab: Lab, planes: Planes, asked: torch.Tensor, half: bool = False) -> Task:
+    ranks, q = planes.slots.shape[1], len(asked)
 
     def run() -> Row:
         time = timed(lab, lambda: scan(planes, asked, None, lab.results, half=half))
-        terms = len(planes) * NONZEROS * q
+        terms = len(planes) * ranks * q
         return Row(
             time,
             planes.nbytes + 4 * q * planes.blocks,
@@ -66,98 +37,111 @@ def scan_row(lab: Lab, planes: Planes, q: int, half: bool = False) -> Task:
 
 
 def scan_rows(lab: Lab) -> Iterator[Task]:
-    planes = planted_planes(lab, lab.pick(10_000_000, 512))
+    """All rows of trained codes, exactly."""
+    made = planted(lab)
+    planes, asked = made.planes(), projected(lab, made)
+    ranks = planes.slots.shape[1]
     for form in ("shared", "cached"):
-        asked = asked_queries(lab, 1)
         yield Task(
             f"block maxima of a scan, q' {form}",
             f"{len(planes):,} rows, 1 query",
-            lambda form=form, asked=asked: Row(  # type: ignore[misc]
-                timed(lab, lambda: forms.block_maxima(planes, asked, None, form=form)),
+            lambda form=form: Row(  # type: ignore[misc]
+                timed(lab, lambda: forms.block_maxima(planes, asked[:1], None, form=form)),
                 planes.nbytes + 4 * planes.blocks,
-                2 * len(planes) * NONZEROS,
+                2 * len(planes) * ranks,
             ),
         )
-    for count in lab.pick((1, 8, 32, 512), (1, 2)):
-        yield scan_row(lab, planes, count)
-    yield scan_row(lab, planes, lab.pick(512, 2), True)
-    yield from sketch_tasks(lab, planes)
+    for q in lab.pick((1, 8, 16, 32, 512), (1, 2)):
+        yield scan_row(lab, planes, asked[:q])
+    yield scan_row(lab, planes, asked, half=True)
 
 
-def sketch_tasks(lab: Lab, planes: Planes) -> Iterator[Task]:
-    """Candidates by int8 sketches of rows, then the exact scores of the best blocks."""
-    n, q, count = len(planes), lab.pick(512, 2), lab.pick(400, 3)
-    sketch = torch.randint(-127, 128, (n, SKETCH), device=lab.device, dtype=torch.int8)
-    small = torch.randint(-127, 128, (q, SKETCH), device=lab.device, dtype=torch.int8)
-    asked = asked_queries(lab, q)
-    size = f"{n:,} rows, {q} queries"
+def projected(lab: Lab, made: Planted) -> torch.Tensor:
+    """q' (q, h) of the queries."""
+    return made.queries @ made.model.decoder.detach().to(lab.device).T
 
-    def maxima(block: int = BLOCK, **form: int) -> Callable[[], Row]:
-        return lambda: Row(
-            timed(lab, lambda: block_maxima(small, sketch, block, **form)),
-            sketch.nbytes + 4 * q * n / block,
-            2 * n * q * SKETCH,
-            "bfloat16",
+
+def sketch_rows(lab: Lab) -> Iterator[Task]:
+    """Blocks chosen by sketches, then the exact scores of their rows."""
+    made = planted(lab)
+    planes, all_asked = made.planes(), projected(lab, made)
+    n, K = len(planes), lab.results
+    weights = made.model.decoder.detach().to(lab.device)
+    sketch: list[Sketch] = []
+
+    def make() -> None:
+        sketch[:] = [Sketch.of(planes, weights, None, None, False)]
+
+    yield Task("making sketches", f"{n:,} rows", lambda: Row(wall(lab, make, 3)))
+    rows = sketch[0].rows
+    truth = best_of(made.rows[:n], made.queries, K)
+    every = scan(planes, all_asked, None, K)[0]
+    for q in lab.pick((1, 16, 64, 512), (2,)):
+        size = f"{n:,} rows, {q} queries"
+        x, asked = made.queries[:q], all_asked[:q]
+        small = pack_queries(x @ sketch[0].directions)
+        yield Task(
+            "sketch products, maxima of blocks",
+            size,
+            lambda q=q, small=small: Row(  # type: ignore[misc]
+                timed(lab, lambda: block_maxima(small, rows, None, BLOCK, None)),
+                rows.nbytes + 4 * q * n / BLOCK,
+                4 * n * q * rows.shape[1],
+                "bfloat16",
+            ),
         )
+        for count in lab.pick((400, 8 * K, 16 * K) if q == 512 else (8 * K,), (3,)):
 
-    for block in (16, 32, 64):
-        yield Task(f"sketch maxima, blocks of {block}", size, maxima(block))
-    for form in (
-        dict(tile=256, together=128, warps=8),
-        dict(tile=128, together=128, warps=4),
-        dict(tile=128, together=64, warps=4),
-        dict(tile=256, together=64, warps=8),
-        dict(tile=256, together=64, warps=4, stages=2),
-        dict(tile=256, together=64, warps=4, stages=1),
-    ):
-        name = ", ".join(f"{key} {value}" for key, value in form.items())
-        yield Task(f"sketch maxima, {name}", size, maxima(**form))
-    kept = block_maxima(small, sketch, BLOCK)
+            def search(
+                x: torch.Tensor = x, asked: torch.Tensor = asked, count: int = count
+            ) -> torch.Tensor:
+                blocks = sketch[0].best_blocks(x, count, None)
+                return best_of_runs(planes, asked, None, K, blocks, BLOCK)[0]
+
+            yield Task(
+                f"search by sketches, {count} blocks",
+                size,
+                lambda q=q, search=search: Row(  # type: ignore[misc]
+                    timed(lab, search),
+                    rows.nbytes,
+                    4 * n * q * rows.shape[1],
+                    "bfloat16",
+                    note=f"{(planes.nbytes + rows.nbytes) / n:.0f} bytes a row; "
+                    f"{recall(search(), every[:q]):.4f} of the results of a scan; recall@{K} of "
+                    f"dense rows {recall(search(), truth[:q]):.4f}, of a scan "
+                    f"{recall(every[:q], truth[:q]):.4f}",
+                ),
+            )
+    small = pack_queries(made.queries @ sketch[0].directions)
+    lengths, count = torch.rand(n, device=lab.device), 8 * K
+    size = f"{n:,} rows, {len(small)} queries"
     yield Task(
-        f"sketch selection, the best {count}",
+        "sketch products with lengths, maxima of blocks",
+        size,
+        lambda: Row(timed(lab, lambda: block_maxima(small, rows, lengths, BLOCK, None))),
+    )
+    yield Task(
+        f"the best {count} blocks",
+        size,
+        lambda: Row(timed(lab, lambda: best_blocks(small, rows, count))),
+    )
+    blocks = best_blocks(small, rows, count)
+    yield Task(
+        f"top {K} of {count} blocks",
         size,
         lambda: Row(
-            timed(lab, lambda: largest(kept, count)),
-            kept.nbytes,
-            peer="torch.topk",
-            peer_time=timed(lab, lambda: kept.topk(count)),
+            timed(lab, lambda: best_of_runs(planes, all_asked, None, K, blocks, BLOCK)),
+            len(small) * count * BLOCK * planes.nbytes / n,
         ),
-    )
-    blocks = largest(kept, count)[0]
-
-    def rows_of(blocks: torch.Tensor) -> torch.Tensor:
-        rows = blocks[:, :, None] * BLOCK + torch.arange(BLOCK, device=lab.device)
-        return rows.flatten(1)
-
-    yield Task(
-        f"exact scores of {count} blocks",
-        size,
-        lambda: Row(
-            timed(lab, lambda: rescore(planes, asked, None, rows_of(blocks))),
-            q * count * BLOCK * planes.nbytes / n,
-        ),
-    )
-
-    def whole() -> None:
-        best = largest(block_maxima(small, sketch, BLOCK), count)[0].sort(1).values
-        largest(rescore(planes, asked, None, rows_of(best)), lab.results)
-
-    yield Task(
-        "sketch and exact scores, top K",
-        size,
-        lambda: Row(timed(lab, whole), sketch.nbytes, 2 * n * q * SKETCH, "bfloat16"),
     )
 
 
 def dense_rows(lab: Lab) -> Iterator[Task]:
     """Brute force over dense rows in bfloat16."""
-    n = lab.pick(10_000_000, 640)
-    dense = torch.empty(n, DIM, device=lab.device, dtype=torch.bfloat16)
-    for part in dense.split(1 << 18):
-        part.copy_(torch.randn(part.shape, device=lab.device))
-    size = 1 << 20
+    made = planted(lab)
+    dense, (n, d), size = made.rows, made.rows.shape, 1 << 20
     for q in lab.pick((1, 512), (1, 2)):
-        asked = asked_queries(lab, q, DIM).bfloat16()
+        asked = made.queries[:q].bfloat16()
 
         def brute(asked: torch.Tensor = asked) -> None:
             scores, ids = [], []
@@ -170,9 +154,9 @@ def dense_rows(lab: Lab) -> Iterator[Task]:
             torch.cat(ids, 1).gather(1, top)
 
         def fused(asked: torch.Tensor = asked) -> None:
-            maxima = block_maxima(asked, dense, BLOCK, tile=128, together=128, warps=8)
+            maxima = dense_maxima(asked, dense, BLOCK)
             best = largest(maxima, min(lab.results, maxima.shape[1]))[0]
-            blocks = dense[: n // BLOCK * BLOCK].view(-1, BLOCK, DIM)
+            blocks = dense[: n // BLOCK * BLOCK].view(-1, BLOCK, d)
             for own, mine in zip(best.split(64), asked.split(64), strict=True):
                 rows = blocks[own].flatten(1, 2)
                 largest(torch.bmm(rows, mine[:, :, None])[:, :, 0].float(), lab.results)
@@ -180,35 +164,43 @@ def dense_rows(lab: Lab) -> Iterator[Task]:
         for name, way in (("torch.topk", brute), ("block maxima", fused)):
             yield Task(
                 f"peer: bfloat16 brute force, {name}",
-                f"{n:,} × {DIM}, {q} queries",
+                f"{n:,} × {d}, {q} queries",
                 lambda way=way, q=q: Row(  # type: ignore[misc]
                     timed(lab, way),
-                    2 * n * DIM,
-                    2 * n * DIM * q,
+                    2 * n * d,
+                    2 * n * d * q,
                     "bfloat16",
-                    note=f"{2 * DIM} bytes a row",
+                    note=f"{2 * d} bytes a row",
                 ),
             )
 
 
 def sparse_rows(lab: Lab) -> Iterator[Task]:
     """cuSPARSE over codes, then top K by column or of the transpose, the faster of the two."""
-    n = lab.pick(10_000_000, 512)
-    bounds = torch.arange(n + 1, dtype=torch.int32, device=lab.device) * NONZEROS
+    made = planted(lab)
+    (n, k), asked_all = made.ids.shape, projected(lab, made)
+    bounds = torch.arange(n + 1, dtype=torch.int32, device=lab.device) * k
+    ids, order = made.ids.sort(1)
+    levels = torch.from_numpy(made.quantizer.levels).to(lab.device)
+    values = torch.cat([
+        levels[order[part], made.numbers[part].gather(1, order[part]).long()].flatten()
+        for part in (slice(at, at + (1 << 18)) for at in range(0, n, 1 << 18))
+    ])  # fmt: skip
+    del order
     matrix = torch.sparse_csr_tensor(
         bounds,
-        drawn_ids(lab, n, SEED).sort(1).values.int().flatten(),
-        torch.randn(n * NONZEROS, device=lab.device),
-        (n, LATENTS),
+        ids.int().flatten(),
+        values,
+        (n, made.model.latents),
         device=lab.device,
         check_invariants=False,
     )
-    nbytes = n * (NONZEROS * 8 + 4)
+    nbytes = n * (k * 8 + 4)
     for q in lab.pick((1, 512), (1, 2)):
-        asked = asked_queries(lab, q).T.contiguous()
+        asked = asked_all[:q].T.contiguous()
 
-        def single(asked: torch.Tensor = asked[:, 0]) -> None:
-            (matrix @ asked).topk(lab.results)
+        def single(asked: torch.Tensor = asked) -> None:
+            (matrix @ asked[:, 0]).topk(lab.results)
 
         def down(asked: torch.Tensor = asked) -> None:
             for part in asked.split(128, 1):  # (n, 128) float32 at a time.
@@ -226,15 +218,43 @@ def sparse_rows(lab: Lab) -> Iterator[Task]:
                 min((timed(lab, way, 0.1) for way in ways), key=lambda time: time.median),
                 nbytes,
                 note=f"{nbytes / n:.0f} bytes a row and {4 * n * min(q, 128) / 1e9:.2f} GB of "
-                "scores",
+                "scores; rows' gains are left out",
             ),
         )
 
 
 def a_hundred_million(lab: Lab) -> Iterator[Task]:
-    planes = planted_planes(lab, lab.pick(100_000_000, 256))
+    """The trained codes ten times over, and their sketches."""
+    made = planted(lab)
+    one, weights = made.planes(), made.model.decoder.detach().to(lab.device)
+    copies, K = lab.pick(10, 2), lab.results
+    assert one.gains is not None
+    planes = replace(
+        one,
+        n=copies * len(one),
+        slots=one.slots.repeat(copies, 1, 1),
+        gains=one.gains.repeat(copies, 1),
+    )
+    asked = projected(lab, made)
     for q in lab.pick((1, 512), (1,)):
-        yield scan_row(lab, planes, q)
+        yield scan_row(lab, planes, asked[:q])
+    sketch = Sketch.of(planes, weights, None, None, False)
+
+    def search() -> None:
+        blocks = sketch.best_blocks(made.queries, 8 * K, None)
+        best_of_runs(planes, asked, None, K, blocks, BLOCK)
+
+    yield Task(
+        f"search by sketches, {8 * K} blocks",
+        f"{len(planes):,} rows, {len(asked)} queries",
+        lambda: Row(
+            timed(lab, search),
+            sketch.nbytes,
+            4 * len(asked) * len(planes) * sketch.rows.shape[1],
+            "bfloat16",
+            note=f"{(planes.nbytes + sketch.nbytes) / 1e9:.2f} GB on the card",
+        ),
+    )
 
 
-search_parts = (scan_rows, dense_rows, sparse_rows, a_hundred_million)
+search_parts = (scan_rows, sketch_rows, dense_rows, sparse_rows, a_hundred_million)

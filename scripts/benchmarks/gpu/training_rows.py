@@ -7,42 +7,23 @@ from itertools import pairwise
 import numpy as np
 import torch
 from benchmarks.gpu.lab import Lab, Row, Task, Timing
+from benchmarks.gpu.planted import drawn_rows
 
 from compressae import CompresSAE, TrainConfig, train
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue, pursuit_schedule
 from compressae.training.loop import TrainProgress
 
-SEED = 0
-
-
-def table(lab: Lab, n: int, d: int) -> torch.Tensor:
-    """Make synthetic embeddings (n, d): sums of 24 of 20·d directions with decaying weights, and
-    noise with a decaying spectrum."""
-    generator = torch.Generator(lab.device).manual_seed(SEED)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device=lab.device, generator=generator)
-
-    spectrum = torch.arange(1, d + 1, device=lab.device) ** -0.4
-    directions = torch.nn.functional.normalize(normal(20 * d, d) * spectrum)
-    rows = torch.empty(n, d)
-    for start in range(0, n, 1 << 16):
-        m = min(1 << 16, n - start)
-        part = 0.5 * torch.nn.functional.normalize(normal(m, d) * spectrum)
-        for j in range(24):
-            drawn = torch.rand(m, device=lab.device, generator=generator) ** 2 * len(directions)
-            part += normal(m, 1) * (j + 1) ** -0.5 * directions[drawn.long()]
-        rows[start : start + m] = part.cpu()
-    return rows
-
 
 def training_rows(lab: Lab) -> Iterator[Task]:
     """Train by each recipe; the note has the mean cosine of held-out rows by both coders."""
     n, d, h, k = lab.pick((1_000_000, 768, 4096, 32), (40, 16, 32, 2))
     batch, steps = lab.pick((100_000, 500), (4, 1))
-    items = table(lab, n + lab.pick(10_000, 4), d)
-    rest, held = items[:n].numpy(), torch.nn.functional.normalize(items[n:]).to(lab.device)
+    rest = np.empty((n, d), np.float32)
+    for i, start in enumerate(range(0, n, 1 << 16)):
+        part = rest[start : start + (1 << 16)]
+        part[:] = drawn_rows(lab, len(part), d, seed=i).cpu().numpy()
+    held = torch.nn.functional.normalize(drawn_rows(lab, lab.pick(10_000, 4), d, seed=-1))
     goal: list[float] = []  # The mean cosine of the paper's recipe, once known.
     configs = (
         TrainConfig(latents=h, nonzeros=k, recipe="paper", batch=batch, steps=steps),

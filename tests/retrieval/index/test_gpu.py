@@ -8,7 +8,9 @@ from code_forms import make_codes
 from compressae import CompresSAE, InputError, encode_like
 from compressae.kernels.backend import use
 from compressae.kernels.scan import SCAN_BLOCK
+from compressae.kernels.sketch import BLOCK
 from compressae.retrieval import CompressedIndex, GpuIndex
+from compressae.retrieval.index.sketch import Sketch
 from compressae.retrieval.io.embeddings import unit_rows
 
 N, D, H, K = 600, 12, 64, 5
@@ -89,38 +91,64 @@ def test_ids_equal_those_of_float64(model, indexes, queries, device):
     np.testing.assert_array_equal(hits.ids, order)
 
 
-@pytest.mark.parametrize("memory", [None, "11 KB"])
-def test_candidates_come_from_the_lists(model, indexes, queries, device, memory):
-    """Rows are those of largest sums of q'’s largest entries, rescored exactly."""
-    index, gpu = indexes["residual"], GpuIndex(indexes["residual"], device, memory)
-    before = gpu.nbytes
-    found = gpu.search(queries, 10, candidates=60, query_nonzeros=6)
-    assert gpu.nbytes == before + index.list_nbytes
-    projected = unit_rows(queries) @ model.decoder.detach().numpy().T
-    kept = np.zeros_like(projected)
-    order = np.argsort(-np.abs(projected), axis=1)[:, :6]
-    np.put_along_axis(kept, order, np.take_along_axis(projected, order, 1), 1)
-    sums = kept @ index.codes.unpack().to_scipy().toarray().T
+def test_one_query_alone_is_found_as_among_others(indexes, queries, device):
+    """On a GPU by a graph, one for each number of results; some are made anew."""
+    gpu = GpuIndex(indexes["int8"], device)
+    together = gpu.search(queries, 9)
+    for count in (1, 2, 3, 4, 5, 9, 1):
+        for i in range(2):
+            alone = gpu.search(queries[i : i + 1], count)
+            np.testing.assert_array_equal(alone.ids[0], together.ids[i, :count])
+            np.testing.assert_allclose(alone.scores[0], together.scores[i, :count], rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["int4", "residual", "float32"])
+def test_candidates_come_from_sketches(indexes, queries, device, form):
+    """The best rows of some blocks, exactly scored; the best row of all is among them."""
+    index, gpu = indexes[form], GpuIndex(indexes[form], device)
+    before, blocks = gpu.nbytes, 6
+    found = gpu.search(queries, 5, candidates=blocks)
+    assert gpu.nbytes == before + Sketch.nbytes_of(N, D, False)
     everything = on_cpu(index, queries, N)
-    for q in range(len(queries)):
-        last = np.sort(sums[q])[-60]
-        sure, maybe = sums[q] > last + 0.02, sums[q] > last - 0.02
-        assert maybe[found.ids[q]].all()
-        scores = np.empty(N)
-        scores[everything.ids[q]] = everything.scores[q]
-        np.testing.assert_allclose(found.scores[q], scores[found.ids[q]], rtol=1e-4)
-        better = np.flatnonzero(sure & (scores > found.scores[q, -1] + 1e-5))
-        assert len(better) > 4 and np.isin(better, found.ids[q]).all()
+    for ids, scores, every, sums in zip(
+        found.ids, found.scores, everything.ids, everything.scores, strict=True
+    ):
+        chosen = gpu._sketch.best_blocks(
+            torch.from_numpy(unit_rows(queries)).to(device), blocks, None
+        )
+        within = np.isin(every // BLOCK, chosen.cpu().numpy())
+        assert ids[0] == every[0] and within.sum() <= len(queries) * blocks * BLOCK
+        assert np.isin(ids, every[within]).all()
+        np.testing.assert_allclose(scores, [sums[every == i][0] for i in ids], rtol=1e-4)
 
 
-def test_candidates_are_filled_up_with_others(indexes, queries, device):
-    """Few rows have a positive sum; allowed ones come all the same."""
-    gpu, allowed = GpuIndex(indexes["float32"], device), np.arange(0, N, 3)
-    few = gpu.search(queries, 60, candidates=200, query_nonzeros=1, allowed=allowed)
-    assert (few.ids >= 0).all() and np.isin(few.ids, allowed).all()
-    assert all(len(set(ids)) == 60 for ids in few.ids)
-    every = gpu.search(queries, 60, candidates=300, allowed=allowed)
-    np.testing.assert_array_equal(every.ids, gpu.search(queries, 60, allowed=allowed).ids)
+def test_many_queries_take_sketches_unless_told(indexes, table, device, monkeypatch):
+    monkeypatch.setattr("compressae.retrieval.index.gpu._LEAST", 8)
+    index, asked = indexes["int8"], table[:16]
+    gpu = GpuIndex(index, device)
+    few, found = gpu.search(asked[:15], 1), gpu.search(asked, 1)
+    everything = on_cpu(index, asked, 1)
+    np.testing.assert_array_equal(few.ids, everything.ids[:15])
+    assert (found.ids == everything.ids).mean() > 0.9
+    everything = gpu.search(asked, 1, candidates="all")
+    np.testing.assert_array_equal(few.ids, everything.ids[:15])
+
+
+def test_candidates_are_among_allowed_rows(indexes, queries, device):
+    """Where there are no more than candidates, they are all found."""
+    gpu, allowed = GpuIndex(indexes["float32"], device), np.arange(0, N, 40)
+    few = gpu.search(queries, 16, candidates=16, allowed=allowed)
+    np.testing.assert_array_equal(few.ids, gpu.search(queries, 16, allowed=allowed).ids)
+    assert (np.sort(few.ids[:, :15]) == allowed).all() and (few.ids[:, 15:] == -1).all()
+
+
+def test_sketches_that_do_not_fit_leave_a_scan(indexes, queries, device):
+    index = indexes["int8"]
+    whole = GpuIndex(index, device)
+    tight = GpuIndex(index, device, memory=whole.nbytes)
+    found = tight.search(queries, 10, candidates=10)
+    np.testing.assert_array_equal(found.ids, whole.search(queries, 10).ids)
+    assert tight.nbytes == whole.nbytes
 
 
 @pytest.mark.parametrize("scoring", ["asymmetric", "sparse"])
@@ -179,9 +207,6 @@ def test_bad_input_is_refused_as_by_the_index(indexes, queries, device):
         gpu.search(queries, 5, candidates=4)
     with pytest.raises(InputError, match="scoring 'cosine': expected one of"):
         gpu.search(queries, 5, scoring="cosine")
-    listless = CompressedIndex(index.projection, index.codes, lists=False)
-    with pytest.raises(InputError, match="of an index without posting lists"):
-        GpuIndex(listless, device).search(queries, 5, candidates=9)
     with pytest.raises(InputError, match="memory 'much': expected bytes"):
         GpuIndex(index, device, memory="much")
     with pytest.raises(InputError, match="memory of 100 bytes: expected at least"):

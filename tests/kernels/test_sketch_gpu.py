@@ -1,0 +1,61 @@
+"""Blocks chosen by sketches, against numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from compressae.kernels.sketch import BLOCK, best_blocks, pack_columns, pack_queries, reference
+
+
+def drawn(n, q, m, seed=0):
+    rng = np.random.default_rng(seed)
+    rows, queries = (rng.standard_normal((count, m)).astype(np.float32) for count in (n, q))
+    return pack_columns(torch.from_numpy(rows), torch.tensor(1.0)), pack_queries(
+        torch.from_numpy(queries)
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "q", "m", "count"), [(1000, 3, 128, 5), (513, 65, 64, 2), (70, 1, 128, 2), (31, 2, 64, 4)]
+)
+@pytest.mark.parametrize("form", ["plain", "lengths", "masked", "both"])
+def test_the_best_blocks(device, n, q, m, count, form):
+    rows, queries = drawn(n, q, m)
+    rng = np.random.default_rng(1)
+    lengths = rng.random(n).astype(np.float32) + 0.1 if form in ("lengths", "both") else None
+    mask = rng.random(n) < 0.3 if form in ("masked", "both") else None
+    found = best_blocks(
+        queries.to(device),
+        rows.to(device),
+        count,
+        None if lengths is None else torch.from_numpy(lengths).to(device),
+        None if mask is None else torch.from_numpy(mask).to(device),
+    )
+    expected = reference.best_blocks(queries.numpy(), rows.numpy(), count, lengths, mask, BLOCK)
+    np.testing.assert_array_equal(found.cpu().numpy(), expected)
+
+
+def test_rows_of_one_block_win_where_all_else_is_masked(device):
+    rows, queries = drawn(900, 2, 64)
+    mask = torch.zeros(900, dtype=torch.bool)
+    mask[700] = True
+    found = best_blocks(queries.to(device), rows.to(device), 1, None, mask.to(device))
+    assert found.cpu().tolist() == [[700 // BLOCK]] * 2
+
+
+def test_four_bits_keep_the_order_of_products():
+    """Products of packed numbers differ from those of the numbers by little and a constant."""
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.standard_normal((n, 128)).astype(np.float32) for n in (400, 20))
+    packed = pack_columns(torch.from_numpy(rows), torch.tensor(1.0)).numpy()
+    whole = np.stack([(packed << 4) >> 4, packed >> 4], 2).reshape(400, 128)
+    asked = pack_queries(torch.from_numpy(queries)).numpy()
+    products = asked.astype(np.float32) @ whole.T.astype(np.float32)
+    for mine, exact in zip(products, queries @ rows.T, strict=True):
+        assert np.corrcoef(mine, exact)[0, 1] > 0.99
+
+
+def test_other_widths_are_refused(device):
+    rows, queries = drawn(40, 1, 64)
+    with pytest.raises(ValueError, match="queries of 32 columns: expected 64"):
+        best_blocks(queries[:, :32].to(device), rows.to(device), 1)

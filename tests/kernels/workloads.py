@@ -1,9 +1,10 @@
 """One small call of each Triton kernel in each form that it is launched in.
 
 ``ahead_of_time.py`` compiles what they launch. A kernel's tests check its answers. Run as a script,
-on a GPU: that is what the sanitizer watches.
+on a GPU: that is what the sanitizer watches. Arguments choose workloads by parts of their names.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -203,6 +204,8 @@ WORKLOADS: dict[str, Workload] = {
 if __name__ == "__main__":
     torch.set_default_device("cuda")
     for name, workload in WORKLOADS.items():
+        if len(sys.argv) > 1 and not any(part in name for part in sys.argv[1:]):
+            continue
         workload()
         torch.cuda.synchronize()
         print(f"done: {name}", flush=True)

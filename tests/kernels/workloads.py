@@ -22,6 +22,9 @@ from compressae.kernels.scan import gpu as scan
 from compressae.kernels.sketch import gpu as sketch
 from compressae.kernels.topk import gpu as topk
 
+if __name__ == "__main__":
+    torch.set_default_device("cuda")
+
 Workload = Callable[[], object]
 
 
@@ -202,7 +205,6 @@ WORKLOADS: dict[str, Workload] = {
 
 
 if __name__ == "__main__":
-    torch.set_default_device("cuda")
     for name, workload in WORKLOADS.items():
         if len(sys.argv) > 1 and not any(part in name for part in sys.argv[1:]):
             continue

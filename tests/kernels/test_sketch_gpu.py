@@ -6,6 +6,8 @@ import torch
 
 from compressae.kernels.sketch import BLOCK, best_blocks, pack_columns, pack_queries, reference
 
+gpu = pytest.importorskip("compressae.kernels.sketch.gpu", reason="needs triton")
+
 
 def drawn(n, q, m, seed=0):
     rng = np.random.default_rng(seed)
@@ -15,23 +17,36 @@ def drawn(n, q, m, seed=0):
     )
 
 
-@pytest.mark.parametrize(
-    ("n", "q", "m", "count"), [(1000, 3, 128, 5), (513, 65, 64, 2), (70, 1, 128, 2), (31, 2, 64, 4)]
-)
-@pytest.mark.parametrize("form", ["plain", "lengths", "masked", "both"])
-def test_the_best_blocks(device, n, q, m, count, form):
-    rows, queries = drawn(n, q, m)
+FORMS = ["plain", "lengths", "masked", "both"]
+
+
+def settings(form, n, device):
+    """Lengths and mask of a form: arrays, and tensors on the device."""
     rng = np.random.default_rng(1)
     lengths = rng.random(n).astype(np.float32) + 0.1 if form in ("lengths", "both") else None
     mask = rng.random(n) < 0.3 if form in ("masked", "both") else None
-    found = best_blocks(
-        queries.to(device),
-        rows.to(device),
-        count,
-        None if lengths is None else torch.from_numpy(lengths).to(device),
-        None if mask is None else torch.from_numpy(mask).to(device),
-    )
-    expected = reference.best_blocks(queries.numpy(), rows.numpy(), count, lengths, mask, BLOCK)
+    arrays = lengths, mask
+    return arrays, [None if a is None else torch.from_numpy(a).to(device) for a in arrays]
+
+
+@pytest.mark.parametrize(("n", "q", "m"), [(1000, 3, 128), (513, 65, 64), (31, 1, 32)])
+@pytest.mark.parametrize("form", FORMS)
+def test_maxima_of_blocks_and_tiles(device, n, q, m, form):
+    rows, queries = drawn(n, q, m)
+    arrays, (lengths, mask) = settings(form, n, device)
+    found = gpu.block_maxima(queries.to(device), rows.to(device), lengths, BLOCK, mask)
+    for maxima, each in zip(found, (BLOCK, gpu.TILE), strict=True):
+        expected = reference.block_maxima(queries.numpy(), rows.numpy(), *arrays, each)
+        np.testing.assert_array_equal(maxima.cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize(("n", "q", "m", "count"), [(1000, 2, 128, 5), (70, 1, 64, 9)])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_best_blocks(device, n, q, m, count, form):
+    rows, queries = drawn(n, q, m)
+    arrays, (lengths, mask) = settings(form, n, device)
+    found = best_blocks(queries.to(device), rows.to(device), count, lengths, mask)
+    expected = reference.best_blocks(queries.numpy(), rows.numpy(), count, *arrays, BLOCK)
     np.testing.assert_array_equal(found.cpu().numpy(), expected)
 
 

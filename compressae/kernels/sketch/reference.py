@@ -3,6 +3,25 @@
 import numpy as np
 
 
+def block_maxima(
+    queries: np.ndarray,
+    rows: np.ndarray,
+    lengths: np.ndarray | None,
+    mask: np.ndarray | None,
+    block: int,
+) -> np.ndarray:
+    """Largest product (q, ⌈n / block⌉) float32 of each block of rows; see ``sketch.gpu``."""
+    numbers = np.stack([(rows << 4) >> 4, rows >> 4], 2).reshape(len(rows), -1)
+    products = queries.astype(np.float32) @ numbers.T.astype(np.float32)  # Whole, below 2^24.
+    if lengths is not None:
+        products *= lengths
+    if mask is not None:
+        products[:, ~mask] = -(2.0**31)
+    padding = ((0, 0), (0, -len(rows) % block))
+    padded = np.pad(products, padding, constant_values=-(2.0**31))
+    return padded.reshape(len(queries), -1, block).max(2)
+
+
 def best_blocks(
     queries: np.ndarray,
     rows: np.ndarray,
@@ -12,13 +31,5 @@ def best_blocks(
     block: int,
 ) -> np.ndarray:
     """Blocks (q, count) of largest product, ascending; see ``kernels.sketch``."""
-    numbers = np.stack([(rows << 4) >> 4, rows >> 4], 2).reshape(len(rows), -1).astype(np.int32)
-    products = (queries.astype(np.float32) @ numbers.T.astype(np.float32)).astype(np.float64)
-    if lengths is not None:
-        products = (products.astype(np.float32) * lengths).astype(np.float64)
-    if mask is not None:
-        products[:, ~mask] = -(2.0**31)
-    padding = -len(rows) % block
-    padded = np.pad(products, ((0, 0), (0, padding)), constant_values=-np.inf)
-    maxima = padded.reshape(len(queries), -1, block).max(2)
+    maxima = block_maxima(queries, rows, lengths, mask, block)
     return np.sort(np.argsort(-maxima, 1, kind="stable")[:, :count], 1)

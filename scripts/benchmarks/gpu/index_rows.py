@@ -67,7 +67,7 @@ def index_rows(lab: Lab) -> Iterator[Task]:
             f"{size}, {q} queries",
             lambda q=q: sketched(q),  # type: ignore[misc]
         )
-    tenth = GpuIndex(index, lab.device, memory=lab.pick(index.codes.nbytes // 10, 8_000))
+    tenth = GpuIndex(index, lab.device, memory=lab.pick(index.codes.nbytes // 10, 4_000))
     yield Task(
         "GpuIndex.search, streamed from the host",
         f"{size}, {len(dense)} queries",

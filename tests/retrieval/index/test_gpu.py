@@ -95,50 +95,46 @@ def test_one_query_alone_is_found_as_among_others(indexes, queries, device):
     """On a GPU by a graph, one for each number of results; some are made anew."""
     gpu = GpuIndex(indexes["int8"], device)
     together = gpu.search(queries, 9)
-    for count in (1, 2, 3, 4, 5, 9, 1):
+    for count in (1, 2, 3, 4, 5, 9, 1) if device == "cuda" else (3,):
         for i in range(2):
             alone = gpu.search(queries[i : i + 1], count)
             np.testing.assert_array_equal(alone.ids[0], together.ids[i, :count])
             np.testing.assert_allclose(alone.scores[0], together.scores[i, :count], rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["int4", "residual", "float32"])
+@pytest.mark.parametrize("form", ["int4", "residual"])
 def test_candidates_come_from_sketches(indexes, queries, device, form):
     """The best rows of some blocks, exactly scored; the best row of all is among them."""
     index, gpu = indexes[form], GpuIndex(indexes[form], device)
-    before, blocks = gpu.nbytes, 6
-    found = gpu.search(queries, 5, candidates=blocks)
+    query, before = queries[:1], gpu.nbytes
+    found = gpu.search(query, 5, candidates=6)
     assert gpu.nbytes == before + Sketch.nbytes_of(N, D, False)
-    everything = on_cpu(index, queries, N)
-    for ids, scores, every, sums in zip(
-        found.ids, found.scores, everything.ids, everything.scores, strict=True
-    ):
-        chosen = gpu._sketch.best_blocks(
-            torch.from_numpy(unit_rows(queries)).to(device), blocks, None
-        )
-        within = np.isin(every // BLOCK, chosen.cpu().numpy())
-        assert ids[0] == every[0] and within.sum() <= len(queries) * blocks * BLOCK
-        assert np.isin(ids, every[within]).all()
-        np.testing.assert_allclose(scores, [sums[every == i][0] for i in ids], rtol=1e-4)
+    chosen = gpu._sketch.best_blocks(torch.from_numpy(unit_rows(query)).to(device), 6, None)
+    every = on_cpu(index, query, N)
+    within = np.isin(every.ids[0] // BLOCK, chosen.cpu().numpy())
+    assert within.sum() <= 6 * BLOCK and found.ids[0, 0] == every.ids[0, 0]
+    np.testing.assert_array_equal(found.ids[0], every.ids[0, within][:5])
+    np.testing.assert_allclose(found.scores[0], every.scores[0, within][:5], rtol=1e-4)
 
 
 def test_many_queries_take_sketches_unless_told(indexes, table, device, monkeypatch):
     monkeypatch.setattr("compressae.retrieval.index.gpu._LEAST", 8)
-    index, asked = indexes["int8"], table[:16]
-    gpu = GpuIndex(index, device)
-    few, found = gpu.search(asked[:15], 1), gpu.search(asked, 1)
-    everything = on_cpu(index, asked, 1)
-    np.testing.assert_array_equal(few.ids, everything.ids[:15])
-    assert (found.ids == everything.ids).mean() > 0.9
-    everything = gpu.search(asked, 1, candidates="all")
-    np.testing.assert_array_equal(few.ids, everything.ids[:15])
+    monkeypatch.setattr("compressae.retrieval.index.gpu._MANY", 3)
+    index, asked = indexes["int8"], table[:3]
+    gpu, everything = GpuIndex(index, device), on_cpu(index, asked, 1)
+    before = gpu.nbytes
+    np.testing.assert_array_equal(gpu.search(asked[:2], 1).ids, everything.ids[:2])
+    np.testing.assert_array_equal(gpu.search(asked, 1, candidates="all").ids, everything.ids)
+    assert gpu.nbytes == before
+    np.testing.assert_array_equal(gpu.search(asked, 1).ids, everything.ids)
+    assert gpu.nbytes == before + Sketch.nbytes_of(N, D, False)
 
 
 def test_candidates_are_among_allowed_rows(indexes, queries, device):
     """Where there are no more than candidates, they are all found."""
     gpu, allowed = GpuIndex(indexes["float32"], device), np.arange(0, N, 40)
-    few = gpu.search(queries, 16, candidates=16, allowed=allowed)
-    np.testing.assert_array_equal(few.ids, gpu.search(queries, 16, allowed=allowed).ids)
+    few = gpu.search(queries[:1], 16, candidates=16, allowed=allowed)
+    np.testing.assert_array_equal(few.ids, gpu.search(queries[:1], 16, allowed=allowed).ids)
     assert (np.sort(few.ids[:, :15]) == allowed).all() and (few.ids[:, 15:] == -1).all()
 
 

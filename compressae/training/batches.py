@@ -26,9 +26,8 @@ def over_batches(items: Embeddings, work: Callable[[int, np.ndarray], None]) -> 
     """
 
     def read(start: int, stop: int) -> None:
-        part = items.subset(np.arange(start, stop))
-        for first, rows in part.batches(max(1, _AT_A_TIME // items.shape[1])):
-            work(start + first, rows)
+        for first, rows in items.batches(max(1, _AT_A_TIME // items.shape[1]), start, stop):
+            work(first, rows)
 
     over_rows(read, len(items))
 

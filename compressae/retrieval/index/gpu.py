@@ -26,6 +26,8 @@ from compressae.retrieval.index.two_stage import rerank as rerank_hits
 
 #: Entries of q' of the queries that are answered together, and most of them.
 _ENTRIES, _QUERIES = 1 << 24, 1024
+#: Bytes of intermediate results of the queries that sketches answer together.
+_SCRATCH = 1 << 31
 #: Share of the free memory of a GPU that rows may take unless told.
 _SHARE = 0.8
 #: Least queries that sketches choose rows for unless told, and blocks of rows that they choose: as
@@ -287,8 +289,13 @@ class GpuIndex:
             self._sketch = Sketch.of(
                 self._windows.whole, self._decoder, self._restore, self._centroids, self._is_dot
             )
-        chosen = self._sketch.best_blocks(x, blocks, mask)
-        return best_of_runs(self._windows.whole, *self._project(x), K, chosen, BLOCK, mask)
+        found = []
+        for part in x.split(max(1, _SCRATCH // (4 * len(self) // BLOCK + 16 * blocks * BLOCK))):
+            chosen = self._sketch.best_blocks(part, blocks, mask)
+            planes = self._windows.whole
+            found.append(best_of_runs(planes, *self._project(part), K, chosen, BLOCK, mask))
+        ids, scores = zip(*found, strict=True)
+        return torch.cat(ids), torch.cat(scores)
 
     def _sparse_factors(self) -> Tensor:
         """Factors of the rows as they are held for "sparse": (n,) float32, on the device where all

@@ -136,19 +136,23 @@ class Embeddings:
         rows = np.asarray(rows, np.int64)
         return self._read(rows if self._rows is None else self._rows[rows])
 
-    def batches(self, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    def batches(
+        self, size: int | None = None, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Iterate over (first row, rows (m, d) float32) in order.
 
         Args:
             size: rows of a batch; as many as take 64 MiB when None.
+            first: where to begin.
+            last: where to end; n when None.
 
         Raises:
             InputError: a row holds NaN or infinity, or only zeros.
         """
         n, d = self.shape
-        size = size or max(1, BATCH_NUMBERS // d)
-        for start in range(0, n, size):
-            stop = min(start + size, n)
+        size, last = size or max(1, BATCH_NUMBERS // d), n if last is None else last
+        for start in range(first, last, size):
+            stop = min(start + size, last)
             rows = slice(start, stop) if self._rows is None else self._rows[start:stop]
             yield start, self._read(rows)
 

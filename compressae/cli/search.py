@@ -92,7 +92,8 @@ from compressae.retrieval.store import Catalogue
     "--device",
     default="auto",
     show_default=True,
-    help="cpu, cuda or auto. A GPU scores every item unless --candidates is given.",
+    help="cpu, cuda or auto. A GPU compares up to 15 queries with all items; for more, sketches "
+    "choose the items.",
 )
 @common.json_option
 def search(

@@ -7,6 +7,8 @@ import torch
 from compressae.kernels import topk
 from compressae.kernels.topk import reference
 
+pytestmark = pytest.mark.topk
+
 
 def rows(n, h, seed=0, ties=False):
     x = np.random.default_rng(seed).standard_normal((n, h), dtype=np.float32)

@@ -102,10 +102,9 @@ def test_one_query_alone_is_found_as_among_others(indexes, queries, device):
             np.testing.assert_allclose(alone.scores[0], together.scores[i, :count], rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["int4", "residual"])
-def test_candidates_come_from_sketches(indexes, queries, device, form):
+def test_candidates_come_from_sketches(indexes, queries, device):
     """The best rows of some blocks, exactly scored; the best row of all is among them."""
-    index, gpu = indexes[form], GpuIndex(indexes[form], device)
+    index, gpu = indexes["residual"], GpuIndex(indexes["residual"], device)
     query, before = queries[:1], gpu.nbytes
     found = gpu.search(query, 5, candidates=6)
     assert gpu.nbytes == before + Sketch.nbytes_of(N, D, False)

@@ -1,5 +1,6 @@
 """Rows of a table for training: read in threads, held on a GPU, drawn in an order per epoch."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,11 +26,19 @@ def over_batches(items: Embeddings, work: Callable[[int, np.ndarray], None]) -> 
         InputError: a row holds NaN or infinity, or only zeros; the message names the first.
     """
 
+    stopped = threading.Event()
+
     def read(start: int, stop: int) -> None:
         for first, rows in items.batches(max(1, _AT_A_TIME // items.shape[1]), start, stop):
+            if stopped.is_set():
+                return
             work(first, rows)
 
-    over_rows(read, len(items))
+    try:
+        over_rows(read, len(items))
+    except BaseException:  # The caller gets it now, not when all threads have read their share.
+        stopped.set()
+        raise
 
 
 class Batches:

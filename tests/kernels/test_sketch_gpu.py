@@ -58,6 +58,17 @@ def test_rows_of_one_block_win_where_all_else_is_masked(device):
     assert found.cpu().tolist() == [[700 // BLOCK]] * 2
 
 
+@pytest.mark.parametrize("length", [1e-9, 1e9])
+def test_an_allowed_row_is_found_whatever_its_length(device, length):
+    """All products are negative, and those of rows that do not count are below them."""
+    rows = torch.full((384, 16), 17, dtype=torch.int8)  # Every number is 1.
+    queries, mask = torch.full((1, 32), -127, dtype=torch.int8), torch.zeros(384, dtype=torch.bool)
+    mask[291] = True
+    given = (queries, rows, 2, torch.full((384,), length), mask)
+    found = best_blocks(*(g if isinstance(g, int) else g.to(device) for g in given))
+    assert found.tolist() == [[0, 9]]
+
+
 def test_four_bits_keep_the_order_of_products():
     """Products of packed numbers differ from those of the numbers by little and a constant."""
     rng = np.random.default_rng(0)

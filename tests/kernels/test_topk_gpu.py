@@ -124,6 +124,16 @@ def test_entries_that_fill_the_last_part_are_never_found(device):
     assert ids.tolist() == [[65537, 0, 1]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_rows_of_nan_end_with_distinct_ids(device, dtype, share):
+    """What order they have is not promised; a run that diverges has them."""
+    x = torch.from_numpy(rows(1, 2048, 3)).to(dtype)
+    x[:, : int(share * 2048)] = float("nan")
+    ids, _ = topk.abs_topk(x.to(device), 8)
+    assert len(set(ids[0].tolist())) == 8 and ((ids >= 0) & (ids < 2048)).all()
+
+
 def test_rows_that_lie_apart(device):
     x = torch.from_numpy(rows(4, 90)).to(device)
     for view in (x[:, ::2], x[1:3, 5:60], x.T[:3]):

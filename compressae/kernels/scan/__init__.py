@@ -51,11 +51,7 @@ def scan(
     Raises:
         ValueError: shapes do not match, K is below 1, or no GPU holds the tensors.
     """
-    _check(planes, queries, tables)
-    if K < 1:
-        raise ValueError(f"K = {K}: expected at least 1")
-    if mask is not None and tuple(mask.shape) != (len(planes),):
-        raise ValueError(f"mask of shape {tuple(mask.shape)}: expected ({len(planes)},)")
+    _check(planes, queries, tables, K, mask)
     from compressae.kernels.scan import gpu
 
     q, blocks = len(queries), planes.blocks
@@ -105,7 +101,7 @@ def best_of_runs(
     Raises:
         ValueError: see ``scan``.
     """
-    _check(planes, queries, tables)
+    _check(planes, queries, tables, K, mask)
     from compressae.kernels.scan import gpu
 
     found = gpu.scores(planes, queries, tables, runs, mask, each)
@@ -122,7 +118,9 @@ def best_of_runs(
     )
 
 
-def _check(planes: Planes, queries: Tensor, tables: Tensor | None) -> None:
+def _check(
+    planes: Planes, queries: Tensor, tables: Tensor | None, K: int, mask: Tensor | None
+) -> None:
     uses_triton(queries, "triton")
     if queries.ndim != 2 or queries.shape[1] != planes.latents:
         raise ValueError(f"queries {tuple(queries.shape)}: expected (q, {planes.latents})")
@@ -131,3 +129,7 @@ def _check(planes: Planes, queries: Tensor, tables: Tensor | None) -> None:
     expected = (len(queries), parts, 256) if parts else None
     if shape != expected:
         raise ValueError(f"tables {shape}: expected {expected}")
+    if K < 1:
+        raise ValueError(f"K = {K}: expected at least 1")
+    if mask is not None and tuple(mask.shape) != (len(planes),):
+        raise ValueError(f"mask of shape {tuple(mask.shape)}: expected ({len(planes)},)")

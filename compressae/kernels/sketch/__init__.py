@@ -21,7 +21,8 @@ def pack_columns(x: Tensor, deviation: Tensor) -> Tensor:
     """Round rows (n, m) float32 to four bits a number, two in a byte: (n, m / 2) int8.
 
     A number is ⌊x / step⌋ between −8 and 7, and stands for the middle of its step: half a step
-    more, which adds the same to all products of a query and so changes no order. Byte j holds
+    more, which adds the same to all products of a query and so changes no order, unless rows have
+    lengths (see ``best_blocks``). Byte j holds
     column 2j in its low bits and column 2j + 1 in its high ones.
 
     Args:
@@ -63,7 +64,7 @@ def best_blocks(
         queries: (q, m) int8 of ``pack_queries``, on a GPU.
         rows: (n, m / 2) int8 of ``pack_columns``, n ≥ 1.
         count: C, at least 1.
-        lengths: (n,) float32 that multiply a row's products; 1 when None.
+        lengths: (n,) float32 that multiply a row's products, half steps included; 1 when None.
         mask: (n,) bool, True for rows that count; all when None.
 
     Raises:

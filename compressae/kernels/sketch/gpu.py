@@ -60,10 +60,13 @@ def _block_maxima(
         else:
             sums = tl.dot(asked, numbers.T, out_dtype=tl.int32)
 
-        # Maxima; in float32 where rows have lengths.
+        # Maxima; in float32 where rows have lengths, which multiply the half steps too.
         if scaled:
-            sums = sums.to(tl.float32) * lengths[None, :]
-        sums = tl.where(allowed[None, :], sums, -2147483648)
+            halves = 0.5 * tl.sum(asked.to(tl.int32), 1).to(tl.float32)
+            sums = (sums.to(tl.float32) + halves[:, None]) * lengths[None, :]
+            sums = tl.where(allowed[None, :], sums, float("-inf"))
+        else:
+            sums = tl.where(allowed[None, :], sums, -2147483648)
         maxima = tl.max(tl.reshape(sums, [together, tile // block, block]), 2).to(tl.float32)
         inside = (query < q)[:, None] & (out_block < blocks)[None, :]
         out = query.to(tl.int64)[:, None] * blocks + out_block[None, :]
@@ -87,7 +90,7 @@ def block_maxima(
         mask: (n,) bool, True for rows that count; all when None.
 
     Returns:
-        (q, ⌈n / block⌉) and (q, ⌈n / TILE⌉) float32, −2^31 where no row counts.
+        (q, ⌈n / block⌉) and (q, ⌈n / TILE⌉) float32; where no row counts −2^31, with lengths −inf.
     """
     q, n = len(queries), len(rows)
     blocks, tiles = triton.cdiv(n, block), triton.cdiv(n, TILE)

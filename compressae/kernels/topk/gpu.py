@@ -118,7 +118,10 @@ def _maxima(x_ptr, count, kind: tl.constexpr, lines: tl.constexpr, groups: tl.co
     maxima = tl.max(_tile(x_ptr, 0, count, kind, lines, groups), 0)
     for first in range(lines * groups, count, lines * groups):
         maxima = tl.maximum(maxima, tl.max(_tile(x_ptr, first, count, kind, lines, groups), 0))
-    return _ranks(maxima, kind)
+    ranks = _ranks(maxima, kind)
+    if kind == "magnitude" or kind == "value":
+        ranks = tl.minimum(ranks, 0x7F800000)  # Maxima ignore NaN, which rank above infinity.
+    return ranks
 
 
 @triton.jit
@@ -213,7 +216,8 @@ def _candidates(
     while passed > room:
         passed = _compact(x_ptr, start, count, cut, out_ptr, room, kind, tag, lines, columns)
         if passed > room:  # Mostly ties: the first guess is the floor without its ties.
-            guess, top = _tags(floor, start, kind, tag), _tags(high, start, kind, tag)
+            guess = _tags(floor, start, kind, tag)
+            top = tl.full([], (1 << (tag.primitive_bitwidth - 1)) - 1, tag)  # NaN reach it too.
             cut = _raise(
                 x_ptr, start, count, cut, guess, top, k, room, kind, tag, lines, columns
             )  # fmt: skip

@@ -33,8 +33,9 @@ _SHARE = 0.8
 #: Least queries that sketches choose rows for unless told, and blocks of rows that they choose: as
 #: a multiple of K, and at least. docs/results/gpu.md has times and recalls.
 _MANY, _BLOCKS, _LEAST = 16, 8, 256
-#: Most graphs of one query's search that are kept.
-_GRAPHS = 4
+#: Most graphs of one query's search that are kept, and most results of one; each holds the memory
+#: of its intermediate results.
+_GRAPHS, _REPLAYED = 4, 1024
 
 
 class GpuIndex:
@@ -219,7 +220,8 @@ class GpuIndex:
         if request.scoring == "reconstructed":
             x = reconstruct_queries(self.projection, self._segment.codes, x)
         asked = torch.from_numpy(x)
-        if len(x) == 1 and few is None and mask is None and self._may_replay:
+        is_plain = few is None and mask is None and most == 0
+        if len(x) == 1 and is_plain and count <= _REPLAYED and self._may_replay:
             return self._replayed(asked, count)
         asked = asked.to(self.device)
         if few is None:

@@ -20,6 +20,7 @@ _COLUMNS, _FEWEST = 128, 32
 #: Blocks of rows in the sample that directions are of, and blocks sketched at a time.
 _SAMPLE, _PART = 256, 512
 _SEED = 0
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Sketch:
         if restore is not None and centroids is not None:
             parts, _, s = centroids.shape
             tables = torch.einsum("bcs,dbs->bcd", centroids, restore.view(d, parts, s))
-        step = max(1, planes.blocks // _SAMPLE)
+        step = -(-planes.blocks // _SAMPLE)
         sample = torch.cat([
             _decoded(planes, first, first + 1, decoder, tables)[: len(planes) - first * SCAN_BLOCK]
             for first in range(0, planes.blocks, step)
@@ -84,8 +85,10 @@ class Sketch:
         lengths = torch.empty(n, device=decoder.device) if has_lengths else None
         projected = sample @ directions
         if has_lengths:
-            projected = _unit(projected)[0]
-        deviation = projected.square().mean().sqrt().clamp(min=1e-12)
+            projected, sizes = _unit(projected)
+            projected = projected[sizes > 0]  # Rows of zeros have no spread.
+        squares = projected.square().sum() / max(1, projected.numel())
+        deviation = squares.sqrt().clamp(min=1e-12)
         for first in range(0, planes.blocks, _PART):
             x = _decoded(planes, first, first + _PART, weights, tables)
             here = slice(first * SCAN_BLOCK, first * SCAN_BLOCK + len(x))
@@ -115,6 +118,7 @@ def _columns(dim: int) -> int:
 def directions_of(sample: Tensor) -> Tensor:
     """(d, m): the leading eigenvectors of the sample's (r, d) second moment, rotated at random."""
     d, m = sample.shape[1], _columns(sample.shape[1])
+    sample = sample / sample.abs().max().clamp(min=_TINY)  # So that squares neither vanish nor end.
     vectors = torch.linalg.eigh((sample.T @ sample).double())[1].flip(1)[:, :m].float()
     generator = torch.Generator().manual_seed(_SEED)
     rotation = torch.linalg.qr(torch.randn(m, m, generator=generator))[0].to(sample.device)
@@ -127,7 +131,7 @@ def _decoded(
     """Rows (r, c) of blocks first…last: their nonzeros times weights (h, c), plus their residual
     codes' rows of tables (parts, 256, c), times their factors."""
     ids, values = planes.nonzeros(first, last)
-    out = decode(ids, values, weights)
+    out = decode(ids.clamp_(max=len(weights) - 1), values, weights)  # Damaged ones too.
     if tables is not None and planes.residual is not None:
         for table, codes in zip(tables, planes.residual[first:last].unbind(1), strict=True):
             out += table[codes.flatten().long()]
@@ -137,5 +141,7 @@ def _decoded(
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of unit length and lengths (r,); rows of zeros stay."""
-    lengths = x.norm(dim=1)
-    return x / lengths.clamp(min=1e-30)[:, None], lengths
+    peaks = x.abs().amax(1, keepdim=True)
+    x = x / peaks.clamp(min=_TINY)
+    norms = x.norm(dim=1, keepdim=True)
+    return x / norms.clamp(min=1), (norms * peaks)[:, 0]

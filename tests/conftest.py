@@ -28,13 +28,6 @@ def _poisoned(*shape, **settings):
     return out.fill_(float("nan") if out.is_floating_point() else torch.iinfo(out.dtype).max - 7)
 
 
-def _top_by_sorting(x, k, magnitude):
-    """Equal to ``kernels.topk.gpu.top``."""
-    sizes = x.abs() if magnitude else x
-    order = sizes.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return order.int(), x.gather(1, order)
-
-
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """Where Triton kernels run: "cpu", by its interpreter, or "cuda"; fresh memory is poisoned.
@@ -50,9 +43,10 @@ def device(request, monkeypatch):
         pytest.skip("this machine has a GPU, where the same case runs")
     else:
         from compressae.kernels.backend import use
+        from compressae.kernels.topk import gpu as topk
 
         if not request.node.get_closest_marker("topk"):
-            monkeypatch.setattr("compressae.kernels.topk.gpu.top", _top_by_sorting)
+            monkeypatch.setattr(topk, "top", topk.top_by_sorting)
         with use("triton"):
             yield "cpu"
 

@@ -109,7 +109,8 @@ def _scan(planes: Planes, form: scan.Form, half: bool = False, masked: bool = Fa
 def _search(blocks: int, K: int) -> Workload:
     """What a search of one query launches, then one of many, by sketches."""
     planes = _planes(4096, None, 16, 0, False)
-    slots, gains = (torch.zeros(blocks, *t.shape[1:], dtype=t.dtype) for t in _kept(planes))
+    slots = torch.zeros(blocks, *planes.slots.shape[1:], dtype=planes.slots.dtype)
+    gains = torch.zeros(blocks, SCAN_BLOCK, dtype=torch.uint8)
     planes = replace(planes, n=blocks * SCAN_BLOCK - 3, slots=slots, gains=gains)
 
     def run() -> None:
@@ -125,11 +126,6 @@ def _search(blocks: int, K: int) -> Workload:
             topk.largest(scan.scores(planes, queries, None, best, None, each), K)
 
     return run
-
-
-def _kept(planes: Planes) -> list[torch.Tensor]:
-    assert planes.gains is not None
-    return [planes.slots, planes.gains]
 
 
 def _sketch(columns: int, lengths: bool, masked: bool) -> Workload:

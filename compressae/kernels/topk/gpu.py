@@ -313,7 +313,7 @@ def top(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
     """
     n, h = x.shape
     if k > _MOST or (k > _FEW and h < 4 * k):
-        return _sort_rows(x, k, magnitude)
+        return top_by_sorting(x, k, magnitude)
     if x.stride(1) != 1:
         x = x.contiguous()
     ids = torch.empty(n, k, dtype=torch.int32, device=x.device)
@@ -324,7 +324,7 @@ def top(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
     return ids, values
 
 
-def _sort_rows(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
+def top_by_sorting(x: Tensor, k: int, magnitude: bool) -> tuple[Tensor, Tensor]:
     """``top`` by a sort of whole rows."""
     sizes = x.abs() if magnitude else x
     order = sizes.sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -270,8 +270,13 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
     return loaded
 
 
-def load_ids(path: Path) -> np.ndarray:
-    """Load ids (m,): whole numbers or texts from a .npy file, texts from the lines of a .txt."""
+def load_ids(path: Path, column: str | None = None) -> np.ndarray:
+    """Load ids (m,): whole numbers or texts from a .npy file or a column of a .parquet, texts from
+    the lines of a .txt."""
+    if column is not None:
+        return _id_column(path, column)
+    if path.suffix == ".parquet":
+        raise InputError(f"{path}: which column holds the ids? Give --id-column")
     if path.suffix == ".txt":
         return np.array(read_labels(path), dtype=str)
     what = "ids, whole numbers or texts (m,)"
@@ -279,6 +284,46 @@ def load_ids(path: Path) -> np.ndarray:
     if ids.ndim != 1:
         raise InputError(f"{path}: shape {ids.shape}; expected a .npy of {what}")
     return ids
+
+
+def _id_column(path: Path, column: str) -> np.ndarray:
+    """Load ids (m,) from a column of a .parquet file."""
+    from compressae.retrieval.store.metadata import as_table
+
+    table = as_table(path, None)
+    if column not in table.column_names:
+        raise InputError(
+            f"{path}: no column {column!r} for ids; expected one of {', '.join(table.column_names)}"
+        )
+    ids = table[column]
+    if ids.null_count:
+        raise InputError(f"{path}: {ids.null_count} empty ids in {column!r}; expected one a row")
+    texts = str(ids.type) in ("string", "large_string", "string_view")
+    return np.array(ids.to_pylist(), str) if texts else ids.to_numpy()
+
+
+def metadata_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--metadata and --id-column."""
+    metadata = click.option(
+        "--metadata",
+        type=click.Path(path_type=Path),
+        help="A .parquet of a row for each item: its columns, by which 'search --where' filters.",
+    )
+    column = click.option(
+        "--id-column",
+        help="Column of --ids, or else of --metadata, that holds the ids: whole numbers or texts.",
+    )
+    return metadata(column(function))
+
+
+def given_ids(ids: Path | None, metadata: Path | None, column: str | None) -> np.ndarray | None:
+    """Ids as --ids, --metadata and --id-column give them; None without."""
+    source = metadata if ids is None and column is not None else ids
+    if source is not None:
+        return load_ids(source, column)
+    if column is not None:
+        raise click.UsageError("--id-column is of --ids or --metadata, which are missing")
+    return None
 
 
 def sparse_rows(path: Path) -> Any:

@@ -11,6 +11,7 @@ from compressae.retrieval.codes import Codes, load_codes
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.store.catalogue import Catalogue, check_place, check_row_ids
+from compressae.retrieval.store.metadata import as_table
 
 
 @click.command(
@@ -19,6 +20,7 @@ from compressae.retrieval.store.catalogue import Catalogue, check_place, check_r
         "index items.npy -m model -o index --residual-bytes 32",
         "index codes -m model -o index",
         "index items.npy -m model -o index --similarity dot --queries users.npy --ids ids.npy",
+        "index items.npy -m model -o index --metadata items.parquet --id-column sku",
         "index documents.npz -o index",
     ),
 )
@@ -29,8 +31,9 @@ from compressae.retrieval.store.catalogue import Catalogue, check_place, check_r
     "--ids",
     type=click.Path(path_type=Path),
     help="The rows' ids, all distinct: a .npy of whole numbers from 0 or of texts, or a .txt of a "
-    "line each.  [default: the row numbers]",
+    "line each, or a .parquet with --id-column.  [default: the row numbers]",
 )
+@common.metadata_options
 @common.code_options
 @common.device_option
 @common.json_option
@@ -40,6 +43,8 @@ def index(
     output: Path,
     overwrite: bool,
     ids: Path | None,
+    metadata: Path | None,
+    id_column: str | None,
     device: str,
     as_json: bool,
     **options: Any,
@@ -58,13 +63,16 @@ def index(
     if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     check_place(output, overwrite)
-    names = None if ids is None else common.load_ids(ids)
+    names = common.given_ids(ids, metadata, id_column)
+    table = None if metadata is None else as_table(metadata, None)
     codes: Codes
     projection = None
     if not is_coded:
         assert model is not None
         items = open_embeddings(source)
         check_row_ids(names, len(items))  # Before rows are encoded, which takes longest.
+        if table is not None:
+            as_table(table, len(items))
         from compressae.model import CompresSAE
 
         encoder = CompresSAE.load(model)
@@ -79,7 +87,9 @@ def index(
             click.echo(
                 "warning: residual codes are left out; give -m to search with them", err=True
             )
-    catalogue = Catalogue.create(output, projection, codes, names, overwrite=overwrite)
+    catalogue = Catalogue.create(
+        output, projection, codes, names, metadata=table, overwrite=overwrite
+    )
     common.say(
         {
             "index": str(output),

@@ -61,6 +61,8 @@ def _catalogue(path: Path, as_json: bool, verify: bool) -> dict[str, Any]:
     held = sum(segment.rows for segment in newest.segments)
     lines |= {
         "ids": config.settings["ids"],
+        "metadata": ", ".join(f"{name} {type}" for name, type in catalogue.columns.items())
+        or "none",
         "version": f"{newest.number} of {newest.created}: {newest.rows:,} rows in "
         f"{len(newest.segments)} segments, {held - newest.rows:,} removed rows among them",
         "bytes": f"{newest.bytes + config.bytes:,}" + (", verified" if verify else ""),

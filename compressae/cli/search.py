@@ -29,6 +29,7 @@ from compressae.retrieval.store import Catalogue
         "search index queries.npy -k 10 --labels texts.txt",
         "search index queries.npy --rerank items.npy -o hits.npz",
         "search index users.npy -k 20 --exclude seen.npz",
+        "search index queries.npy --where 'in_stock and price < 30'",
         "search lists documents.npz -k 100",
     ),
 )
@@ -63,6 +64,10 @@ from compressae.retrieval.store import Catalogue
     "--allowed",
     type=click.Path(path_type=Path),
     help="The ids to search among: a .npy, also of one flag per id, or a .txt of a line each.",
+)
+@click.option(
+    "--where",
+    help="A condition of the metadata's columns in SQL: only rows for which it is true are found.",
 )
 @click.option(
     "--exclude",
@@ -104,6 +109,7 @@ def search(
     candidates: str | None,
     query_nonzeros: int | None,
     allowed: Path | None,
+    where: str | None,
     exclude: Path | None,
     rerank: Path | None,
     rerank_candidates: int | None,
@@ -147,7 +153,7 @@ def search(
                 )
         rows = common.sparse_rows(queries)
         left_out = None if left_out is None else _a_row_each(left_out, rows.shape[0], exclude)
-        hits = catalogue.search(rows, count, allowed=searchable, exclude=left_out)
+        hits = catalogue.search(rows, count, allowed=searchable, where=where, exclude=left_out)
     else:
         on_gpu = names_gpu(device)
         searcher = None
@@ -163,6 +169,7 @@ def search(
             candidates=candidates if candidates in (None, "all") else int(candidates),  # type: ignore[arg-type]
             query_nonzeros=query_nonzeros,
             allowed=searchable,
+            where=where,
             rerank=rerank,
             rerank_candidates=rerank_candidates,
             exclude=None if left_out is None else _a_row_each(left_out, len(table), exclude),

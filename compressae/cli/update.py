@@ -10,12 +10,14 @@ from compressae.cli.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
 from compressae.retrieval.store import Catalogue
+from compressae.retrieval.store.metadata import as_table
 
 
 @click.command(
     cls=common.Command,
     examples=(
         "update index --add new.npy --ids new_ids.npy --remove gone.npy",
+        "update index --metadata prices.parquet --id-column sku",
         "update index --compact --prune 2",
         "update index --rollback 3",
     ),
@@ -30,9 +32,10 @@ from compressae.retrieval.store import Catalogue
 @click.option(
     "--ids",
     type=click.Path(path_type=Path),
-    help="Ids of the added rows, a .npy or a .txt of a line each; rows of ids in the index are "
-    "replaced.  [default: the next numbers]",
+    help="Ids of the added rows: a .npy, a .txt of a line each or a .parquet; rows "
+    "of ids in the index are replaced.  [default: the next numbers]",
 )
+@common.metadata_options
 @click.option("--compact", is_flag=True, help="Merge all segments, without removed rows.")
 @click.option(
     "--rollback", type=click.IntRange(min=1), help="Go back to an older version: see 'info'."
@@ -55,6 +58,8 @@ def update(
     remove: Path | None,
     add: Path | None,
     ids: Path | None,
+    metadata: Path | None,
+    id_column: str | None,
     compact: bool,
     rollback: int | None,
     prune: int | None,
@@ -63,21 +68,25 @@ def update(
 ) -> None:
     """Remove, replace and add rows of INDEX by id, as one new version.
 
+    --metadata alone replaces the columns of the rows of the ids.
     Searches elsewhere go on meanwhile. Older versions are kept until --prune, and --rollback goes
     back to one. An error leaves INDEX unchanged.
     """
-    changes = add is not None or remove is not None
+    changes = add is not None or remove is not None or metadata is not None
     if rollback is not None and (changes or compact):
         raise click.UsageError("--rollback goes alone, or with --prune")
     if not (changes or compact or rollback or prune):
         raise click.UsageError(
-            "nothing to do: give --add, --remove, --compact, --rollback or --prune"
+            "nothing to do: give --add, --remove, --metadata, --compact, --rollback or --prune"
         )
-    if ids is not None and add is None:
-        raise click.UsageError("--ids are those of --add, which is missing")
+    if ids is not None and add is None and metadata is None:
+        raise click.UsageError("--ids are those of --add or --metadata, which are missing")
     # Everything is read, checked and encoded before the index is locked.
     removed_ids = None if remove is None else common.load_ids(remove)
-    new_ids = None if ids is None else common.load_ids(ids)
+    new_ids = common.given_ids(ids, metadata, id_column)
+    columns = None if metadata is None else as_table(metadata, None)
+    if columns is not None and add is None and new_ids is None:
+        raise click.UsageError("--metadata of which rows? Give --ids or --id-column")
     if rollback is not None:
         catalogue = Catalogue.open(index, version=rollback)
         catalogue.rollback(rollback)
@@ -96,10 +105,13 @@ def update(
             if removed_ids is not None:
                 change.remove(removed_ids)
             if rows is not None and new_ids is not None:
-                replaced = change.put(rows, new_ids)
+                replaced = change.put(rows, new_ids, columns)
                 added = len(new_ids) - replaced
             elif rows is not None:
-                added = len(change.add(rows))
+                added = len(change.add(rows, metadata=columns))
+            elif columns is not None:
+                change.update(new_ids, metadata=columns)
+                replaced = len(columns)
             if compact:
                 change.compact()
     said: dict[str, Any] = {"index": str(index), "version": catalogue.version}

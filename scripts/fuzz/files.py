@@ -52,9 +52,12 @@ def originals(folder: Path) -> None:
     }
     for name, codes in forms.items():
         codes.save(folder / f"codes {name}")
-        catalogue = Catalogue.create(folder / f"catalogue {name}", model.projection, codes)
+        columns = columns_of(len(codes)) if name == "packed" else None
+        catalogue = Catalogue.create(
+            folder / f"catalogue {name}", model.projection, codes, metadata=columns
+        )
         catalogue.remove([3, 5])
-        catalogue.add(codes.take(np.arange(6)))
+        catalogue.add(codes.take(np.arange(6)), metadata=columns and columns_of(6))
         with catalogue.writing() as change:
             change.configure(SearchSettings(query_nonzeros=8, candidates=20, tuned=(5, 20)))
             change.remove([1])
@@ -64,6 +67,11 @@ def originals(folder: Path) -> None:
         lists = Catalogue.create(folder / f"lists {kind}", None, rows, names, similarity=kind)
         lists.remove(names[:2])
         lists.add(rows.tocsr()[:5], None if kind == "cosine" else ["a", "b", "c", "d", "e"])
+
+
+def columns_of(count: int) -> dict[str, Any]:
+    """Metadata of rows."""
+    return {"price": np.arange(count) % 50, "brand": [f"brand {i % 7}" for i in range(count)]}
 
 
 def use(path: Path, verify: bool) -> list[Any]:
@@ -85,6 +93,10 @@ def use(path: Path, verify: bool) -> list[Any]:
         asked = [(lists, {}), (lists, {"exclude": [[], [], []]})]
     else:
         asked = [(queries, {}), (queries, {"candidates": "all"}), (queries, {"scoring": "sparse"})]
+    if catalogue.columns:
+        asked += [(queries, {"where": "price < 20 and brand <> 'brand 3'"})]
+        some = catalogue.search(queries, 5).ids[0]
+        answers.append([str(row) for row in catalogue.metadata(some[some >= 0]).to_pylist()])
     for given, options in asked:
         hits = catalogue.search(given, 7, **options)
         padded = hits.scores == -np.inf
@@ -227,6 +239,8 @@ def make_right(path: Path) -> None:
                     continue
                 raw = file.read_bytes()
                 record["bytes"], record["sha256"] = len(raw), hashlib.sha256(raw).hexdigest()
+                if file.suffix == ".parquet":
+                    continue
                 length = int.from_bytes(raw[:8], "little")
                 entries = json.loads(raw[8 : 8 + length])
                 names = {"F32": "float32", "F64": "float64", "I64": "int64", "U32": "uint32"}

@@ -82,6 +82,19 @@ class Segment:
         return replace(self, alive=alive)
 
 
+@dataclass(frozen=True, eq=False)
+class AllowedRows:
+    """Rows that may be found, by segment: what a filter over a catalogue's metadata gives.
+
+    Attributes:
+        segments: of one snapshot.
+        masks: for each its rows (n,) bool.
+    """
+
+    segments: tuple[Segment, ...]
+    masks: list[np.ndarray]
+
+
 #: Builds a segment from codes and their ids (n,), ascending, or None for 0…n − 1.
 Build = Callable[[Codes, np.ndarray | None], Segment]
 
@@ -211,12 +224,30 @@ class Segments:
             return parts[0].codes
         return _join(parts)[0]
 
+    def codes_of(self, ids: Any) -> Codes:
+        """Codes (m, h) of ids (m,).
+
+        Raises:
+            InputError: an id that the index lacks.
+        """
+        ids = check_ids(ids, None)
+        places, parts = [], []
+        for segment in self.parts:
+            rows = segment.rows_of(ids)
+            if (rows >= 0).any():
+                places.append(np.flatnonzero(rows >= 0))
+                parts.append(segment.codes.take(rows[rows >= 0]))
+        missing = np.setdiff1d(np.arange(len(ids)), np.concatenate([[], *places]))
+        if len(missing):
+            raise InputError(f"id {ids[missing[0]]} is not in the index; nothing was changed")
+        return parts[0].join(parts[1:]).take(np.argsort(np.concatenate(places)))
+
     def snapshot(self, allowed: Any) -> tuple[tuple[Segment, ...], list[np.ndarray | None]]:
         """Take a snapshot: the current segments and, for each, its searchable rows.
 
         Args:
             allowed: searchable ids (m,), where ids that the index lacks are ignored; or bool (m,)
-                by id, with m above the largest id; None for all.
+                by id, with m above the largest id; or ``AllowedRows``; None for all.
 
         Returns:
             The segments, and for each a mask (n,) bool or None for all rows.
@@ -227,6 +258,15 @@ class Segments:
         segments = self.parts
         if allowed is None:
             return segments, [segment.alive for segment in segments]
+        if isinstance(allowed, AllowedRows):
+            if len(segments) != len(allowed.segments) or any(
+                mine is not theirs for mine, theirs in zip(segments, allowed.segments, strict=True)
+            ):
+                raise InputError("allowed: rows of another version; search the index they are of")
+            return segments, [
+                mask if segment.alive is None else mask & segment.alive
+                for segment, mask in zip(segments, allowed.masks, strict=True)
+            ]
         allowed = np.asarray(allowed)
         if allowed.ndim != 1 or (allowed.dtype != bool and allowed.dtype.kind not in "iu"):
             if allowed.size:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,8 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a config says of a file: its size, checksum and tensors {name: [dtype, shape]}."""
+    """What a config says of a file: its size, checksum and tensors {name: [dtype, shape]}, none of
+    a .parquet file."""
 
     bytes: Count
     sha256: Sha256
@@ -46,7 +47,7 @@ class Config:
     kind: str
     format_version: Count
     settings: dict[str, Any]
-    files: dict[Annotated[str, Pattern(r"[A-Za-z0-9_-]+\.safetensors")], FileRecord]
+    files: dict[Annotated[str, Pattern(r"[A-Za-z0-9_-]+\.(safetensors|parquet)")], FileRecord]
     library_version: str = "an older version"
     checksum: Sha256 | None = None  # Of the other entries; older files lack it.
 
@@ -125,6 +126,7 @@ def save_artifact(
     kind: str,
     settings: dict[str, Any],
     tensors: dict[str, dict[str, np.ndarray]],
+    others: dict[str, Callable[[Path], None]] | None = None,
 ) -> None:
     """Write an artifact folder; replace an older artifact of the same kind.
 
@@ -133,6 +135,7 @@ def save_artifact(
         kind: "model", "codes", "index", …
         settings: a JSON object.
         tensors: {file stem: {tensor name: array}}; each stem becomes ``<stem>.safetensors``.
+        others: {file name: what writes the file}, for .parquet files.
 
     Raises:
         InputError: see ``check_destination``; or the disk failed. An older artifact is unchanged.
@@ -147,7 +150,7 @@ def save_artifact(
     """
     check_destination(path, kind)
     with replacing(path, folder=True) as folder:
-        write_artifact(folder, kind, settings, tensors)
+        write_artifact(folder, kind, settings, tensors, others)
 
 
 def write_artifact(
@@ -155,6 +158,7 @@ def write_artifact(
     kind: str,
     settings: dict[str, Any],
     tensors: dict[str, dict[str, np.ndarray]],
+    others: dict[str, Callable[[Path], None]] | None = None,
 ) -> None:
     """Write the files of an artifact into a folder that stands ready; see ``save_artifact``."""
     config: dict[str, Any] = {
@@ -167,13 +171,18 @@ def write_artifact(
     for stem, arrays in tensors.items():
         file = folder / f"{stem}.safetensors"
         write_tensors(file, arrays)
-        config["files"][file.name] = {
-            "bytes": file.stat().st_size,
-            "sha256": checksum(file),
-            "tensors": {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()},
-        }
+        shapes = {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()}
+        config["files"][file.name] = _record(file, shapes)
+    for name, write in (others or {}).items():
+        write(folder / name)
+        config["files"][name] = _record(folder / name, {})
     config["checksum"] = _config_checksum(config)
     (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _record(file: Path, tensors: dict[str, list]) -> dict[str, Any]:
+    """What a config says of a file; see ``FileRecord``."""
+    return {"bytes": file.stat().st_size, "sha256": checksum(file), "tensors": tensors}
 
 
 def write_tensors(file: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -294,6 +303,8 @@ def _load(path: Path, kind: str, verify: bool) -> Artifact:
             )
         if verify and checksum(file) != record.sha256:
             raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
+        if file.suffix == ".parquet":
+            continue  # Its reader checks what it holds.
         places = read_places(file)
         shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
         if shapes != record.tensors:

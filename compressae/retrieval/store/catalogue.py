@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -18,15 +18,19 @@ from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.index.segments import check_ids
+from compressae.retrieval.index.segments import AllowedRows, check_ids
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
 from compressae.retrieval.store import version as version_files
 from compressae.retrieval.store.change import Change, names_of, numbers_of
 from compressae.retrieval.store.files import REMOVALS, SEGMENTS, verify_lists, write_segment
+from compressae.retrieval.store.metadata import as_table, gather
 from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
 from compressae.retrieval.store.version import Version, now, read_version, write_version
 from compressae.retrieval.store.view import KIND, Index, Root, View
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _LOCK = "writer.lock"
 #: How often a reader begins again because versions were pruned under it.
@@ -73,6 +77,7 @@ class Catalogue:
         codes: Any,
         ids: Any = None,
         *,
+        metadata: Any = None,
         threads: int | None = None,
         overwrite: bool = False,
         **settings: Any,
@@ -86,24 +91,31 @@ class Catalogue:
             codes: (n, h) codes; without a model also a scipy sparse matrix or sparse tensor.
             ids: (n,) distinct: whole numbers ≥ 0, or texts of up to 255 bytes; 0…n − 1 when None.
                 Rows that are added later have ids of the same kind.
+            metadata: columns of the n rows, by which searches filter: {name: values}, a path to a
+                ``.parquet``, or a table of pyarrow, pandas, polars or DuckDB. Rows that are added
+                later have the same columns.
             threads: processors to use; all that the process may use when None.
             overwrite: replace a catalogue that stands at the path.
             settings: of ``CompressedIndex`` or, without a model, of ``InvertedIndex``.
 
         Raises:
-            InputError: ids or codes that do not fit, something else at the path, or the disk
-                failed. What was there is unchanged.
+            InputError: ids, metadata or codes that do not fit, something else at the path, or the
+                disk failed. What was there is unchanged.
+            MissingExtraError: metadata without pyarrow.
         """
         check_place(Path(path), overwrite)
         codes = as_codes(codes, "codes")
         names = check_row_ids(ids, len(codes))
         numbers = None if names is not None else ids
+        table = None if metadata is None else as_table(metadata, len(codes))
+        if table is not None and numbers is not None:
+            table = table.take(np.argsort(np.asarray(ids)))  # As rows are kept.
         index: Index
         if projection is None:
             index = InvertedIndex(codes, threads, ids=numbers, **settings)
         else:
             index = CompressedIndex(projection, codes, threads, numbers, **settings)
-        return cls.write(path, index, names, overwrite)
+        return cls.write(path, index, names, overwrite, table)
 
     @classmethod
     def write(
@@ -112,6 +124,7 @@ class Catalogue:
         index: Index,
         names: np.ndarray | None = None,
         overwrite: bool = False,
+        metadata: "pa.Table | None" = None,
     ) -> "Catalogue":
         """Write an index in memory as a catalogue; the index stays as it is.
 
@@ -120,6 +133,7 @@ class Catalogue:
             index: a ``CompressedIndex`` or ``InvertedIndex``.
             names: (n,) encoded texts that identify its rows 0…n − 1.
             overwrite: see ``create``.
+            metadata: n rows of columns, by ascending id.
 
         Raises:
             InputError: see ``create``; or no row is left in the index.
@@ -128,11 +142,11 @@ class Catalogue:
         check_place(path, overwrite)
         segment = index.segments.merged()
         with _lock_of_older(path), replacing(path, folder=True) as folder:
-            identity = Root.write(folder, index, names is not None)
+            identity = Root.write(folder, index, names is not None, metadata)
             for name in (SEGMENTS, REMOVALS, version_files.FOLDER):
                 (folder / name).mkdir()
             named = None if names is None else Names.of(names)
-            record = write_segment(folder, f"{1:010d}-0", segment, named)
+            record = write_segment(folder, f"{1:010d}-0", segment, named, metadata)
             search = index.search_settings if isinstance(index, CompressedIndex) else None
             next_id = index.segments.next_id
             change = f"create {len(index):,}"
@@ -209,8 +223,13 @@ class Catalogue:
         return self._root.texts
 
     @property
+    def columns(self) -> dict[str, str]:
+        """Names and Arrow types of the metadata; empty without."""
+        return self._root.columns or {}
+
+    @property
     def nbytes(self) -> int:
-        """Bytes that grow with n: codes, lists and ids, on disk and as far as they were read."""
+        """Bytes that grow with n, on disk: codes, lists, ids and metadata."""
         return self._view.version.bytes
 
     def __len__(self) -> int:
@@ -226,6 +245,7 @@ class Catalogue:
         K: int,
         *,
         allowed: Any = None,
+        where: Any = None,
         exclude: Any = None,
         on: Any = None,
         **options: Any,
@@ -236,6 +256,9 @@ class Catalogue:
             queries: (q, d) dense where there is a model, else (q, h) sparse.
             K: results a query; above n, rows are padded.
             allowed: ids (m,) that alone may be found, or for whole numbers bool (m,) by id.
+            where: a condition of the metadata's columns, in SQL: ``"in_stock and price < 30"``, or
+                a ``pyarrow.compute.Expression``. Only rows for which it is true are found, exactly:
+                as if there were no others. Goes with ``allowed`` and ``exclude``.
             exclude: what each query leaves out: a scipy sparse matrix (q, any width) whose
                 nonzeros' columns are ids; or q sequences of ids.
             on: what searches the version that is open: ``GpuIndex(catalogue.index)``, say; the
@@ -247,7 +270,8 @@ class Catalogue:
             results.
 
         Raises:
-            InputError: see the index's own search.
+            InputError: ``where`` does not fit the columns; or see the index's own search.
+            MissingExtraError: ``where`` as a text without DuckDB.
         """
         view = self._view
         if self._root.texts:
@@ -260,9 +284,45 @@ class Catalogue:
             exclude = self._pairs(view, exclude)
         elif exclude is not None and self._root.texts:
             raise InputError("exclude: rows are named by texts; expected a sequence of ids a query")
+        if where is not None:
+            allowed = self._rows_where(view, where, allowed)
         searcher = view.index if on is None else on
         hits = searcher.search(queries, K, allowed=allowed, exclude=exclude, **options)
         return self._named(view, hits) if self._root.texts else hits
+
+    def metadata(self, ids: Any) -> "pa.Table":
+        """Read the metadata of ids (m,), in their order.
+
+        Raises:
+            InputError: an id that the catalogue lacks, or it was made without metadata.
+        """
+        view = self._view
+        if self._root.columns is None:
+            raise InputError(f"{self.path}: made without metadata")
+        numbers = numbers_of(view.stored, encoded(ids)) if self._root.texts else np.asarray(ids)
+        sources, is_missing = [], np.ones(len(numbers), bool)
+        for part in view.stored:
+            assert part.metadata is not None
+            rows = part.segment.rows_of(numbers)
+            places = np.flatnonzero(rows >= 0)
+            is_missing[places] = False
+            if len(places) or part is view.stored[0]:
+                sources.append((places, part.metadata.take(rows[places])))
+        if is_missing.any():
+            raise InputError(f"id {ids[int(is_missing.argmax())]!r} is not in the catalogue")
+        return gather(sources, len(numbers))
+
+    def _rows_where(self, view: View, where: Any, allowed: Any) -> AllowedRows:
+        """Rows for which a condition is true, among those of ``allowed``."""
+        if self._root.columns is None:
+            raise InputError(f"where: {self.path} was made without metadata")
+        segments, masks = view.index.segments.snapshot(allowed)
+        rows = []
+        for part, mask in zip(view.stored, masks, strict=True):
+            assert part.metadata is not None
+            is_true = part.metadata.where(where, self._root.engine)
+            rows.append(is_true if mask is None else is_true & mask)
+        return AllowedRows(segments, rows)
 
     def _pairs(self, view: View, excluded: Any) -> sparse.csr_array:
         """CSR (q, any width) of q sequences of ids."""
@@ -331,7 +391,7 @@ class Catalogue:
                 write_version(self.path, version)
                 self._view = self._root.open_version(version, self._view)
 
-    def add(self, codes: Any, ids: Any = None) -> np.ndarray:
+    def add(self, codes: Any, ids: Any = None, metadata: Any = None) -> np.ndarray:
         """Add rows, as a version of their own.
 
         Args:
@@ -339,16 +399,17 @@ class Catalogue:
                 catalogue.like)``.
             ids: (m,) of the catalogue's kind, none of which it holds; for whole numbers the next
                 ones when None.
+            metadata: columns of the m rows, where the catalogue has some; see ``create``.
 
         Returns:
             The ids (m,).
 
         Raises:
-            InputError: codes of another model, form or quantiser; an id that it holds; another
-                process writes. Nothing was changed.
+            InputError: codes of another model, form or quantiser; an id that it holds; other
+                columns; another process writes. Nothing was changed.
         """
         with self.writing() as change:
-            return change.add(codes, ids)
+            return change.add(codes, ids, metadata)
 
     def remove(self, ids: Any) -> None:
         """Remove the rows of ids (m,), as a version of its own; ``compact`` frees their bytes.
@@ -360,16 +421,21 @@ class Catalogue:
         with self.writing() as change:
             change.remove(ids)
 
-    def update(self, ids: Any, codes: Any) -> None:
-        """Replace the rows of ids (m,) by codes (m, h), as a version of its own.
+    def update(self, ids: Any, codes: Any = None, metadata: Any = None) -> None:
+        """Replace the rows of ids (m,), as a version of its own.
+
+        Args:
+            ids: (m,) that the catalogue holds.
+            codes: (m, h); the present ones when None.
+            metadata: columns of the m rows; the present ones when None.
 
         Raises:
             InputError: see ``add`` and ``remove``. Nothing was changed.
         """
         with self.writing() as change:
-            change.update(ids, codes)
+            change.update(ids, codes, metadata)
 
-    def put(self, codes: Any, ids: Any) -> int:
+    def put(self, codes: Any, ids: Any, metadata: Any = None) -> int:
         """Add rows, in place of those that have their ids, as a version of its own.
 
         Returns:
@@ -379,7 +445,7 @@ class Catalogue:
             InputError: see ``add``. Nothing was changed.
         """
         with self.writing() as change:
-            return change.put(codes, ids)
+            return change.put(codes, ids, metadata)
 
     def compact(self) -> None:
         """Merge all segments, as a version of its own; ``prune`` frees the bytes of older ones.

@@ -1,6 +1,6 @@
 """Change: additions and removals that become one version of a catalogue."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,13 @@ from compressae.retrieval.store.files import (
     write_removals,
     write_segment,
 )
+from compressae.retrieval.store.metadata import as_table, gather
 from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
 from compressae.retrieval.store.version import RemovalRecord, SegmentRecord, Version, now
 from compressae.retrieval.store.view import Root, View
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Change:
@@ -36,12 +40,21 @@ class Change:
         # Names that were given in this change, and the numbers of their rows.
         self._new_names = np.empty(0, "S1")
         self._new_numbers = np.empty(0, np.int64)
+        # Metadata that was given in this change, latest first: numbers of rows, and their columns.
+        self._new_metadata: list[tuple[np.ndarray, pa.Table]] = []
 
-    def add(self, codes: Any, ids: Any = None) -> np.ndarray:
+    def add(self, codes: Any, ids: Any = None, metadata: Any = None) -> np.ndarray:
         """Add rows; see ``Catalogue.add``."""
         codes = self.index.as_ours(codes)
+        table = self._table(metadata, len(codes))
+        if table is None and self._root.columns is not None:
+            raise InputError(
+                "metadata is missing: rows of this catalogue have the columns "
+                f"{', '.join(self._root.columns)}"
+            )
         if not self._root.texts:
             added = self.index.segments.add(codes, ids)
+            self._describe(added, table)
             self._note("add", len(added))
             return added
         names = self._given(ids, len(codes))
@@ -54,6 +67,7 @@ class Change:
         numbers = self.index.segments.add(codes, None)
         self._new_names = np.concatenate([names, self._new_names])
         self._new_numbers = np.concatenate([numbers, self._new_numbers])
+        self._describe(numbers, table)
         self._note("add", len(numbers))
         return decoded(names)
 
@@ -63,23 +77,33 @@ class Change:
         self.index.segments.remove(numbers)
         self._note("remove", len(np.atleast_1d(numbers)))
 
-    def update(self, ids: Any, codes: Any) -> None:
+    def update(self, ids: Any, codes: Any = None, metadata: Any = None) -> None:
         """Replace rows; see ``Catalogue.update``."""
-        numbers = self._known_numbers(ids) if self._root.texts else ids
-        self.index.segments.update(numbers, self.index.as_ours(codes))
-        self._note("update", len(np.atleast_1d(numbers)))
+        numbers = self._known_numbers(ids) if self._root.texts else check_ids(ids, None)
+        table = self._table(metadata, len(numbers))
+        if codes is not None:
+            codes = self.index.as_ours(codes)
+        elif table is None or not len(numbers):
+            raise InputError("nothing to update: give ids, and codes or metadata")
+        else:
+            codes = self.index.segments.codes_of(numbers)
+        self.index.segments.update(numbers, codes)
+        self._describe(numbers, table)
+        self._note("update", len(numbers))
 
-    def put(self, codes: Any, ids: Any) -> int:
+    def put(self, codes: Any, ids: Any, metadata: Any = None) -> int:
         """Add rows, in place of those that have their ids; see ``Catalogue.put``."""
-        codes, known = self.index.as_ours(codes), self.known(ids)
-        if len(known) != len(codes):
-            raise InputError(f"{len(known)} ids for {len(codes)} rows; expected one a row")
+        codes, is_known = self.index.as_ours(codes), self.known(ids)
+        if len(is_known) != len(codes):
+            raise InputError(f"{len(is_known)} ids for {len(codes)} rows; expected one a row")
+        table = self._table(metadata, len(codes))
+        old, new = np.flatnonzero(is_known), np.flatnonzero(~is_known)
         ids = np.asarray(ids)
-        if known.any():
-            self.update(ids[known], codes.take(np.flatnonzero(known)))
-        if not known.all():
-            self.add(codes.take(np.flatnonzero(~known)), ids[~known])
-        return int(np.count_nonzero(known))
+        if len(new):
+            self.add(codes.take(new), ids[new], None if table is None else table.take(new))
+        if len(old):
+            self.update(ids[old], codes.take(old), None if table is None else table.take(old))
+        return len(old)
 
     def known(self, ids: Any) -> np.ndarray:
         """Whether each of the ids (m,) is in the catalogue: (m,) bool."""
@@ -116,7 +140,8 @@ class Change:
             before = None
             if stored is None:
                 name = f"{number:010d}-{len(segments)}"
-                segments.append(write_segment(path, name, part, self._names_of(part)))
+                names, metadata = self._names_of(part), self._metadata_of(part)
+                segments.append(write_segment(path, name, part, names, metadata))
             else:
                 segments.append(stored.record)
                 before = stored.segment.alive
@@ -166,6 +191,43 @@ class Change:
 
     def _note(self, verb: str, rows: int) -> None:
         self._words.append(f"{verb} {rows:,}")
+
+    # Metadata of rows.
+
+    def _table(self, metadata: Any, rows: int) -> "pa.Table | None":
+        """Check metadata of rows against the columns of the catalogue."""
+        if metadata is None:
+            return None
+        if self._root.columns is None:
+            raise InputError(
+                "metadata: the catalogue was made without columns; create it with metadata"
+            )
+        first = self._view.stored[0].metadata
+        assert first is not None
+        return as_table(metadata, rows, first.schema)
+
+    def _describe(self, numbers: np.ndarray, table: "pa.Table | None") -> None:
+        """Note the metadata of numbered rows."""
+        if table is not None:
+            self._new_metadata.insert(0, (numbers, table))
+
+    def _metadata_of(self, part: Segment) -> "pa.Table | None":
+        """Metadata of a new segment's rows: what was given last for each."""
+        if self._root.columns is None:
+            return None
+        numbers = part.ids_of(np.arange(len(part.codes)))
+        sources = []
+        for given, table in self._new_metadata:
+            place = np.minimum(np.searchsorted(numbers, given), len(numbers) - 1)
+            is_here = numbers[place] == given
+            sources.append((place[is_here], table.filter(is_here)))
+        for stored in self._view.stored:
+            assert stored.metadata is not None
+            rows = stored.segment.rows_of(numbers)
+            places = np.flatnonzero(rows >= 0)
+            if len(places):
+                sources.append((places, stored.metadata.take(rows[places])))
+        return gather(sources, len(numbers))
 
     # Names of rows.
 

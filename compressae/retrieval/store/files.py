@@ -1,8 +1,10 @@
 """The files of a catalogue: segments and removals, written once and opened as maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +23,15 @@ from compressae.retrieval.io.artifacts import (
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.schema import Positive, checked
 from compressae.retrieval.io.tensorfile import read_places
+from compressae.retrieval.store.metadata import Metadata, write_table
 from compressae.retrieval.store.names import Names
 from compressae.retrieval.store.version import RemovalRecord, SegmentRecord
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SEGMENTS, REMOVALS = "segments", "removals"
+_METADATA = "metadata.parquet"
 _KIND = "segment"
 _CURE = "copy the catalogue again"
 
@@ -42,11 +49,13 @@ class Stored:
         record: names its folder.
         segment: mapped, with the rows that the version removes marked.
         names: its rows' ids where they are texts.
+        metadata: columns of its rows where the catalogue has some.
     """
 
     record: SegmentRecord
     segment: Segment
     names: Names | None
+    metadata: Metadata | None
 
     @property
     def whole(self) -> "Stored":
@@ -55,9 +64,20 @@ class Stored:
 
 
 def write_segment(
-    catalogue: Path, name: str, segment: Segment, names: Names | None
+    catalogue: Path,
+    name: str,
+    segment: Segment,
+    names: Names | None,
+    metadata: "pa.Table | None",
 ) -> SegmentRecord:
     """Write a segment's folder; removed rows are written like the others.
+
+    Args:
+        catalogue: its folder.
+        name: of the segment.
+        segment: n rows.
+        names: of the n rows where ids are texts.
+        metadata: n rows of columns where the catalogue has some.
 
     Raises:
         InputError: the disk failed.
@@ -68,13 +88,21 @@ def write_segment(
         tensors["names"] = names.arrays()
     tensors = {stem: arrays for stem, arrays in tensors.items() if arrays}
     rows = len(segment.codes)
-    save_artifact(folder, _KIND, {"rows": rows}, tensors)
+    others: dict[str, Callable[[Path], None]] = {}
+    if metadata is not None:
+        others[_METADATA] = partial(write_table, table=metadata)
+    save_artifact(folder, _KIND, {"rows": rows}, tensors, others)
     config = read_config(folder)
     return SegmentRecord(name, rows, config.bytes, checksum(folder / "config.json"))
 
 
 def open_stored(
-    catalogue: Path, record: SegmentRecord, like: Codes, texts: bool, verify: bool = False
+    catalogue: Path,
+    record: SegmentRecord,
+    like: Codes,
+    texts: bool,
+    columns: bool,
+    verify: bool = False,
 ) -> Stored:
     """Map a segment, all rows present. Nothing but headers, bounds and ids is read.
 
@@ -83,6 +111,7 @@ def open_stored(
         record: of the version.
         like: codes that share all but the rows; see ``Codes.with_rows``.
         texts: ids are texts.
+        columns: rows have metadata.
         verify: compare files with their checksums, which reads them.
 
     Raises:
@@ -102,7 +131,10 @@ def open_stored(
     codes = like.with_rows(rows, row_arrays)
     segment = open_segment(codes, tensors.get("lists", {}), str(folder))
     names = Names.from_arrays(tensors.get("names", {}), rows, str(folder)) if texts else None
-    return Stored(record, segment, names)
+    metadata = Metadata(folder / _METADATA, rows) if columns else None
+    if metadata is not None and _METADATA not in read_config(folder).files:
+        raise InputError(f"{folder}: no {_METADATA}; {_CURE}")
+    return Stored(record, segment, names, metadata)
 
 
 def verify_lists(stored: Stored, build: Build, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,8 +14,12 @@ from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.io.artifacts import load_artifact, read_config, write_artifact
 from compressae.retrieval.io.schema import checked
-from compressae.retrieval.store.files import Stored, open_stored, without_removals
+from compressae.retrieval.store.files import SEGMENTS, Stored, open_stored, without_removals
+from compressae.retrieval.store.metadata import Engine
 from compressae.retrieval.store.version import Identity, Version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 KIND = "catalogue"
 #: Kinds of folders that indexes were saved as before there were catalogues.
@@ -35,6 +39,7 @@ class _Settings:
         codes: settings of the codes.
         model: settings of the model; None if queries are sparse.
         similarity, list_type: of an index without a model.
+        columns: names and Arrow types of the metadata; None if rows have none.
     """
 
     catalogue: Identity
@@ -44,6 +49,7 @@ class _Settings:
     model: dict[str, Any] | None
     similarity: Literal["cosine", "dot"] | None
     list_type: Literal["int8", "float32"] | None
+    columns: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,7 @@ class Root:
         projection: weights of the model; None if queries are sparse.
         settings: as saved.
         threads: processors to use; all that the process may use when None.
+        engine: evaluates conditions of the metadata.
     """
 
     path: Path
@@ -80,10 +87,17 @@ class Root:
     projection: Projection | None
     settings: _Settings
     threads: int | None
+    engine: Engine
 
     @classmethod
-    def write(cls, folder: Path, index: Index, texts: bool) -> str:
+    def write(cls, folder: Path, index: Index, texts: bool, metadata: "pa.Table | None") -> str:
         """Write the parts of an index that no change touches into a new folder.
+
+        Args:
+            folder: where to write.
+            index: of the catalogue.
+            texts: ids are texts.
+            metadata: a table of the rows' columns, if any.
 
         Returns:
             The catalogue's identity.
@@ -97,7 +111,10 @@ class Root:
             "model": None,
             "similarity": None,
             "list_type": None,
+            "columns": None,
         }
+        if metadata is not None:
+            settings["columns"] = {column.name: str(column.type) for column in metadata.schema}
         tensors = {"codes": codes.shared_arrays()}
         if isinstance(index, CompressedIndex):
             settings["model"] = index.projection.artifact_settings()
@@ -132,7 +149,13 @@ class Root:
         if settings.model is not None:
             weights = artifact.tensors.get("model", {})
             projection = Projection.from_parts(settings.model, weights, str(path))
-        return cls(path, settings.ids == "texts", like, projection, settings, threads)
+        engine = Engine(path / SEGMENTS, threads)
+        return cls(path, settings.ids == "texts", like, projection, settings, threads, engine)
+
+    @property
+    def columns(self) -> dict[str, str] | None:
+        """Names and Arrow types of the metadata; None if rows have none."""
+        return self.settings.columns
 
     def open_version(self, version: Version, before: View | None, verify: bool = False) -> View:
         """Open the segments of a version.
@@ -151,9 +174,11 @@ class Root:
         opened = {}
         if before is not None and not verify:
             opened = {part.record: part.whole for part in before.stored}
+        has_columns = self.columns is not None
         try:
             stored = [
-                opened.get(record) or open_stored(self.path, record, self.like, self.texts, verify)
+                opened.get(record)
+                or open_stored(self.path, record, self.like, self.texts, has_columns, verify)
                 for record in version.segments
             ]
             stored = without_removals(self.path, stored, version.removals)

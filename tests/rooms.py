@@ -24,7 +24,7 @@ FLOORS = {
         "projection exact", "exclusion", "segments", "graph hits sketch",
     ],
     "compressae.retrieval.store": [
-        "catalogue", "change", "view", "files", "names metadata version",
+        "cached", "catalogue counters", "change", "view", "files", "names metadata version",
     ],
     "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
     "compressae.retrieval.io": [

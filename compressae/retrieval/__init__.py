@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
     from compressae.retrieval.io.interactions import read_interactions
     from compressae.retrieval.metrics import recall_at
-    from compressae.retrieval.store import Catalogue
+    from compressae.retrieval.store import CachedSearch, Catalogue, Counters
 
 _HOME = {
+    "CachedSearch": "store",
     "Catalogue": "store",
     "Codes": "codes",
     "CompressedIndex": "index.compressed",
+    "Counters": "store",
     "Embeddings": "io.embeddings",
     "ExactIndex": "index.exact",
     "GpuIndex": "index.gpu",
@@ -47,9 +49,11 @@ _HOME = {
 }
 
 __all__ = [
+    "CachedSearch",
     "Catalogue",
     "Codes",
     "CompressedIndex",
+    "Counters",
     "Embeddings",
     "ExactIndex",
     "GpuIndex",

@@ -1,7 +1,7 @@
 """CompressedIndex: dense queries in, ids out, over the compressed rows of a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -233,7 +233,7 @@ class CompressedIndex(SegmentedIndex):
                 rerank(request.rerank, x, found, hits, start)
             if lengths is not None:
                 hits.scale(start, lengths)
-        return hits
+        return replace(hits, rows_scored=sum(two_stage.scored))
 
     def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
         """Add items, which searches find from now on.

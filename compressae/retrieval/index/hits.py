@@ -19,6 +19,7 @@ class Hits:
     Attributes:
         ids: (q, K) int64; −1 where a query has fewer than K results.
         scores: (q, K) float32; −inf where the id is −1.
+        rows_scored: rows whose codes were scored, of all queries; 0 where that is not counted.
 
     >>> Hits(np.array([[3, 7]]), np.array([[0.9, 0.8]], np.float32))
     Hits(1 query, K = 2; best: id 3, score 0.9)
@@ -26,6 +27,7 @@ class Hits:
 
     ids: np.ndarray
     scores: np.ndarray
+    rows_scored: int = 0
 
     def __len__(self) -> int:
         """q."""
@@ -34,7 +36,7 @@ class Hits:
     def __repr__(self) -> str:
         q, K = self.ids.shape
         best = ""
-        if q and K and self.ids[0, 0] >= 0:
+        if q and K and self.scores[0, 0] > -np.inf:
             best = f"; best: id {self.ids[0, 0]}, score {self.scores[0, 0]:.4g}"
         return f"Hits({q} {'query' if q == 1 else 'queries'}, K = {K}{best})"
 

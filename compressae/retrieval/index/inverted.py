@@ -1,6 +1,7 @@
 """Exact search over sparse rows by posting lists."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ def search_lists(
     indptr, ids, values = terms
     q = len(indptr) - 1
     few = [_few_rows(mask) if filtered else None for mask in masks]
-    hits = Hits.empty(q, K)
+    hits, scored = Hits.empty(q, K), [0]
 
     def fill(start: int, stop: int) -> None:
         dense = np.zeros(latents, values.dtype)
@@ -206,12 +207,14 @@ def search_lists(
                 if exclude is not None:
                     start_number = number + first
                     excluded = exclude.rows(start_number, start_number + len(ends) - 1, segment)
-                answers.append(_answers(segment, *batch, dense, K, mask, rows, excluded))
+                ranked, count = _answers(segment, *batch, dense, K, mask, rows, excluded)
+                answers.append(ranked)
+                scored.append(count)
             for i, parts in enumerate(zip(*answers, strict=True)):
                 merge_hits(parts, hits, first + i)
 
     over_rows(fill, q, threads)
-    return hits
+    return replace(hits, rows_scored=sum(scored))
 
 
 def _unit(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -232,8 +235,8 @@ def _answers(
     mask: np.ndarray | None,
     few: np.ndarray | None,
     excluded: ExcludedRows | None,
-) -> list[Ranked]:
-    """Find the K best rows of a segment for each of m queries.
+) -> tuple[list[Ranked], int]:
+    """Find the K best rows of a segment for each of m queries; and how many rows were scored.
 
     Args:
         segment: with lists.
@@ -249,7 +252,7 @@ def _answers(
     if few is None:
         rounded = values.astype(np.float32, copy=False)
         candidates = find_candidates(segment.lists, ends, ids, rounded, K, True, mask, excluded)
-    answers = []
+    answers, scored = [], 0
     for i in range(len(ends) - 1):
         latents = ids[ends[i] : ends[i + 1]]
         excluded_rows = _NO_ROWS if excluded is None else excluded.of_query(i)
@@ -266,7 +269,8 @@ def _answers(
         place, top = best(segment.codes.dots(dense, rows, segment.factors), K)
         dense[latents] = 0
         answers.append((segment.ids_of(rows[place]), top))
-    return answers
+        scored += len(rows)
+    return answers, scored
 
 
 _NO_ROWS = np.empty(0, np.int64)

@@ -1,7 +1,7 @@
 """The two-stage search of dense queries: candidates from posting lists, then exact rescoring."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,10 +23,12 @@ class TwoStageSearch:
     Attributes:
         request: the search.
         project: maps unit queries (m, d) to q' = W·x (m, h).
+        scored: numbers of rows that were scored so far; threads append to it.
     """
 
     request: SearchRequest
     project: Callable[[np.ndarray], np.ndarray]
+    scored: list[int] = field(default_factory=list)
 
     @cached_property
     def _searchable_rows(self) -> list[np.ndarray | None]:
@@ -52,7 +54,7 @@ class TwoStageSearch:
 
         ``number`` is that of the query x[0] in the request.
         """
-        exclude = self.request.exclude
+        exclude, scored = self.request.exclude, 0
         for a in range(start, stop, TOGETHER):
             block = x[a : min(a + TOGETHER, stop)]
             projected = self.project(block)
@@ -71,9 +73,11 @@ class TwoStageSearch:
                         query_number = number + a + i
                         excluded = exclude.rows(query_number, query_number + 1, segment).rows
                     scores = segment.codes.scores(query, table, rows)
+                    scored += len(scores)
                     place, top = _best_left(scores, hits.ids.shape[1], rows, excluded)
                     parts.append((segment.ids_of(place if rows is None else rows[place]), top))
                 merge_hits(parts, hits, first + a + i)
+        self.scored.append(scored)
 
     def _candidate_rows(self, projected: np.ndarray, number: int) -> list[list[np.ndarray]]:
         """For each query and segment, the ascending rows of largest sums over the lists.

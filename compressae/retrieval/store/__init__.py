@@ -1,7 +1,7 @@
 """The catalogue on disk: immutable segments, and versions that name them.
 
     config.json, model.safetensors, codes.safetensors   what never changes: the model, the quantiser
-    segments/<name>/      codes, posting lists and ids of some rows; written once
+    segments/<name>/      codes, posting lists, ids and metadata of some rows; written once
     removals/<name>       rows that were removed from segments; written once
     versions/<number>.json  the segments and removals that make up a version; written once
     writer.lock           held by the one process that changes the catalogue
@@ -11,7 +11,9 @@ when it happens. The newest version is the one of the largest number. Readers op
 map its files; they need no lock and write nothing.
 """
 
+from compressae.retrieval.store.cached import CachedSearch
 from compressae.retrieval.store.catalogue import KIND, Catalogue
+from compressae.retrieval.store.counters import Counters
 from compressae.retrieval.store.version import Version
 
-__all__ = ["KIND", "Catalogue", "Version"]
+__all__ = ["KIND", "CachedSearch", "Catalogue", "Counters", "Version"]

@@ -345,7 +345,7 @@ class Catalogue:
     def _named(self, view: View, hits: Hits) -> Hits:
         """Hits with texts as ids."""
         names = decoded(names_of(view.stored, hits.ids.reshape(-1))).reshape(hits.ids.shape)
-        return Hits(names, hits.scores)
+        return replace(hits, ids=names)
 
     def refresh(self) -> bool:
         """Move to the newest version; return whether there was a newer one.

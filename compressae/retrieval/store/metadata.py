@@ -68,7 +68,7 @@ class Engine:
             raise InputError(
                 f"where {expression!r}: not done after {_LONGEST:.0f} seconds"
             ) from error
-        except duckdb.Error as error:
+        except (duckdb.Error, RuntimeError, UnicodeError) as error:  # What is no UTF-8 fails late.
             raise InputError(f"where {expression!r}: {_reason(error)}") from error
         finally:
             timer.cancel()
@@ -149,7 +149,7 @@ class Metadata:
                 columns={"allowed": condition}
             )
             allowed = table["allowed"].cast(pa.bool_()).fill_null(False).to_numpy()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise InputError(f"where {condition}: {_reason(error)}") from error
         if len(allowed) != self.rows:
             raise InputError(f"{self.path}: other rows than the segment's {self.rows}; {_CURE}")
@@ -167,11 +167,11 @@ class Metadata:
 
         try:
             return pyarrow.parquet.read_schema(self.path)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise InputError(f"{self.path}: damaged ({_reason(error)}); {_CURE}") from error
 
-    def take(self, rows: np.ndarray | None = None) -> "pa.Table":
-        """Read the columns of rows (m,); of all rows when None.
+    def take(self, rows: np.ndarray) -> "pa.Table":
+        """Read the columns of rows (m,).
 
         Raises:
             InputError: the file is damaged.
@@ -183,8 +183,6 @@ class Metadata:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 if file.metadata.num_rows != self.rows:
                     raise InputError(f"{self.path}: other rows than the segment's; {_CURE}")
-                if rows is None:
-                    return file.read()
                 # Only the row groups that hold some of the rows are decoded.
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
                 bounds = np.cumsum([0, *sizes])
@@ -193,8 +191,10 @@ class Metadata:
                 )
                 table = file.read_row_groups(groups.tolist())
                 firsts = np.cumsum([0, *(sizes[g] for g in groups)])
-                return table.take(pa.array(rows - bounds[groups[where]] + firsts[where]))
-        except (pa.ArrowException, OSError) as error:
+                table = table.take(pa.array(rows - bounds[groups[where]] + firsts[where]))
+                table.validate(full=True)  # Texts that are no UTF-8.
+                return table
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise InputError(f"{self.path}: damaged ({_reason(error)}); {_CURE}") from error
 
 

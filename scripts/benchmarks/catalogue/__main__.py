@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import click
 
 from benchmarks.catalogue.engines import engines
+from benchmarks.catalogue.filters import filters
 from benchmarks.catalogue.growth import growth
 from benchmarks.catalogue.memory import memory
 
@@ -20,7 +21,7 @@ def main() -> None:
     pass
 
 
-for command in (growth, memory, engines):
+for command in (growth, memory, engines, filters):
     main.add_command(command)
 
 if __name__ == "__main__":

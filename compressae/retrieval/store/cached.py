@@ -1,0 +1,162 @@
+"""CachedSearch: a catalogue's searches, with the results of the last queries kept."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.store.catalogue import Catalogue
+from compressae.retrieval.store.counters import Counters
+
+#: Ids and scores (K,) of one query.
+_Row = tuple[np.ndarray, np.ndarray]
+
+
+class CachedSearch:
+    """Search a catalogue, answer repeated queries from a cache, and count.
+
+    A result is kept for a query, the options of its search and the version of the catalogue; a new
+    version empties the cache. What is not seen to be equal is searched: queries that are no array
+    and no scipy matrix, options that are objects of other kinds. Threads may share it.
+
+    Args:
+        catalogue: to search; it moves to another version by its own ``refresh`` or changes.
+        entries: results of one query that are kept, the most recently used ones; 0 for none.
+
+    Attributes:
+        catalogue: as given.
+        counters: of all searches.
+
+    >>> import tempfile
+    >>> rows = sparse.csr_array(np.eye(3, dtype=np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     catalogue = Catalogue.create(f"{folder}/lists", None, rows)
+    ...     cached = CachedSearch(catalogue, entries=100)
+    ...     once, again = cached.search(rows[[1]], 1), cached.search(rows[[1]], 1)
+    ...     catalogue.remove([1])
+    ...     cached.search(rows[[1]], 1).ids.tolist(), cached.counters.hits, cached.counters.misses
+    ([[0]], 1, 2)
+    """
+
+    def __init__(self, catalogue: Catalogue, entries: int) -> None:
+        if entries < 0:
+            raise InputError(f"{entries} entries of a cache; expected 0 or more")
+        self.catalogue, self.counters = catalogue, Counters()
+        self._entries = entries
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[bytes, _Row] = OrderedDict()
+        self._version = catalogue.version
+
+    def __len__(self) -> int:
+        """Results that are kept."""
+        return len(self._rows)
+
+    def search(self, queries: Any, K: int, **options: Any) -> Hits:
+        """Find the K best rows of each query; see ``Catalogue.search``."""
+        started = time.perf_counter()
+        keys = self._keys(queries, K, options) if self._entries else None
+        if keys is None:
+            hits = self.catalogue.search(queries, K, **options)
+            found = 0
+        else:
+            hits, found = self._search(keys, queries, K, options)
+        seconds = time.perf_counter() - started
+        self.counters.count(len(hits), found, hits.rows_scored, seconds)
+        return hits
+
+    def _search(
+        self, keys: list[bytes], queries: Any, K: int, options: dict[str, Any]
+    ) -> tuple[Hits, int]:
+        """Hits, and how many queries were answered from the cache."""
+        version = self.catalogue.version
+        rows: list[_Row | None] = []
+        with self._lock:
+            if version != self._version:
+                self._rows.clear()
+                self._version = version
+            for key in keys:
+                row = self._rows.get(key)
+                if row is not None:
+                    self._rows.move_to_end(key)
+                rows.append(row)
+        missing = [i for i, row in enumerate(rows) if row is None]
+        if len(missing) == len(keys):  # As they are: the usual case of one query.
+            hits = self.catalogue.search(queries, K, **options)
+            self._keep(version, keys, hits)
+            return hits, 0
+        scored = 0
+        if missing:
+            exclude = options.get("exclude")
+            if exclude is not None:
+                some = (
+                    exclude[missing] if sparse.issparse(exclude) else [exclude[i] for i in missing]
+                )
+                options = options | {"exclude": some}
+            hits = self.catalogue.search(queries[missing], K, **options)
+            if self.catalogue.version != version:  # Else rows of two versions would be mixed.
+                return self._search(keys, queries, K, options | {"exclude": exclude})
+            self._keep(version, [keys[i] for i in missing], hits)
+            scored = hits.rows_scored
+            for place, i in enumerate(missing):
+                rows[i] = hits.ids[place], hits.scores[place]
+        ids = np.stack([row[0] for row in rows if row is not None])
+        scores = np.stack([row[1] for row in rows if row is not None])
+        return Hits(ids, scores, scored), len(keys) - len(missing)
+
+    def _keep(self, version: int, keys: Sequence[bytes], hits: Hits) -> None:
+        """Keep hits that were searched in a version, if it is the newest still."""
+        with self._lock:
+            if version != self._version or self.catalogue.version != version:
+                return
+            for key, ids, scores in zip(keys, hits.ids, hits.scores, strict=True):
+                self._rows[key] = ids.copy(), scores.copy()
+                self._rows.move_to_end(key)
+            while len(self._rows) > self._entries:
+                self._rows.popitem(last=False)
+
+    def _keys(self, queries: Any, K: int, options: dict[str, Any]) -> list[bytes] | None:
+        """What tells each query and its options from others; None if that cannot be said."""
+        if sparse.issparse(queries) and queries.ndim == 2:
+            own = _sparse_rows(queries)
+        elif isinstance(queries, np.ndarray) and queries.ndim == 2 and queries.dtype.kind == "f":
+            own = [row.tobytes() for row in queries]
+        else:
+            return None
+        shared = [repr((K, queries.dtype.str, queries.shape[1]))]
+        for name, value in sorted(options.items()):
+            if name == "exclude" and value is not None:
+                if sparse.issparse(value) and value.shape[0] == len(own):
+                    parts = _sparse_rows(value)
+                elif isinstance(value, Sequence) and len(value) == len(own):
+                    parts = [repr(list(ids)).encode() for ids in value]
+                else:
+                    return None
+                own = [row + b"|" + part for row, part in zip(own, parts, strict=True)]
+            elif value is None or isinstance(value, str | int | float | bool | Path):
+                shared.append(f"{name}={value!r}")
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "biuU":
+                digest = hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+                shared.append(f"{name}={value.dtype.str}{value.shape}{digest}")
+            else:
+                return None
+        head = "|".join(shared).encode()
+        return [hashlib.blake2b(head + b"|" + row, digest_size=16).digest() for row in own]
+
+
+def _sparse_rows(matrix: Any) -> list[bytes]:
+    """The nonzeros of each row as bytes."""
+    rows = sparse.csr_array(matrix)
+    parts = []
+    for start, stop in pairwise(rows.indptr):
+        ids, values = rows.indices[start:stop].astype(np.int64), rows.data[start:stop]
+        parts.append(np.int64(len(ids)).tobytes() + ids.tobytes() + values.tobytes())
+    return parts

@@ -21,7 +21,7 @@ FLOORS = {
     ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
-        "projection exact", "exclusion", "segments", "graph hits sketch",
+        "projection exact", "exclusion hot", "segments", "graph hits sketch",
     ],
     "compressae.retrieval.store": [
         "cached", "catalogue counters", "change", "view", "files", "names metadata version",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressae.retrieval.index.exact import ExactIndex, exact_search
     from compressae.retrieval.index.gpu import GpuIndex
     from compressae.retrieval.index.hits import Hits, Searcher
+    from compressae.retrieval.index.hot import HotRows
     from compressae.retrieval.index.inverted import InvertedIndex
     from compressae.retrieval.index.projection import Projection
     from compressae.retrieval.index.request import SearchRequest
@@ -32,6 +33,7 @@ _HOME = {
     "ExactIndex": "index.exact",
     "GpuIndex": "index.gpu",
     "Hits": "index.hits",
+    "HotRows": "index.hot",
     "InputError": "errors",
     "InvertedIndex": "index.inverted",
     "PackedCodes": "codes",
@@ -58,6 +60,7 @@ __all__ = [
     "ExactIndex",
     "GpuIndex",
     "Hits",
+    "HotRows",
     "InputError",
     "InvertedIndex",
     "PackedCodes",

@@ -183,7 +183,7 @@ class CompressedIndex(SegmentedIndex):
                 largest id; all when None.
             rerank: the items' own embeddings, row numbers being ids: an array, a path or
                 ``Embeddings``, best on disk. The best items are read from it and reranked by exact
-                cosine or dot product.
+                cosine or dot product. ``HotRows`` rerank those of the best items that are hot.
             rerank_candidates: items read a query, at least K; 4·K when None.
             exclude: items that each query leaves out, as those that a user has seen: a scipy sparse
                 matrix (q, any width) whose nonzeros' columns are ids. Exact: the others are found

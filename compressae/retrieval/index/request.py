@@ -11,6 +11,7 @@ from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exclusion import Exclusion
 from compressae.retrieval.index.hits import check_count
+from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import Segment, Segments
 from compressae.retrieval.io.embeddings import (
@@ -74,7 +75,7 @@ class SearchRequest:
         masks: for each segment its searchable rows (n,) bool, or None for all.
         filtered: ``allowed`` was given.
         exclude: (q, any) CSR of ids that each query leaves out, or None.
-        rerank: (n, d) table of full-precision rows by id, or None.
+        rerank: (n, d) table of full-precision rows by id, or a part of them, or None.
         first_stage: results a query of the stage before reranking; K without.
     """
 
@@ -89,7 +90,7 @@ class SearchRequest:
     masks: list[np.ndarray | None]
     filtered: bool
     exclude: Exclusion | None
-    rerank: Embeddings | None
+    rerank: Embeddings | HotRows | None
     first_stage: int
 
     @classmethod
@@ -263,19 +264,28 @@ def _rerank(
     rerank_candidates: int | None,
     K: int,
     candidates: CandidateCount,
-) -> tuple[Embeddings | None, int]:
+) -> tuple[Embeddings | HotRows | None, int]:
     """The table to rerank from, if any, and the results that the stage before it gives."""
     if rerank is None:
         if rerank_candidates is not None:
             raise InputError("rerank_candidates without rerank: give the embeddings to read")
         return None, K
-    table = as_embeddings(rerank, "rerank").compared_by(similarity)
-    last = max(segment.last_id for segment in segments)
-    if table.shape[1] != dim or len(table) <= last:
-        raise InputError(
-            f"{table.name}: {table.shape}; expected rows of {dim} for ids up to {last}, the "
-            "embeddings of the indexed items"
-        )
+    table: Embeddings | HotRows
+    if isinstance(rerank, HotRows):
+        table = rerank
+        if table.shape[1] != dim or table.similarity != similarity:
+            raise InputError(
+                f"hot rows of {table.shape[1]} columns for {table.similarity}; expected {dim} for "
+                f"{similarity}, as the index has"
+            )
+    else:
+        table = as_embeddings(rerank, "rerank").compared_by(similarity)
+        last = max(segment.last_id for segment in segments)
+        if table.shape[1] != dim or len(table) <= last:
+            raise InputError(
+                f"{table.name}: {table.shape}; expected rows of {dim} for ids up to {last}, the "
+                "embeddings of the indexed items"
+            )
     if rerank_candidates is None:
         most = candidates if isinstance(candidates, int) else RERANK_FACTOR * K
         return table, max(K, min(RERANK_FACTOR * K, most))

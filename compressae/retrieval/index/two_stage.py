@@ -10,6 +10,7 @@ from compressae.kernels.candidates import TOGETHER, find_candidates
 from compressae.kernels.topk import abs_topk, best
 from compressae.retrieval.index.exclusion import without
 from compressae.retrieval.index.hits import Hits, merge_hits
+from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.request import SearchRequest
 from compressae.retrieval.io.embeddings import Embeddings
 
@@ -152,19 +153,24 @@ def _others(rows: np.ndarray, mask: np.ndarray | None, n: int, count: int) -> np
     return np.setdiff1d(pool[: count + len(rows)], rows)[:count]
 
 
-def rerank(table: Embeddings, x: np.ndarray, found: Hits, hits: Hits, first: int) -> None:
+def rerank(table: Embeddings | HotRows, x: np.ndarray, found: Hits, hits: Hits, first: int) -> None:
     """Rerank hits with full-precision vectors: by exact cosine or dot product with table rows.
 
     Args:
-        table: (n, d), row numbers being ids; read as rows to compare.
+        table: (n, d), row numbers being ids, read as rows to compare; or some of them.
         x: (m, d) unit queries.
         found: (m, ≥ K) hits of the stage before.
         hits: results; rows first..first + m are written.
         first: see ``hits``.
     """
     for i, (query, candidates) in enumerate(zip(x, found.ids, strict=True)):
-        ids = np.sort(candidates[candidates >= 0])
+        order = np.argsort(candidates)[np.count_nonzero(candidates < 0) :]
+        ids = candidates[order]
         if len(ids):
-            place, top = best(table.take(ids) @ query, hits.ids.shape[1])
+            if isinstance(table, HotRows):
+                scores = table.rescore(query, ids, found.scores[i, order])
+            else:
+                scores = table.take(ids) @ query
+            place, top = best(scores, hits.ids.shape[1])
             hits.ids[first + i, : len(place)] = ids[place]
             hits.scores[first + i, : len(place)] = top

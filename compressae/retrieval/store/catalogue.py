@@ -16,6 +16,7 @@ from compressae.retrieval.codes import Codes, as_codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import AllowedRows, check_ids
@@ -275,7 +276,7 @@ class Catalogue:
         """
         view = self._view
         if self._root.texts:
-            if options.get("rerank") is not None:
+            if not isinstance(options.get("rerank"), HotRows | None):
                 raise InputError("rerank: rows named by texts; expected whole numbers as ids")
             if allowed is not None:
                 numbers = numbers_of(view.stored, encoded(allowed))
@@ -289,6 +290,26 @@ class Catalogue:
         searcher = view.index if on is None else on
         hits = searcher.search(queries, K, allowed=allowed, exclude=exclude, **options)
         return self._named(view, hits) if self._root.texts else hits
+
+    def hot_rows(self, table: Any, ids: Any, dtype: Any = np.float16) -> HotRows:
+        """Full-precision embeddings of some rows, for ``search(…, rerank=…)``.
+
+        Args:
+            table: (m, d) embeddings; see ``HotRows``.
+            ids: (m,) of the catalogue's kind.
+            dtype: float16 or float32, as which they are kept in memory.
+
+        Raises:
+            InputError: see ``HotRows``; or an id that the catalogue lacks.
+        """
+        view = self._view
+        numbers = (
+            numbers_of(view.stored, encoded(ids)) if self._root.texts else check_ids(ids, None)
+        )
+        is_known = view.index.segments.known(numbers)
+        if not is_known.all():
+            raise InputError(f"id {ids[int(np.argmin(is_known))]!r} is not in the catalogue")
+        return HotRows(table, numbers, self.like.similarity, dtype)
 
     def metadata(self, ids: Any) -> "pa.Table":
         """Read the metadata of ids (m,), in their order.

@@ -17,7 +17,7 @@ FLOORS = {
         "sample", "retrieval", "kernels",
     ],
     "compressae.retrieval": [
-        "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
+        "service", "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
     ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",

@@ -12,6 +12,7 @@ _COMMANDS = {
     "encode": "Compress a table to sparse codes.",
     "index": "Build a search index from codes or embeddings.",
     "search": "Find the nearest items of queries.",
+    "serve": "Answer searches of an index over HTTP.",
     "tune": "Set the fastest search that reaches a recall.",
     "update": "Add, replace and remove rows of an index.",
     "inspect": "Write a page that shows the latents of an index.",

@@ -100,6 +100,16 @@ def checked(value: Any, kind: type[T], name: str, cure: str) -> T:
         raise InputError(f"{name}: settings are damaged ({error}); {cure}") from error
 
 
+def as_type(value: Any, kind: type[T]) -> T:
+    """Convert decoded JSON to a type; see ``checked``.
+
+    Raises:
+        ValueError: the value is another.
+    """
+    built: T = _built(value, kind, "")
+    return built
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 

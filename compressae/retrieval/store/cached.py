@@ -62,49 +62,45 @@ class CachedSearch:
 
     def search(self, queries: Any, K: int, **options: Any) -> Hits:
         """Find the K best rows of each query; see ``Catalogue.search``."""
+        return self.answer(queries, K, **options)[0]
+
+    def answer(self, queries: Any, K: int, **options: Any) -> tuple[Hits, Catalogue]:
+        """Search; the catalogue that is returned too stays at the version that was searched."""
         started = time.perf_counter()
+        catalogue = self.catalogue.pin()
         keys = self._keys(queries, K, options) if self._entries else None
         if keys is None:
-            hits = self.catalogue.search(queries, K, **options)
-            found = 0
+            hits, found = catalogue.search(queries, K, **options), 0
         else:
-            hits, found = self._search(keys, queries, K, options)
+            hits, found = self._search(catalogue, keys, queries, K, options)
         seconds = time.perf_counter() - started
         self.counters.count(len(hits), found, hits.rows_scored, seconds)
-        return hits
+        return hits, catalogue
 
     def _search(
-        self, keys: list[bytes], queries: Any, K: int, options: dict[str, Any]
+        self,
+        catalogue: Catalogue,
+        keys: list[bytes],
+        queries: Any,
+        K: int,
+        options: dict[str, Any],
     ) -> tuple[Hits, int]:
         """Hits, and how many queries were answered from the cache."""
-        version = self.catalogue.version
-        rows: list[_Row | None] = []
-        with self._lock:
-            if version != self._version:
-                self._rows.clear()
-                self._version = version
-            for key in keys:
-                row = self._rows.get(key)
-                if row is not None:
-                    self._rows.move_to_end(key)
-                rows.append(row)
+        rows = self._kept(catalogue.version, keys)
         missing = [i for i, row in enumerate(rows) if row is None]
         if len(missing) == len(keys):  # As they are: the usual case of one query.
-            hits = self.catalogue.search(queries, K, **options)
-            self._keep(version, keys, hits)
+            hits = catalogue.search(queries, K, **options)
+            self._keep(catalogue.version, keys, hits)
             return hits, 0
         scored = 0
         if missing:
             exclude = options.get("exclude")
             if exclude is not None:
-                some = (
-                    exclude[missing] if sparse.issparse(exclude) else [exclude[i] for i in missing]
-                )
+                is_matrix = sparse.issparse(exclude)
+                some = exclude[missing] if is_matrix else [exclude[i] for i in missing]
                 options = options | {"exclude": some}
-            hits = self.catalogue.search(queries[missing], K, **options)
-            if self.catalogue.version != version:  # Else rows of two versions would be mixed.
-                return self._search(keys, queries, K, options | {"exclude": exclude})
-            self._keep(version, [keys[i] for i in missing], hits)
+            hits = catalogue.search(queries[missing], K, **options)
+            self._keep(catalogue.version, [keys[i] for i in missing], hits)
             scored = hits.rows_scored
             for place, i in enumerate(missing):
                 rows[i] = hits.ids[place], hits.scores[place]
@@ -112,10 +108,23 @@ class CachedSearch:
         scores = np.stack([row[1] for row in rows if row is not None])
         return Hits(ids, scores, scored), len(keys) - len(missing)
 
-    def _keep(self, version: int, keys: Sequence[bytes], hits: Hits) -> None:
-        """Keep hits that were searched in a version, if it is the newest still."""
+    def _kept(self, version: int, keys: Sequence[bytes]) -> list[_Row | None]:
+        """Results that are kept for each key, None for others; all go with a newer version."""
         with self._lock:
-            if version != self._version or self.catalogue.version != version:
+            if version > self._version:
+                self._rows.clear()
+                self._version = version
+            if version < self._version:  # Of a search that began before the newest version.
+                return [None] * len(keys)
+            for key in keys:
+                if key in self._rows:
+                    self._rows.move_to_end(key)
+            return [self._rows.get(key) for key in keys]
+
+    def _keep(self, version: int, keys: Sequence[bytes], hits: Hits) -> None:
+        """Keep hits of a version, if none newer was searched since."""
+        with self._lock:
+            if version != self._version:
                 return
             for key, ids, scores in zip(keys, hits.ids, hits.scores, strict=True):
                 self._rows[key] = ids.copy(), scores.copy()

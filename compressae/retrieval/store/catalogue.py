@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,14 +303,7 @@ class Catalogue:
         Raises:
             InputError: see ``HotRows``; or an id that the catalogue lacks.
         """
-        view = self._view
-        numbers = (
-            numbers_of(view.stored, encoded(ids)) if self._root.texts else check_ids(ids, None)
-        )
-        is_known = view.index.segments.known(numbers)
-        if not is_known.all():
-            raise InputError(f"id {ids[int(np.argmin(is_known))]!r} is not in the catalogue")
-        return HotRows(table, numbers, self.like.similarity, dtype)
+        return HotRows(table, self._numbers(self._view, ids), self.like.similarity, dtype)
 
     def metadata(self, ids: Any) -> "pa.Table":
         """Read the metadata of ids (m,), in their order.
@@ -320,18 +314,31 @@ class Catalogue:
         view = self._view
         if self._root.columns is None:
             raise InputError(f"{self.path}: made without metadata")
-        numbers = numbers_of(view.stored, encoded(ids)) if self._root.texts else np.asarray(ids)
-        sources, is_missing = [], np.ones(len(numbers), bool)
+        numbers = self._numbers(view, ids)
+        sources = []
         for part in view.stored:
             assert part.metadata is not None
             rows = part.segment.rows_of(numbers)
             places = np.flatnonzero(rows >= 0)
-            is_missing[places] = False
             if len(places) or part is view.stored[0]:
                 sources.append((places, part.metadata.take(rows[places])))
-        if is_missing.any():
-            raise InputError(f"id {ids[int(is_missing.argmax())]!r} is not in the catalogue")
         return gather(sources, len(numbers))
+
+    def _numbers(self, view: View, ids: Any) -> np.ndarray:
+        """Numbers (m,) int64 of ids (m,).
+
+        Raises:
+            InputError: an id that the catalogue lacks.
+        """
+        if self._root.texts:
+            numbers = numbers_of(view.stored, encoded(ids))
+        else:
+            numbers = check_ids(ids, None)
+        is_known = view.index.segments.known(numbers)
+        if not is_known.all():
+            missing = np.atleast_1d(ids)[int(np.argmin(is_known))]
+            raise InputError(f"id {missing} is not in the catalogue")
+        return numbers
 
     def _rows_where(self, view: View, where: Any, allowed: Any) -> AllowedRows:
         """Rows for which a condition is true, among those of ``allowed``."""
@@ -367,6 +374,23 @@ class Catalogue:
         """Hits with texts as ids."""
         names = decoded(names_of(view.stored, hits.ids.reshape(-1))).reshape(hits.ids.shape)
         return replace(hits, ids=names)
+
+    def pin(self) -> "Catalogue":
+        """The version that is open, as a catalogue that stays at it when this one moves on."""
+        return copy(self)
+
+    def as_queries(self, ids: Any) -> Any:
+        """Rows of ids (m,) as queries, to find more like them: (m, d) float32 decoded embeddings
+        where there is a model, else (m, h) CSR.
+
+        Raises:
+            InputError: an id that the catalogue lacks.
+        """
+        view = self._view
+        codes = view.index.segments.codes_of(self._numbers(view, ids))
+        if self.projection is None:
+            return codes.to_scipy()
+        return codes.reconstruct(self.projection.decoder)
 
     def refresh(self) -> bool:
         """Move to the newest version; return whether there was a newer one.

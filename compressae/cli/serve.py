@@ -1,0 +1,131 @@
+"""Command serve: answer searches of an index over HTTP."""
+
+import socket
+from pathlib import Path
+
+import click
+
+from compressae.cli import common
+from compressae.kernels.threads import available_threads
+from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.service import Limits, Service
+from compressae.retrieval.store import Catalogue
+
+#: Seconds that running requests may take when the service is stopped.
+_GRACE = 30
+
+
+@click.command(
+    cls=common.Command,
+    examples=(
+        "serve index",
+        "serve index --port 9000 --cache 100000 --rerank items.npy",
+    ),
+)
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen at; 0 for any that is free.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Searches at a time.  [default: the processors]"
+)
+@click.option(
+    "--cache",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Results of queries that are kept and given again, until there is a new version.",
+)
+@click.option(
+    "--refresh",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0.01),
+    help="Seconds between two looks for a new version.",
+)
+@click.option(
+    "--rerank",
+    type=click.Path(path_type=Path),
+    help="The items' embeddings: the best items are reranked with these full-precision vectors.",
+)
+@click.option(
+    "--max-results", default=Limits.results, show_default=True, type=click.IntRange(min=1)
+)
+@click.option(
+    "--max-queries",
+    default=Limits.queries,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Queries of one request.",
+)
+@click.option(
+    "--max-requests",
+    default=Limits.concurrent,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Requests at a time; more are refused with 503.",
+)
+@click.option(
+    "--max-bytes",
+    default=Limits.body_bytes,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Bytes of one request.",
+)
+def serve(
+    index: Path,
+    host: str,
+    port: int,
+    threads: int | None,
+    cache: int,
+    refresh: float,
+    rerank: Path | None,
+    max_results: int,
+    max_queries: int,
+    max_requests: int,
+    max_bytes: int,
+) -> None:
+    """Answer searches of INDEX over HTTP, as JSON.
+
+    POST /search takes queries, POST /similar ids; GET / says what is served, /health whether it is
+    well, /metrics what was counted, in Prometheus' text form. New versions are searched as soon as
+    they are there. Nothing is ever written. The service has no passwords and no encryption: beyond
+    this machine it belongs behind something that has.
+    """
+    try:
+        import uvicorn
+    except ImportError:
+        raise MissingExtraError("uvicorn", "serve", "serving") from None
+    catalogue = Catalogue.open(index, threads=1)
+    table = None if rerank is None else open_embeddings(rerank)
+    limits = Limits(max_bytes, max_queries, max_results, max_requests)
+    service = Service(catalogue, threads or available_threads(), cache, refresh, table, limits)
+    app = service.app()
+    try:
+        listener = socket.create_server((host, port), family=_family(host))
+    except OSError as error:
+        raise InputError(
+            f"{host}:{port}: cannot be listened at ({error.strerror}); choose another --port or "
+            "--host"
+        ) from error
+    with listener:
+        at = f"[{host}]" if ":" in host else host
+        click.echo(
+            f"serving {index} (version {catalogue.version}, {len(catalogue):,} rows) at "
+            f"http://{at}:{listener.getsockname()[1]}",
+            err=True,
+        )
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE
+        )
+        uvicorn.Server(config).run([listener])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,427 @@
+"""HTTP service: searches of a catalogue by many clients. It reads the catalogue and never writes.
+
+    POST /search    {"queries": [[0.1, …], …], "k": 10, "where": "price < 30", "exclude": [[7], …]}
+    POST /similar   {"ids": ["a", …], "k": 10, …}           rows like those of the ids
+    GET  /          what is served
+    GET  /health    200 while searches are answered
+    GET  /metrics   counters in Prometheus' text form
+
+Queries of a catalogue without a model are sparse: {"latents": [3, 17], "values": [0.5, 1]}. Options
+of both searches: k, where, allowed (ids), exclude (ids to leave out, a list a query), candidates,
+query_nonzeros, metadata (true for the columns of each hit). An answer is {"version": 3, "hits":
+[[{"id": 7, "score": 0.9}, …], …]}; an error {"error": "one line"} with status 400 (a request that
+cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once).
+"""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import sparse
+
+from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.io.schema import Positive, as_type
+from compressae.retrieval.store import CachedSearch, Catalogue
+from compressae.retrieval.store.counters import BUCKETS
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+#: Seconds in which the body of a request must be there.
+_SLOWEST = 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask for.
+
+    Attributes:
+        body_bytes: of a request.
+        queries: of a request.
+        results: a query.
+        concurrent: requests at a time; more are refused.
+    """
+
+    body_bytes: int = 1 << 20
+    queries: int = 64
+    results: int = 1000
+    concurrent: int = 64
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of both searches."""
+
+    k: Positive = 10
+    where: str | None = None
+    allowed: list[int | str] | None = None
+    exclude: list[list[int | str]] | None = None
+    candidates: Positive | Literal["all"] | None = None
+    query_nonzeros: Positive | None = None
+    metadata: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search(_Options):
+    queries: list[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Similar(_Options):
+    ids: list[int | str]
+
+
+class _Refused(Exception):
+    """A request that is refused with a status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Service:
+    """Answers requests over one catalogue, which it follows to each new version.
+
+    Args:
+        catalogue: to search; opened with ``threads=1``, since requests run side by side.
+        threads: searches that run at a time.
+        entries: results that are kept; see ``CachedSearch``.
+        refresh: seconds between two looks for a newer version.
+        rerank: embeddings that each search is reranked with; see ``Catalogue.search``.
+        limits: of requests.
+
+    Attributes:
+        cached: what searches and counts.
+        responses: how many of each status.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        threads: int,
+        entries: int = 0,
+        refresh: float = 1.0,
+        rerank: Any = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.cached = CachedSearch(catalogue, entries)
+        self.responses: Counter[int] = Counter()
+        self._threads, self._refresh, self._rerank = threads, refresh, rerank
+        self._limits = limits or Limits()
+        self._running = 0
+        self._stale: str | None = None
+        self._lock = threading.Lock()
+
+    # Answers, in plain Python.
+
+    def search(self, body: bytes) -> dict[str, Any]:
+        """Answer a body of POST /search.
+
+        Raises:
+            InputError: it cannot be answered.
+        """
+        request = self._parsed(body, _Search)
+        self._check(len(request.queries), request)
+        return self._answer(self._queries(request.queries), len(request.queries), request)
+
+    def similar(self, body: bytes) -> dict[str, Any]:
+        """Answer a body of POST /similar: rows like those of ids, without themselves.
+
+        Raises:
+            InputError: it cannot be answered.
+        """
+        request = self._parsed(body, _Similar)
+        count = len(request.ids)
+        self._check(count, request)
+        ids = self._typed(request.ids, "ids")
+        catalogue = self.cached.catalogue
+        distinct, places = np.unique(ids, return_inverse=True)
+        try:
+            rows = catalogue.as_queries(distinct)
+        except InputError as error:
+            raise _Refused(404, str(error)) from error
+        own = [[one] for one in ids.tolist()]
+        if request.exclude is not None and len(request.exclude) == count:
+            own = [[*one, *others] for one, others in zip(own, request.exclude, strict=True)]
+        return self._answer(rows[places], count, request, own)
+
+    def described(self) -> dict[str, Any]:
+        """What is served."""
+        catalogue = self.cached.catalogue.pin()
+        projection = catalogue.projection
+        return {
+            "version": catalogue.version,
+            "rows": len(catalogue),
+            "ids": "texts" if catalogue.has_text_ids else "integers",
+            "queries": "sparse" if projection is None else "dense",
+            "width": catalogue.like.shape[1] if projection is None else projection.dim,
+            "similarity": catalogue.index.similarity,
+            "metadata": catalogue.columns,
+        }
+
+    def health(self) -> dict[str, Any]:
+        """State, version and rows; an error if a newer version cannot be opened."""
+        catalogue = self.cached.catalogue.pin()
+        state = {"status": "ok", "version": catalogue.version, "rows": len(catalogue)}
+        return state if self._stale is None else state | {"status": "stale", "error": self._stale}
+
+    def _answer(
+        self, queries: Any, count: int, request: _Options, own: list[list[Any]] | None = None
+    ) -> dict[str, Any]:
+        """Search, and put the hits into words."""
+        options: dict[str, Any] = {}
+        for name in ("where", "candidates", "query_nonzeros"):
+            if getattr(request, name) is not None:
+                options[name] = getattr(request, name)
+        if request.allowed is not None:
+            options["allowed"] = self._typed(request.allowed, "allowed")
+        exclude = request.exclude
+        if exclude is not None:
+            if len(exclude) != count:
+                raise InputError(f"exclude: {len(exclude)} lists; expected one a query: {count}")
+            for some in exclude:
+                self._typed(some, "exclude")
+        if own is not None or exclude is not None:
+            options["exclude"] = own or exclude
+        if self._rerank is not None:
+            options["rerank"] = self._rerank
+        if self.cached.catalogue.projection is None:
+            for name in ("candidates", "query_nonzeros"):
+                if name in options:
+                    raise InputError(f"{name}: the catalogue has no model; its searches are exact")
+        hits, catalogue = self.cached.answer(queries, request.k, **options)
+        found: list[list[dict[str, Any]]] = [
+            [
+                {"id": id, "score": score}
+                for id, score in zip(ids, scores, strict=True)
+                if score > -np.inf
+            ]
+            for ids, scores in zip(hits.ids.tolist(), hits.scores.tolist(), strict=True)
+        ]
+        if request.metadata:
+            all_hits = [hit for hits_of_query in found for hit in hits_of_query]
+            distinct = list(dict.fromkeys(hit["id"] for hit in all_hits))
+            rows = catalogue.metadata(distinct).to_pylist() if distinct else []
+            columns = dict(zip(distinct, rows, strict=True))
+            for hit in all_hits:
+                hit["metadata"] = columns[hit["id"]]
+        return {"version": catalogue.version, "hits": found}
+
+    def _parsed(self, body: bytes, kind: type[Any]) -> Any:
+        """A body as a request."""
+        try:
+            return as_type(json.loads(body, parse_constant=_refuse), kind)
+        except (ValueError, RecursionError) as error:
+            known = ", ".join(field.name for field in fields(kind))
+            raise InputError(f"request: {error}; expected a JSON object of {known}") from error
+
+    def _check(self, count: int, request: _Options) -> None:
+        """Refuse too many queries or results."""
+        limits = self._limits
+        if not 1 <= count <= limits.queries:
+            raise InputError(f"{count} queries; expected 1 to {limits.queries}")
+        if request.k > limits.results:
+            raise InputError(f"k = {request.k}; expected at most {limits.results}")
+
+    def _queries(self, queries: list[Any]) -> Any:
+        """Queries of a body: (q, d) float32, or CSR (q, h)."""
+        if self.cached.catalogue.projection is not None:
+            try:
+                rows = np.array(queries)
+            except ValueError:
+                rows = np.empty(0)
+            if rows.ndim != 2 or rows.dtype.kind not in "if":
+                raise InputError("queries: expected lists of as many numbers each")
+            with np.errstate(over="ignore"):  # The search refuses what becomes infinite.
+                return rows.astype(np.float32)
+        latents, values, counts = [], [], []
+        width = self.cached.catalogue.like.shape[1]
+        for query in queries:
+            if not isinstance(query, dict) or set(query) != {"latents", "values"}:
+                raise InputError('queries: expected {"latents": [...], "values": [...]} for each')
+            ids, numbers = np.array(query["latents"]), np.array(query["values"])
+            if (
+                ids.ndim != 1
+                or ids.shape != numbers.shape
+                or (len(ids) and (ids.dtype.kind != "i" or numbers.dtype.kind not in "if"))
+            ):
+                raise InputError("queries: expected as many values, numbers, as latents, integers")
+            if len(set(ids.tolist())) < len(ids) or not ((ids >= 0) & (ids < width)).all():
+                raise InputError(f"queries: latents must be distinct, from 0 to {width - 1}")
+            latents.append(ids.astype(np.int64))
+            values.append(numbers.astype(np.float32))
+            counts.append(len(ids))
+        indptr = np.cumsum([0, *counts])
+        return sparse.csr_array(
+            (np.concatenate(values), np.concatenate(latents), indptr), (len(queries), width)
+        )
+
+    def _typed(self, ids: list[int | str], name: str) -> np.ndarray:
+        """Ids of the catalogue's kind."""
+        kind = str if self.cached.catalogue.has_text_ids else int
+        wrong = next((one for one in ids if type(one) is not kind), None)
+        if wrong is not None:
+            kinds = "texts" if kind is str else "integers"
+            raise InputError(f"{name}: {wrong!r}; the catalogue's ids are {kinds}")
+        try:
+            return np.array(ids, np.int64 if kind is int else None)
+        except OverflowError:
+            raise InputError(f"{name}: a number too large for an id") from None
+
+    # The application.
+
+    def app(self) -> "Starlette":
+        """The service as an ASGI application.
+
+        Raises:
+            MissingExtraError: the libraries are not installed.
+        """
+        try:
+            import anyio
+            import prometheus_client
+            from starlette.applications import Starlette
+            from starlette.responses import JSONResponse, PlainTextResponse
+            from starlette.routing import Route
+        except ImportError as error:
+            raise MissingExtraError(str(error.name), "serve", "serving") from None
+
+        limiter: anyio.CapacityLimiter | None = None
+
+        def answered(status: int, content: dict[str, Any]) -> "Response":
+            self.responses[status] += 1
+            headers = {"retry-after": "1"} if status == 503 else None
+            # What JSON lacks, such as dates in metadata, is written as text.
+            text = json.dumps(content, default=str, ensure_ascii=False, separators=(",", ":"))
+            return PlainTextResponse(text, status, headers, "application/json")
+
+        def post(answer: Callable[[bytes], dict[str, Any]]) -> Any:
+            async def endpoint(request: "Request") -> "Response":
+                if self._running >= self._limits.concurrent:
+                    return answered(503, {"error": "too many requests at once; try again"})
+                self._running += 1
+                try:
+                    body = await self._body(request)
+                    return answered(
+                        200, await anyio.to_thread.run_sync(answer, body, limiter=limiter)
+                    )
+                except InputError as error:
+                    return answered(400, {"error": str(error)})
+                except _Refused as error:
+                    return answered(error.status, {"error": str(error)})
+                finally:
+                    self._running -= 1
+
+            return endpoint
+
+        def get(answer: Callable[[], dict[str, Any]]) -> Any:
+            async def endpoint(request: "Request") -> "Response":
+                return answered(200, answer())
+
+            return endpoint
+
+        async def metrics(request: "Request") -> "Response":
+            registry = prometheus_client.CollectorRegistry()
+            registry.register(_Collector(self))
+            text = prometheus_client.generate_latest(registry)
+            return PlainTextResponse(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+        async def failed(request: "Request", error: Exception) -> "Response":
+            return JSONResponse({"error": "an error of the server; its log says more"}, 500)
+
+        @asynccontextmanager
+        async def lifespan(app: "Starlette") -> AsyncIterator[None]:
+            nonlocal limiter
+            limiter = anyio.CapacityLimiter(self._threads)
+            task = asyncio.create_task(self._follow())
+            yield
+            task.cancel()
+
+        routes = [
+            Route("/", get(self.described)),
+            Route("/health", get(self.health)),
+            Route("/metrics", metrics),
+            Route("/search", post(self.search), methods=["POST"]),
+            Route("/similar", post(self.similar), methods=["POST"]),
+        ]
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: failed})
+
+    async def _body(self, request: "Request") -> bytes:
+        """The body of a request, as far as it may be long, and slow."""
+        parts, length = [], 0
+        try:
+            async with asyncio.timeout(_SLOWEST):
+                async for part in request.stream():
+                    length += len(part)
+                    if length > self._limits.body_bytes:
+                        raise _Refused(413, f"more than {self._limits.body_bytes} bytes")
+                    parts.append(part)
+        except TimeoutError:
+            raise _Refused(408, f"no whole request after {_SLOWEST} seconds") from None
+        return b"".join(parts)
+
+    async def _follow(self) -> None:
+        """Move to each new version; one that cannot be opened is named by /health."""
+        while True:
+            await asyncio.sleep(self._refresh)
+            try:
+                await asyncio.to_thread(self.cached.catalogue.refresh)
+                self._stale = None
+            except InputError as error:
+                self._stale = str(error)
+
+
+class _Collector:
+    """Counters of a service, as Prometheus collects them."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
+        service, counters = self._service, self._service.cached.counters
+        catalogue = service.cached.catalogue.pin()
+        for name, text, value in (
+            ("queries", "Queries searched or answered from the cache.", counters.queries),
+            ("cache_hits", "Queries answered from the cache.", counters.hits),
+            ("cache_misses", "Queries searched.", counters.misses),
+            ("rows_scored", "Rows whose codes were scored.", counters.rows_scored),
+        ):
+            yield CounterMetricFamily(f"compressae_{name}", text, value)
+        responses = CounterMetricFamily(
+            "compressae_responses", "Responses by status.", labels=["status"]
+        )
+        for status, count in sorted(service.responses.items()):
+            responses.add_metric([str(status)], count)
+        yield responses
+        for name, text, gauge in (
+            ("version", "Version of the catalogue.", catalogue.version),
+            ("rows", "Rows of the catalogue.", len(catalogue)),
+            ("cached_results", "Results in the cache.", len(service.cached)),
+            ("stale", "1 if a newer version cannot be opened.", int(service._stale is not None)),
+        ):
+            yield GaugeMetricFamily(f"compressae_{name}", text, gauge)
+        below = np.cumsum(counters.latencies).tolist()
+        bounds = [*map(str, BUCKETS), "+Inf"]
+        yield HistogramMetricFamily(
+            "compressae_search_seconds",
+            "Time of a search call.",
+            list(zip(bounds, below, strict=True)),
+            counters.seconds,
+        )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")

@@ -1,0 +1,377 @@
+"""The HTTP service: answers, refusals, new versions, counters."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from commands import call
+from scipy import sparse
+from starlette.testclient import TestClient
+
+from compressae import CompresSAE, InputError, compress
+from compressae.retrieval import Catalogue
+from compressae.retrieval.service import Limits, Service
+
+N, D = 300, 10
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = CompresSAE(D, 32, 4, seed=1)
+    model.settings = {"recipe": "pursuit"}
+    return model
+
+
+@pytest.fixture(params=["numbers", "texts"])
+def catalogue(request, tmp_path, model, table):
+    names = [f"rów {i}" for i in range(N)] if request.param == "texts" else None
+    codes = compress(model, table, residual_bytes=2)
+    columns = {"price": np.arange(N), "brand": [f"b{i % 7}" for i in range(N)]}
+    return Catalogue.create(
+        tmp_path / "c", model.projection, codes, names, metadata=columns, threads=1
+    )
+
+
+@pytest.fixture
+def client(catalogue):
+    with TestClient(Service(catalogue, threads=2, entries=50, refresh=0.05).app()) as client:
+        yield client
+
+
+def answered(response, hits):
+    """Assert that a response holds hits; how a query lies in memory may round its length anew."""
+    assert response.status_code == 200, response.text
+    found = response.json()["hits"]
+    for query, ids, scores in zip(found, hits.ids, hits.scores, strict=True):
+        there = scores > -np.inf
+        assert [hit["id"] for hit in query] == ids[there].tolist()
+        assert [hit["score"] for hit in query] == pytest.approx(scores[there].tolist(), rel=1e-6)
+
+
+def ids_of(catalogue, numbers):
+    return [f"rów {i}" if catalogue.has_text_ids else int(i) for i in numbers]
+
+
+def test_answers_are_those_of_the_catalogue(client, catalogue, table):
+    body = {"queries": table[:5].tolist(), "k": 7}
+    for _ in range(2):  # From the cache the second time.
+        answered(client.post("/search", json=body), catalogue.search(table[:5], 7))
+    for options in (
+        {"candidates": "all"},
+        {"candidates": 9, "query_nonzeros": 3},
+        {"where": "price < 30 and brand = 'b3'"},
+        {"allowed": ids_of(catalogue, range(3))},
+        {"exclude": [ids_of(catalogue, [q, 50]) for q in range(5)]},
+    ):
+        answered(
+            client.post("/search", json=body | options), catalogue.search(table[:5], 7, **options)
+        )
+
+
+def test_rows_like_a_row_are_without_itself(client, catalogue, table):
+    ids = ids_of(catalogue, [3, 100, 3])
+    queries = catalogue.as_queries(ids_of(catalogue, [3, 100]))[[0, 1, 0]]
+    expected = catalogue.search(queries, 6, exclude=[[one] for one in ids])
+    answered(client.post("/similar", json={"ids": ids, "k": 6}), expected)
+    left_out = [[expected.ids[0, 0].item()], [], []]
+    both = [[one, *others] for one, others in zip(ids, left_out, strict=True)]
+    answered(
+        client.post("/similar", json={"ids": ids, "k": 6, "exclude": left_out}),
+        catalogue.search(queries, 6, exclude=both),
+    )
+    response = client.post("/similar", json={"ids": ids_of(catalogue, [3, N + 7])})
+    assert response.status_code == 404 and str(N + 7) in response.json()["error"]
+
+
+def test_hits_come_with_their_metadata(client, catalogue, table):
+    body = {"queries": table[:3].tolist(), "k": 4, "where": "price < 3", "metadata": True}
+    found = client.post("/search", json=body).json()["hits"]
+    assert [len(hits) for hits in found] == [3, 3, 3]  # Three rows are so cheap.
+    for hits in found:
+        for hit in hits:
+            assert hit["metadata"] == catalogue.metadata([hit["id"]]).to_pylist()[0]
+
+
+def test_a_new_version_is_searched_soon(client, catalogue, table):
+    body = {"queries": table[:1].tolist(), "k": 1}
+    first = client.post("/search", json=body).json()
+    Catalogue.open(catalogue.path).remove([first["hits"][0][0]["id"]])
+    for _ in range(100):
+        second = client.post("/search", json=body).json()
+        if second["version"] == 2:
+            break
+        assert second == first
+        time.sleep(0.02)
+    answered(client.post("/search", json=body), Catalogue.open(catalogue.path).search(table[:1], 1))
+    assert second["hits"] != first["hits"]
+
+
+def test_what_is_served_is_said(client, catalogue):
+    said = client.get("/").json()
+    assert said == {
+        "version": 1,
+        "rows": N,
+        "ids": "texts" if catalogue.has_text_ids else "integers",
+        "queries": "dense",
+        "width": D,
+        "similarity": "cosine",
+        "metadata": {"brand": "string", "price": "int64"},
+    }
+    assert client.get("/health").json() == {"status": "ok", "version": 1, "rows": N}
+
+
+def test_a_version_that_cannot_be_opened_leaves_the_older_one(client, catalogue, table):
+    body = {"queries": table[:1].tolist()}
+    before = client.post("/search", json=body).json()
+    path = catalogue.path / "versions" / f"{2:010d}.json"
+    path.write_text("{")
+    for _ in range(100):
+        if client.get("/health").json()["status"] == "stale":
+            break
+        time.sleep(0.02)
+    health = client.get("/health").json()
+    assert health["status"] == "stale" and path.name in health["error"]
+    assert client.post("/search", json=body).json() == before
+    assert "compressae_stale 1.0" in client.get("/metrics").text
+
+
+def test_metrics_are_what_happened(client, catalogue, table):
+    for _ in range(3):
+        client.post("/search", json={"queries": table[:4].tolist(), "candidates": 20})
+    client.post("/search", json={"queries": []})
+    values = dict(
+        line.rsplit(" ", 1)
+        for line in client.get("/metrics").text.splitlines()
+        if not line.startswith("#")
+    )
+    expected = {
+        "compressae_queries_total": 12,
+        "compressae_cache_hits_total": 8,
+        "compressae_cache_misses_total": 4,
+        "compressae_rows_scored_total": 80,
+        'compressae_responses_total{status="200"}': 3,
+        'compressae_responses_total{status="400"}': 1,
+        "compressae_search_seconds_count": 3,
+        'compressae_search_seconds_bucket{le="+Inf"}': 3,
+        "compressae_version": 1,
+        "compressae_rows": N,
+        "compressae_cached_results": 4,
+        "compressae_stale": 0,
+    }
+    assert {name: float(values[name]) for name in expected} == expected
+    below = [
+        float(v) for k, v in values.items() if k.startswith("compressae_search_seconds_bucket")
+    ]
+    assert below == sorted(below)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    {
+        "no JSON": ("/search", "{", "expected a JSON object of"),
+        "deep": ("/search", "[" * 100_000, "expected a JSON object of"),
+        "a list": ("/search", [], "expected an object"),
+        "no queries": ("/search", {"queries": []}, "0 queries; expected 1 to 64"),
+        "too many": ("/search", {"queries": [[0.0] * D] * 65}, "65 queries"),
+        "one query": ("/search", {"queries": [1.0] * D}, "lists of as many numbers"),
+        "uneven": ("/search", {"queries": [[1.0], [1.0, 2.0]]}, "lists of as many numbers"),
+        "texts": ("/search", {"queries": [["1"] * D]}, "lists of as many numbers"),
+        "NaN": ("/search", '{"queries": [[NaN]]}', "NaN is no number"),
+        "zeros": ("/search", {"queries": [[0] * D]}, "zero"),
+        "infinite": ("/search", {"queries": [[1e39] * D]}, "infin"),
+        "narrow": ("/search", {"queries": [[1.0] * 3]}, "rows of 3 columns; expected 10"),
+        "unknown": ("/search", {"queries": [[1.0] * D], "K": 3}, "'K' is unknown"),
+        "k": ("/search", {"queries": [[1.0] * D], "k": 0}, "k: 0; expected 1 or more"),
+        "float k": ("/search", {"queries": [[1.0] * D], "k": 2.0}, "k: 2.0; expected int"),
+        "large k": ("/search", {"queries": [[1.0] * D], "k": 1001}, "at most 1000"),
+        "where": ("/search", {"queries": [[1.0] * D], "where": "prise < 3"}, "prise"),
+        "candidates": ("/search", {"queries": [[1.0] * D], "candidates": 3}, "3 candidates"),
+        "exclude": ("/search", {"queries": [[1.0] * D], "exclude": []}, "expected one a query: 1"),
+        "ids": ("/similar", {"ids": []}, "0 queries"),
+        "float ids": ("/similar", {"ids": [1.5]}, "ids"),
+        "huge ids": ("/similar", {"ids": [10**30]}, "10000|too large"),
+    }.values(),
+)  # fmt: skip
+def test_requests_that_cannot_be_are_one_line(client, path, body, message):
+    content = body if isinstance(body, str) else json.dumps(body)
+    response = client.post(path, content=content)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert re.search(message, error) and "\n" not in error
+
+
+def test_ids_of_the_other_kind_are_refused(client, catalogue, table):
+    other = [1] if catalogue.has_text_ids else ["1"]
+    for path, body in (
+        ("/similar", {"ids": other}),
+        ("/search", {"queries": table[:1].tolist(), "allowed": other}),
+        ("/search", {"queries": table[:1].tolist(), "exclude": [other]}),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == 400 and "the catalogue's ids are" in response.text
+
+
+def test_long_requests_are_refused(catalogue):
+    service = Service(catalogue, threads=1, limits=Limits(body_bytes=100))
+    with TestClient(service.app()) as client:
+        response = client.post("/search", content=b" " * 101)
+    assert response.status_code == 413 and "100 bytes" in response.text
+
+
+def test_other_methods_and_places_are_refused(client):
+    assert client.get("/search").status_code == 405
+    assert client.post("/health").status_code == 405
+    assert client.put("/search").status_code == 405
+    assert client.get("/segments").status_code == 404
+
+
+def test_too_many_requests_at_once_are_refused(catalogue, table, monkeypatch):
+    entered, leave = threading.Event(), threading.Event()
+    search = Catalogue.search
+
+    def slow(self, *arguments, **options):
+        entered.set()
+        assert leave.wait(10)
+        return search(self, *arguments, **options)
+
+    monkeypatch.setattr(Catalogue, "search", slow)
+    service = Service(catalogue, threads=1, limits=Limits(concurrent=1))
+    body = {"queries": table[:1].tolist()}
+    with TestClient(service.app()) as client:
+        first = []
+        thread = threading.Thread(target=lambda: first.append(client.post("/search", json=body)))
+        thread.start()
+        assert entered.wait(10)
+        refused = client.post("/search", json=body)
+        assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+        assert client.get("/health").status_code == 200
+        leave.set()
+        thread.join()
+        assert first[0].status_code == 200
+        assert client.post("/search", json=body).status_code == 200
+
+
+def test_sparse_queries_are_answered_exactly(tmp_path):
+    rows = sparse.csr_array(np.random.default_rng(0).integers(-2, 3, (30, 9)).astype(np.float32))
+    catalogue = Catalogue.create(tmp_path / "c", None, rows, threads=1)
+    with TestClient(Service(catalogue, threads=1).app()) as client:
+        queries = [{"latents": [4, 0], "values": [1, -0.5]}, {"latents": [], "values": []}]
+        dense = np.zeros((2, 9), np.float32)
+        dense[0, [4, 0]] = 1, -0.5
+        answered(
+            client.post("/search", json={"queries": queries, "k": 5}),
+            catalogue.search(sparse.csr_array(dense), 5),
+        )
+        answered(
+            client.post("/similar", json={"ids": [7], "k": 5}),
+            catalogue.search(rows[[7]], 5, exclude=[[7]]),
+        )
+        for query in (
+            [1.0] * 9,
+            {"latents": [1]},
+            {"latents": [1, 1], "values": [1, 2]},
+            {"latents": [9], "values": [1]},
+            {"latents": [-1], "values": [1]},
+            {"latents": [1.5], "values": [1]},
+            {"latents": [1], "values": ["1"]},
+            {"latents": [[1]], "values": [[1]]},
+        ):
+            assert client.post("/search", json={"queries": [query]}).status_code == 400
+        refused = client.post("/search", json={"queries": queries, "candidates": 5})
+        assert refused.status_code == 400 and "exact" in refused.text
+
+
+def test_answers_are_reranked_where_there_is_a_table(tmp_path, model, table):
+    catalogue = Catalogue.create(tmp_path / "c", model.projection, compress(model, table))
+    with TestClient(Service(catalogue, threads=1, rerank=table).app()) as client:
+        answered(
+            client.post("/search", json={"queries": table[:3].tolist(), "k": 5}),
+            catalogue.search(table[:3], 5, rerank=table),
+        )
+
+
+@pytest.fixture
+def served(catalogue):
+    """A service in a process of its own: its address and the process."""
+    command = [sys.executable, "-m", "compressae", "serve", str(catalogue.path), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--refresh", "0.05"], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    line = process.stderr.readline()
+    yield re.search(r"http://\S+", line)[0], process
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
+def post(address, path, body):
+    request = urllib.request.Request(address + path, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def test_no_answer_is_wrong_while_a_writer_changes_the_catalogue(served, catalogue, table):
+    """Each answer says its version, and is the best row of that version."""
+    address, process = served
+    best = {1: catalogue.search(table, 1).ids[:, 0].tolist()}
+    answers, stop = [], threading.Event()
+    post(address, "/search", {"queries": table[:1].tolist()})  # Kernels are compiled.
+
+    def ask(seed):
+        rng = np.random.default_rng(seed)
+        while not stop.is_set():
+            some = rng.integers(0, N, 3)
+            body = {"queries": table[some].tolist(), "k": 1}
+            answers.append((some, post(address, "/search", body)))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for i in range(8):
+        catalogue.remove([best[catalogue.version][i]])
+        best[catalogue.version] = catalogue.search(table, 1).ids[:, 0].tolist()
+        time.sleep(0.15)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    versions = {answer["version"] for _, answer in answers}
+    assert len(versions) >= 3
+    for some, answer in answers:
+        found = [hits[0]["id"] for hits in answer["hits"]]
+        assert found == [best[answer["version"]][i] for i in some]
+    # It stops in good order.
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) in (0, -signal.SIGTERM)
+    with pytest.raises(urllib.error.URLError):
+        post(address, "/search", {"queries": table[:1].tolist()})
+
+
+def test_the_command_needs_an_index_and_a_port(tmp_path, catalogue):
+    code, _, err = call("serve", tmp_path)
+    assert code == 1 and "config.json" in err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = call("serve", catalogue.path, "--port", port)
+    assert code == 1 and f"127.0.0.1:{port}: cannot be listened at" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_missing_libraries_are_named(catalogue, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(InputError, match=r"pip install 'compressae\[serve\]'"):
+        Service(catalogue, threads=1).app()

@@ -3,22 +3,27 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from recommender_data import preferences
+from recommender_data import SCRIPTS, preferences  # Puts scripts/ on the path.
 
 from compressae.cli import main
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def run(name, *arguments):
     command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def run_here(name, *arguments):
+    """The same of a click command in this process, which need not import torch again."""
+    command = import_module(f"{name}.__main__").main
+    result = CliRunner().invoke(command, [*map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 @pytest.mark.slow
@@ -33,7 +38,7 @@ def test_search_is_timed_beside_what_is_installed(tmp_path):
     assert all(p["p50_over_ours"] == 1 and p["more"]["two_threads_over_one"] > 0 for p in ours)
     lists = [p["more"]["bytes_a_posting"] for p in ours]
     assert all(3 < one < 3.2 for one in lists)
-    done = run("benchmarks/search", "growth", tmp_path, "--most", 10_000, "--rounds", 1)
+    done = run_here("benchmarks.search", "growth", tmp_path, "--most", 10_000, "--rounds", 1)
     assert done.returncode == 0, done.stderr
     points = json.loads((tmp_path / "growth.json").read_text())["points"]
     assert [p["rows"] for p in points] == [10_000] * 2
@@ -46,9 +51,9 @@ def test_dense_search_is_timed_beside_faiss(tmp_path):
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((200, 64))[rng.integers(0, 200, 5_000)]
     np.save(tmp_path / "table.npy", (rows + rng.standard_normal(rows.shape)).astype(np.float32))
-    done = run(
-        "benchmarks/search", "dense", tmp_path / "table.npy", tmp_path / "out", "--rounds", 1,
-        "--queries", 20, "--codes", "8+48", "--rows", 4_500,
+    done = run_here(
+        "benchmarks.search", "dense", tmp_path / "table.npy", tmp_path / "out", "--rounds", 1,
+        "--queries", 20, "--codes", "8+48", "--rows", 4_500, "--steps", 2,
         "--without", "PQ,RaBitQ,SQ,hnswlib,usearch,annoy",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -69,8 +74,8 @@ def test_exclusion_is_timed(tmp_path):
     rows = np.random.default_rng(0).standard_normal((1500, 16)).astype(np.float32)
     np.save(tmp_path / "table.npy", rows)
     out = tmp_path / "out"
-    done = run(
-        "benchmarks/search", "exclusion", tmp_path / "table.npy", out, "--latents", 64,
+    done = run_here(
+        "benchmarks.search", "exclusion", tmp_path / "table.npy", out, "--latents", 64,
         "--rounds", 1,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -86,10 +91,7 @@ def gpu_benchmark(*arguments):
     pytest.importorskip("triton", reason="needs triton, which has wheels for Linux alone")
     if torch.cuda.is_available():
         return run("benchmarks/gpu", *arguments)
-    from benchmarks.gpu.__main__ import main as benchmark
-
-    result = CliRunner().invoke(benchmark, [*map(str, arguments)])
-    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+    return run_here("benchmarks.gpu", *arguments)
 
 
 @pytest.mark.slow
@@ -191,7 +193,7 @@ def test_the_drift_benchmark_says_how_it_is_called():
 @pytest.mark.slow
 def test_random_operations_on_a_catalogue_are_brute_force():
     """Few here; `scripts/fuzz operations` runs as many as one likes."""
-    done = run("fuzz", "operations", "--count", 200, "--seed", 1)
+    done = run("fuzz", "operations", "--count", 200, "--seed", 1, "--readers", 1)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     assert counts["versions"] > 50 and counts["searches of readers"] > 300

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from hypothesis import settings
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
+    if find_spec("triton"):
+        from interpreter import patch_language_once_a_launch
+
+        patch_language_once_a_launch()
 
 # The first example of a test may wait for numba to compile.
 settings.register_profile("suite", deadline=None, derandomize=True)

@@ -309,8 +309,8 @@ def test_another_programs_report_is_left_alone(made, tmp_path):
 @pytest.mark.parametrize("name", ["any_table", "wordnet"])
 def test_the_settings_that_ship_measure_every_method(name, tmp_path):
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((100, 32))[rng.integers(0, 100, 800)]
-    np.save(tmp_path / "table.npy", (rows + 0.5 * rng.standard_normal((800, 32))).astype("f4"))
+    rows = rng.standard_normal((100, 32))[rng.integers(0, 100, 500)]
+    np.save(tmp_path / "table.npy", (rows + 0.5 * rng.standard_normal((500, 32))).astype("f4"))
     settings = Path(__file__).parents[2] / "scripts" / "examples" / f"{name}.yaml"
     succeed(
         "evaluate",
@@ -327,5 +327,5 @@ def test_the_settings_that_ship_measure_every_method(name, tmp_path):
         30,
     )
     failed = {m["label"]: m["error"] for m in methods_of(tmp_path / "report") if m["error"]}
-    few = "too few"  # Of the tables that are shared, at 700 rows.
+    few = "too few"  # Of the tables that are shared, at 470 rows.
     assert all(few in error or "needs annoy" in error for error in failed.values()), failed

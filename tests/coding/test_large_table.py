@@ -22,17 +22,17 @@ finally:
 """
 
 #: Rows of a shard and their width: narrow rows take less time a byte.
-ROWS, DIM = 131_072, 256
+SHARDS, ROWS, DIM = 10, 131_072, 256
 
 
 @pytest.mark.slow
-def test_a_table_of_2_gib_is_encoded_in_1_75_gib(tmp_path):
+def test_a_table_of_1_25_gib_is_encoded_in_1_12_gib(tmp_path):
     """Shards are links to one file of 128 MiB, so that the disk need not hold them."""
     rows = np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32)
     folder = tmp_path / "shards"
     folder.mkdir()
     np.save(folder / "0.npy", rows)
-    for number in range(1, 16):
+    for number in range(1, SHARDS):
         os.link(folder / "0.npy", folder / f"{number}.npy")
     CompresSAE(DIM, 64, 3).save(tmp_path / "model")
     arguments = ["encode", folder, "-m", tmp_path / "model", "-o", tmp_path / "codes"]
@@ -42,8 +42,8 @@ def test_a_table_of_2_gib_is_encoded_in_1_75_gib(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     peak = int(done.stderr.split()[-1]) * 1024
-    assert peak < 7 << 28, f"{peak / 2**30:.2f} GiB resident"
+    assert peak < 9 << 27, f"{peak / 2**30:.2f} GiB resident"
     codes = PackedCodes.load(tmp_path / "codes")
-    assert len(codes) == 16 * ROWS
-    ids = codes.unpack().indices.reshape(16, -1)
+    assert len(codes) == SHARDS * ROWS
+    ids = codes.unpack().indices.reshape(SHARDS, -1)
     assert (ids[0] == ids[-1]).mean() > 0.999  # The same rows, in other batches.

@@ -93,7 +93,7 @@ def drawn_rows(lab: Lab, n: int, d: int, seed: int = SEED) -> torch.Tensor:
 @lru_cache(maxsize=1)
 def planted(lab: Lab) -> Planted:
     """Make the table and its codes: 10,000,000 rows of 768, 32 nonzeros of 4,096 latents."""
-    n, d, h, k = lab.pick((10_000_000, 768, 4096, 32), (320, 64, 32, 2))
+    n, d, h, k = lab.pick((10_000_000, 768, 4096, 32), (288, 64, 32, 2))
     learned = lab.pick(1 << 18, 40)
     config = TrainConfig(latents=h, nonzeros=k, steps=lab.pick(40, 1), batch=lab.pick(16_384, 10))
     model = train(drawn_rows(lab, learned, d, seed=0).cpu().numpy(), config, lab.device)

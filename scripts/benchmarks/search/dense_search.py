@@ -40,6 +40,7 @@ FLOAT_CODES = "16+32"
 @click.option("--queries", default=300, show_default=True, help="Timed one by one.")
 @click.option("--codes", "names", help="Only these of our codes, as 8+48,8+96.")
 @click.option("--without", default="", help="Engines to leave out, by parts of their names.")
+@click.option("--steps", type=int, help="Training steps of our model; the recipe's when not given.")
 def dense(
     embeddings: Path,
     output: Path,
@@ -48,6 +49,7 @@ def dense(
     queries: int,
     names: str | None,
     without: str,
+    steps: int | None,
 ) -> None:
     """Dense queries in, ids out: rows of EMBEDDINGS, 1,000 of them the queries, top 10.
 
@@ -64,7 +66,7 @@ def dense(
     truth = exact_search(corpus, asked, TOP).ids
 
     turns = Rounds(asked, truth, queries, rounds)
-    for index, name in our_indexes(embeddings, output, n, names):
+    for index, name in our_indexes(embeddings, output, n, names, steps):
         engines = {f"compressae {name}": compressed.build(index, corpus_path)}
         if name == FLOAT_CODES:
             engines[f"compressae {name} float32 W"] = compressed.build_float32(index)
@@ -110,12 +112,12 @@ def more_rows(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 def our_indexes(
-    embeddings: Path, output: Path, rows: int, names: str | None
+    embeddings: Path, output: Path, rows: int, names: str | None, steps: int | None
 ) -> Iterator[tuple[CompressedIndex, str]]:
     """Our indexes of the corpus; model and codes are kept in OUTPUT and made once."""
     folder = output / "model"
     if not folder.exists():
-        config = TrainConfig(latents=LATENTS, nonzeros=16, hold_out=QUERIES)
+        config = TrainConfig(LATENTS, nonzeros=16, hold_out=QUERIES, steps=steps)
         run_training(open_embeddings(embeddings), config, "cpu").save(folder)
     model = CompresSAE.load(folder)
     for k, m in CODES:

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import click
 
+from benchmarks.catalogue.cache import cache
 from benchmarks.catalogue.engines import engines
 from benchmarks.catalogue.filters import filters
 from benchmarks.catalogue.growth import growth
@@ -21,7 +22,7 @@ def main() -> None:
     pass
 
 
-for command in (growth, memory, engines, filters):
+for command in (growth, memory, engines, filters, cache):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 from benchmarks.gowalla.compare import compare
+from benchmarks.gowalla.hot import hot
 from benchmarks.gowalla.served import served
 from benchmarks.gowalla.sides import sides
 from benchmarks.gowalla.train import train
@@ -31,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (train, widths, compare, served, sides):
+for command in (train, widths, compare, served, hot, sides):
     main.add_command(command)

@@ -15,6 +15,7 @@ from benchmarks.catalogue.engines import engines
 from benchmarks.catalogue.filters import filters
 from benchmarks.catalogue.growth import growth
 from benchmarks.catalogue.memory import memory
+from benchmarks.catalogue.serve import serve
 
 
 @click.group(help=__doc__)
@@ -22,7 +23,7 @@ def main() -> None:
     pass
 
 
-for command in (growth, memory, engines, filters, cache):
+for command in (growth, memory, engines, filters, cache, serve):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.postings import list_arrays, open_segment
-from compressae.retrieval.index.segments import Build, Segment
+from compressae.retrieval.index.segments import Build, Pages, Segment
 from compressae.retrieval.io.artifacts import (
     checksum,
     is_plain,
@@ -102,7 +102,7 @@ def open_stored(
     codes = like.with_rows(rows, row_arrays)
     segment = open_segment(codes, tensors.get("lists", {}), str(folder))
     names = Names.from_arrays(tensors.get("names", {}), rows, str(folder)) if texts else None
-    return Stored(record, segment, names)
+    return Stored(record, replace(segment, pages=Pages()), names)
 
 
 def verify_lists(stored: Stored, build: Build, folder: Path) -> None:

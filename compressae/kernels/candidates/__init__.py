@@ -26,7 +26,7 @@ TOGETHER = 32
 #: Queries per batch where lists come from disk, which costs more than room in the cache.
 TOGETHER_FROM_DISK = 128
 #: Bytes of lists read ahead at a time.
-_AHEAD = 1 << 25
+BYTES_AHEAD = 1 << 25
 #: Bins of the histogram that gives the threshold.
 _BINS = 1 << 12
 #: Longest row (in steps) with 16-bit sums. Longer rows leave too few bits for the query's weights,
@@ -150,7 +150,7 @@ def _find_reading_ahead(
     bounds, offsets = postings.bounds[used], postings.offsets[used]
     windows = bounds.shape[1] - 1
     nbytes = int(bounds[:, -1].sum(dtype=np.int64)) * (2 + postings.values.itemsize)
-    step = max(1, windows * _AHEAD // max(1, nbytes))
+    step = max(1, windows * BYTES_AHEAD // max(1, nbytes))
 
     for first in range(0, windows, step):
         last = min(first + step, windows)

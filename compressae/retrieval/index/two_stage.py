@@ -18,7 +18,7 @@ from compressae.retrieval.io.embeddings import Embeddings
 
 _NO_ROWS = np.empty(0, np.int64)
 #: Rows read ahead at a time to be rescored: 16 MB where each is in a page of its own.
-_AHEAD = 1 << 12
+ROWS_AHEAD = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +166,8 @@ def _scores_from_disk(
     begins = [0] * len(rows)
     arrays = segment.codes.row_arrays().values()
     with random_access(*arrays):
-        for start in range(0, len(every), _AHEAD):
-            group = every[start : start + _AHEAD]
+        for start in range(0, len(every), ROWS_AHEAD):
+            group = every[start : start + ROWS_AHEAD]
             segment.codes.read_ahead(group)
             for i, own in enumerate(rows):
                 end = int(np.searchsorted(own, group[-1], "right"))

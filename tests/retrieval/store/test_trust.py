@@ -262,7 +262,7 @@ def test_rows_beyond_the_last_are_never_hits(lists, beyond):
     """Row numbers are not read on opening: a search looks at none that is no row."""
     forge_segment(lists.path, "docs", lambda a: np.full_like(a, beyond))
     catalogue = Catalogue.open(lists.path)
-    query = np.ones((1, H), np.float32)
+    query = sparse.csr_array(np.ones((1, H), np.float32))
     assert set(catalogue.search(query, N + 5).ids[0].tolist()) <= {-1, *range(3, 3 * N + 1, 3)}
     with pytest.raises(InputError, match="docs are not those of the codes"):
         Catalogue.open(lists.path, verify=True)

@@ -52,17 +52,19 @@ def test_postings_are_the_reference_window_by_window(n, h, density, scaled, valu
     factors = np.random.default_rng(0).random(n).astype(np.float32) if scaled else None
     made, read = build(csr, values, factors)
     norms, errors = [], []
-    assert len(made.places) == len(made.bounds) == -(-n // 65_536)
-    for w, place in enumerate(made.places):
+    windows = -(-n // 65_536)
+    assert made.bounds.shape == (h, windows + 1) and len(made.offsets) == h
+    for w in range(windows):
         indptr, ids, numbers, own = read(65_536 * w, min(65_536 * (w + 1), n))
         ones = np.ones(len(indptr) - 1, np.float32)
         bounds, docs, stored, norm, error = postings_reference.build_window(
             indptr, ids, numbers, ones if own is None else own, made.step, h, values
         )
-        here = slice(place, place + len(docs))
-        np.testing.assert_array_equal(made.bounds[w], bounds)
-        np.testing.assert_array_equal(made.docs[here], docs)
-        np.testing.assert_array_equal(made.values[here], stored)
+        starts, ends = (made.offsets + made.bounds.T[part].astype(np.int64) for part in (w, w + 1))
+        np.testing.assert_array_equal(ends - starts, np.diff(bounds))
+        where = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+        np.testing.assert_array_equal(made.docs[where], docs)
+        np.testing.assert_array_equal(made.values[where], stored)
         norms.append(norm)
         errors.append(error)
     assert made.docs.dtype == np.uint16 and made.values.dtype == values
@@ -95,7 +97,7 @@ def test_integer_weights_neither_overflow_nor_stray_beyond_the_bound(kind, short
         )
         stored = np.zeros((300, 40))
         for latent in range(40):
-            a, b = made.bounds[0, latent], made.bounds[0, latent + 1]
+            a, b = made.offsets[latent] + made.bounds[latent]
             stored[made.docs[a:b], latent] = made.values[a:b]
         worst = np.abs(stored[:, latents] * weights).sum(1)  # No partial sum is larger ...
         assert np.linalg.norm(weights) * made.norm <= limit + 1e-6

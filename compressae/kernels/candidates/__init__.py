@@ -12,15 +12,21 @@ a row whose sum is more than 2ε below the K-th largest sum is not in the top K.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from compressae.kernels.candidates import cpu
+from compressae.kernels.pages import random_access, read_ahead
 from compressae.kernels.postings import LARGEST, WINDOW, Postings
 
 #: Queries per batch: they share the reads of a window.
 TOGETHER = 32
+#: Queries per batch where lists come from disk, which costs more than room in the cache.
+TOGETHER_FROM_DISK = 128
+#: Bytes of lists read ahead at a time.
+BYTES_AHEAD = 1 << 25
 #: Bins of the histogram that gives the threshold.
 _BINS = 1 << 12
 #: Longest row (in steps) with 16-bit sums. Longer rows leave too few bits for the query's weights,
@@ -62,6 +68,7 @@ def find_candidates(
     exact: bool,
     mask: np.ndarray | None = None,
     excluded: tuple[np.ndarray, np.ndarray] | None = None,
+    from_disk: bool = False,
 ) -> Candidates:
     """Retrieve candidates of m sparse queries: the rows of largest positive score.
 
@@ -77,6 +84,7 @@ def find_candidates(
         mask: (n,) bool, True for rows that may be returned; all rows when None.
         excluded: rows that each query leaves out, as CSR: bounds (m + 1,) int64, and rows (e,)
             int64, below n, ascending within a query; none when None.
+        from_disk: the postings are mapped and not all in memory: read the queries' lists ahead.
 
     >>> from compressae.kernels.postings import build_postings
     >>> indptr, ids = np.array([0, 2, 3, 4]), np.array([0, 1, 1, 0], np.uint32)
@@ -103,16 +111,27 @@ def find_candidates(
     if not exact:
         bands[:] = 0
     room = min(8192 + 8 * count, -(-postings.rows // 64) * 64 + 64)
-    width = min(WINDOW, -(-postings.rows // 64) * 64)
-    sums, counts, rows, scores = _scratch(m, room, width, kind)
+    sums, counts, rows, scores = _scratch(m, room, kind)
     filled, complete = np.zeros(m, np.int64), np.empty(m, np.bool_)
     shift = limit.bit_length() - _BINS.bit_length()
     excluded_bounds, excluded_rows = excluded or (np.zeros(m + 1, np.int64), _NO_ROWS)
-    cpu.find(
-        postings.docs, postings.values, postings.bounds, postings.places, postings.rows, indptr,
-        latents, weights, bands, count, shift, _NO_MASK if mask is None else mask, excluded_bounds,
-        excluded_rows, sums, counts, rows, scores, filled, complete,
-    )  # fmt: skip
+    edges, above = np.zeros(m, np.int64), np.zeros(m, np.int64)
+    next_excluded = excluded_bounds[:-1].copy()
+
+    def find(first: int, last: int) -> None:
+        cpu.find(
+            postings.docs, postings.values, postings.bounds, postings.offsets, postings.rows,
+            indptr, latents, weights, bands, count, shift, _NO_MASK if mask is None else mask,
+            excluded_bounds, excluded_rows, sums, counts, rows, scores, filled, complete, edges,
+            above, next_excluded, first, last,
+        )  # fmt: skip
+
+    windows = postings.bounds.shape[1] - 1
+    if from_disk:
+        with random_access(postings.docs, postings.values):
+            _find_reading_ahead(postings, latents, find)
+    else:
+        find(0, windows)
     ends = filled.tolist()
     return Candidates(
         [row[:end].copy() for row, end in zip(rows, ends, strict=True)],
@@ -123,23 +142,40 @@ def find_candidates(
     )
 
 
-def _scratch(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
+def _find_reading_ahead(
+    postings: Postings, latents: np.ndarray, find: Callable[[int, int], None]
+) -> None:
+    """Call ``find`` on groups of windows, after asking for the lists of each."""
+    used = np.unique(latents)
+    bounds, offsets = postings.bounds[used], postings.offsets[used]
+    windows = bounds.shape[1] - 1
+    nbytes = int(bounds[:, -1].sum(dtype=np.int64)) * (2 + postings.values.itemsize)
+    step = max(1, windows * BYTES_AHEAD // max(1, nbytes))
+
+    for first in range(0, windows, step):
+        last = min(first + step, windows)
+        for data in (postings.docs, postings.values):
+            read_ahead(data, offsets + bounds[:, first], offsets + bounds[:, last])
+        find(first, last)
+
+
+def _scratch(m: int, room: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
     """Scratch arrays of ``cpu.find``, reused by the thread's next call.
 
     The page faults of new arrays would take longer than a search of few rows.
     """
-    key = (m, room, width, kind)
+    key = (m, room, kind)
     if m * room > _KEEP:
         _kept.key = None
-        return _arrays(m, room, width, kind)
+        return _arrays(m, room, kind)
     if getattr(_kept, "key", None) != key:
-        _kept.key, _kept.arrays = key, _arrays(m, room, width, kind)
+        _kept.key, _kept.arrays = key, _arrays(m, room, kind)
     return _kept.arrays
 
 
-def _arrays(m: int, room: int, width: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
+def _arrays(m: int, room: int, kind: np.dtype) -> tuple[np.ndarray, ...]:
     """Allocate sums (aligned to cache lines, for vector loads), counts, rows and scores."""
-    memory = np.empty(width + 64, kind)
-    sums = memory[-memory.ctypes.data % 64 // kind.itemsize :][:width]
+    memory = np.empty(WINDOW + 64, kind)
+    sums = memory[-memory.ctypes.data % 64 // kind.itemsize :][:WINDOW]
     rows, scores = np.empty((m, room), np.int32), np.empty((m, room), np.float32)
     return sums, np.empty((m, _BINS), np.int32), rows, scores

@@ -62,7 +62,7 @@ def find(
     docs,
     values,
     bounds,
-    places,
+    offsets,
     n,
     indptr,
     latents,
@@ -79,27 +79,34 @@ def find(
     scores,
     filled,
     complete,
+    edges,
+    above,
+    next_excluded,
+    first,
+    last,
 ):
-    """Collect the candidates of m queries, window by window.
+    """Collect the candidates of m queries from windows first..last, in as many calls as one likes.
 
     A histogram of the candidates' scores, ``counts`` (m, bins), gives the threshold: ``edge`` is
     the highest bin such that at least ``count`` candidates are in it or above, so the threshold
     approaches the K-th largest score from below. Only positive scores are candidates, so that the
     sums of excluded rows are set to zero.
 
-    Fills rows and scores (m, capacity) up to ``filled`` (m,), and ``complete`` (m,) bool. ``sums``
-    is scratch for the scores of a window.
+    Fills rows and scores (m, capacity) up to ``filled`` (m,), and ``complete`` (m,) bool, which are
+    final after the last window. ``sums`` is scratch for the scores of a window. ``edges``,
+    ``above`` and ``next_excluded`` (m,) int64 are kept between calls: zeros, zeros and the queries'
+    ``excluded_bounds`` before the first.
     """
     m = indptr.shape[0] - 1
     capacity = rows.shape[1]
-    edges, above = np.zeros(m, np.int64), np.zeros(m, np.int64)
-    next_excluded = excluded_bounds[:-1].copy()
-    complete[:] = True
-    counts[:] = 0
-    for w in range(bounds.shape[0]):
+    windows = bounds.shape[1] - 1
+    if first == 0:
+        complete[:] = True
+        counts[:] = 0
+    for w in range(first, last):
         base = np.int64(w) << 16
-        width = (min(n - base, 1 << 16) + 63) & ~63
-        offsets, place = bounds[w], places[w]
+        end = min(n - base, 1 << 16)
+        width = (end + 63) & ~63
         for i in range(m):
             if not complete[i]:
                 continue
@@ -110,17 +117,18 @@ def find(
             start, stop = indptr[i], indptr[i + 1]
             for j in range(start, stop):
                 latent = np.uint64(latents[j])
-                a = place + np.int64(offsets[latent])
-                b = place + np.int64(offsets[latent + np.uint64(1)])
+                a = offsets[latent] + np.int64(bounds[latent, w])
+                b = offsets[latent] + np.int64(bounds[latent, w + 1])
                 if j + 1 < stop:
-                    _prefetch_list(docs, values, offsets, place, latents[j + 1])
-                elif m == 1 and w + 1 < bounds.shape[0]:
-                    _prefetch_list(docs, values, bounds[w + 1], places[w + 1], latents[start])
+                    _prefetch_list(docs, values, bounds, offsets, latents[j + 1], w)
+                elif m == 1 and w + 1 < windows:
+                    _prefetch_list(docs, values, bounds, offsets, latents[start], w + 1)
                 if j + 2 < stop:
-                    prefetch(offsets, np.uint64(latents[j + 2]))
+                    prefetch(bounds[np.uint64(latents[j + 2])], w)
                 weight = weights[j]
                 for p in range(np.uint64(a), np.uint64(b)):
                     sums[docs[p]] += sums.dtype.type(weight * values[p])
+            sums[end:width] = 0  # Numbers of a damaged file that are no rows.
 
             while (
                 next_excluded[i] < excluded_bounds[i + 1]
@@ -172,6 +180,9 @@ def find(
                     break
             edges[i], filled[i] = edge, size
 
+    if last < windows:
+        return
+
     # Prune to the final threshold. Complete: K candidates reach the edge, and the threshold is
     # positive, so no row below it was left out.
     for i in range(m):
@@ -209,10 +220,11 @@ def _reaching(sums, width, least, stride):
 
 
 @numba.njit(nogil=True, cache=True)
-def _prefetch_list(docs, values, offsets, place, latent):
-    """Prefetch the list of a latent."""
-    first = place + np.int64(offsets[np.uint64(latent)])
-    last = place + np.int64(offsets[np.uint64(latent) + np.uint64(1)])
+def _prefetch_list(docs, values, bounds, offsets, latent, w):
+    """Prefetch the list of a latent in a window."""
+    latent = np.uint64(latent)
+    first = offsets[latent] + np.int64(bounds[latent, w])
+    last = offsets[latent] + np.int64(bounds[latent, w + 1])
     for p in range(first, last, _LINE // docs.itemsize):
         prefetch(docs, p)
     for p in range(first, last, _LINE // values.itemsize):

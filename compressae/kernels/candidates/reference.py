@@ -9,9 +9,9 @@ def sums(postings: Postings, latents: np.ndarray, weights: np.ndarray) -> np.nda
     """Scores Σ weight · stored value of all rows, (n,) int64, from a query's integer weights."""
     p = postings
     out = np.zeros(p.rows, np.int64)
-    for w, place in enumerate(p.places):
-        for latent, weight in zip(latents, weights, strict=True):
-            a, b = place + p.bounds[w, latent], place + p.bounds[w, latent + 1]
+    for latent, weight in zip(latents, weights, strict=True):
+        for w in range(p.bounds.shape[1] - 1):
+            a, b = p.offsets[latent] + p.bounds[latent, w : w + 2]
             rows = WINDOW * w + p.docs[a:b].astype(np.int64)
             out[rows] += int(weight) * p.values[a:b].astype(np.int64)
     return out

@@ -15,6 +15,7 @@ import numpy as np
 from compressae.kernels.backend import Backend, beside, uses_triton
 from compressae.kernels.packed import cpu
 from compressae.kernels.packed.layout import MAX_BITS, ROW_BLOCK, SPARE, Layout
+from compressae.kernels.pages import read_ahead
 from compressae.kernels.threads import over_rows
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "heads",
     "look_up_tables",
     "pack",
+    "read_rows_ahead",
     "rescore",
     "unpack",
     "unpack_at",
@@ -173,6 +175,17 @@ def heads(rows: Rows, start: int = 0, stop: int | None = None) -> np.ndarray:
     first += int(layout.lengths[rows.counts[start - start % ROW_BLOCK : start]].sum())
     starts = first + np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return rows.data[starts[:, None] + np.arange(layout.fixed)]
+
+
+def read_rows_ahead(rows: Rows, which: np.ndarray) -> None:
+    """Ask the system for the pages of rows (m,) integers, ascending; see ``kernels.pages``."""
+    data, stride, blocks, *_ = rows._place()
+    which = which.astype(np.int64)
+    if stride:
+        read_ahead(data, which * stride, which * stride + stride)
+    else:  # Where a row lies in its block is not known before counts are summed.
+        starts = blocks[which // ROW_BLOCK]
+        read_ahead(data, starts, starts + ROW_BLOCK * int(rows.layout.lengths[-1]))
 
 
 def rescore(

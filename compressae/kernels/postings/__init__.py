@@ -1,8 +1,9 @@
 """Posting lists: the rows of each latent, in windows of 65,536 rows.
 
 Each window has lists of its own, with 16-bit row numbers and 8-bit values: three bytes per
-nonzero. The scores of a window fit the cache while they are summed, windows are built in parallel,
-and new rows append new windows.
+nonzero. The scores of a window fit the cache while they are summed, and windows are built in
+parallel. The lists of a latent lie one behind the other, window by window, so that what a query
+reads is one run a latent.
 """
 
 from collections.abc import Callable
@@ -31,14 +32,14 @@ class Postings:
     """Posting lists of n rows over h latents in ⌈n / 65,536⌉ windows.
 
     Latent l in window w has the list ``docs[a:b]``, ``values[a:b]`` with
-    ``a, b = places[w] + bounds[w, l], places[w] + bounds[w, l + 1]``. A row is ``65536·w`` plus
+    ``a, b = offsets[l] + bounds[l, w], offsets[l] + bounds[l, w + 1]``. A row is ``65536·w`` plus
     its number in ``docs``; its value is ``step`` times the stored one.
 
     Attributes:
         docs: (nnz,) uint16 row numbers within the window, ascending within a list.
         values: (nnz,) int8 or float32.
-        bounds: (windows, h + 1) uint32 offsets of the lists within a window.
-        places: (windows,) int64 offset of each window.
+        bounds: (h, windows + 1) uint32 offsets of the windows within a latent's run.
+        offsets: (h,) int64 offset of each latent's run.
         rows: n.
         step: quantisation step of the values.
         norm: largest ‖row‖₂ of stored values.
@@ -48,7 +49,7 @@ class Postings:
     docs: np.ndarray
     values: np.ndarray
     bounds: np.ndarray
-    places: np.ndarray
+    offsets: np.ndarray
     rows: int
     step: float
     norm: float
@@ -57,7 +58,7 @@ class Postings:
     @property
     def nbytes(self) -> int:
         """Bytes of row numbers, values and offsets."""
-        arrays = (self.docs, self.values, self.bounds, self.places)
+        arrays = (self.docs, self.values, self.bounds, self.offsets)
         return sum(array.nbytes for array in arrays)
 
 
@@ -70,6 +71,8 @@ def build_postings(
     threads: int | None = None,
 ) -> Postings:
     """Build the posting lists of sparse rows, window by window, without a second copy of the rows.
+
+    While row numbers are brought into the order of latents there are two copies of them.
 
     Args:
         read: returns rows start..stop, at most a window: latents unsigned, values of any dtype;
@@ -85,7 +88,7 @@ def build_postings(
     >>> def read(start, stop):
     ...     return indptr, ids, values, None
     >>> postings = build_postings(read, np.diff(indptr), h=3, largest=127.0)
-    >>> a, b = postings.bounds[0, 2:4]
+    >>> a, b = postings.offsets[2] + postings.bounds[2]
     >>> postings.docs[a:b], postings.values[a:b]
     (array([0, 1], dtype=uint16), array([-64,  32], dtype=int8))
     """
@@ -95,7 +98,7 @@ def build_postings(
     places = np.concatenate([[0], np.cumsum(sizes)])
     docs = np.empty(places[-1], np.uint16)
     stored = np.empty(places[-1], values)
-    bounds = np.zeros((windows, h + 1), np.uint32)
+    ends = np.zeros((windows, h + 1), np.uint32)
     step = largest / LARGEST if stored.dtype == np.int8 and largest > 0 else 1.0
     extremes = np.zeros((windows, 2))
 
@@ -109,7 +112,7 @@ def build_postings(
                 numbers,
                 _NO_FACTORS if factors is None else factors,
                 step,
-                bounds[w],
+                ends[w],
                 docs[window],
                 stored[window],
                 extremes[w],
@@ -118,7 +121,35 @@ def build_postings(
     over_rows(build, windows, threads)
     # Both are upper bounds: a relative 1e-9 covers the rounding of the float64 sums.
     norm, error = np.sqrt(extremes.max(0)) * (1 + 1e-9)
-    return Postings(docs, stored, bounds, places[:-1], n, step, float(norm), float(error))
+    bounds = np.zeros((h, windows + 1), np.uint32)
+    np.cumsum(np.diff(ends, axis=1).T, axis=1, out=bounds[:, 1:])
+    offsets = np.concatenate([[0], np.cumsum(bounds[:, -1], dtype=np.int64)])[:-1]
+    if windows > 1:  # The lists of one window are in the order of latents already.
+        docs = _by_latent(docs, ends, places, threads)
+        stored = _by_latent(stored, ends, places, threads)
+    return Postings(docs, stored, bounds, offsets, n, step, float(norm), float(error))
+
+
+def _by_latent(
+    data: np.ndarray, ends: np.ndarray, places: np.ndarray, threads: int | None
+) -> np.ndarray:
+    """Reorder (nnz,) lists from windows of latents to latents of windows.
+
+    Args:
+        data: row numbers or values.
+        ends: (windows, h + 1) uint32 offsets of the lists within a window.
+        places: (windows + 1,) int64 offset of each window.
+        threads: processors to use.
+    """
+    out = np.empty_like(data)
+    sizes = np.diff(ends, axis=1).sum(axis=0, dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+
+    def copy(first: int, last: int) -> None:
+        cpu.by_latent(data, ends, places, offsets, first, last, out)
+
+    over_rows(copy, len(sizes), threads)
+    return out
 
 
 def repeated_latent(indptr: np.ndarray, ids: np.ndarray, h: int) -> int:
@@ -160,7 +191,8 @@ def canonical_rows(indptr: np.ndarray, ids: np.ndarray, values: np.ndarray, h: i
 
 def touched(postings: Postings, latents: np.ndarray) -> np.ndarray:
     """Mark the rows (n,) bool that are in the list of any of the latents (m,) int64."""
-    flags = np.zeros(postings.rows, bool)
     p = postings
-    cpu.touched(p.docs, p.bounds, p.places, latents, flags)
-    return flags
+    # A flag for every 16-bit number: those of a damaged file may lie beyond the last row.
+    flags = np.zeros((p.bounds.shape[1] - 1) * WINDOW, bool)
+    cpu.touched(p.docs, p.bounds, p.offsets, latents, flags)
+    return flags[: p.rows]

@@ -75,11 +75,22 @@ def canonical_rows(indptr, ids, values, h):
 
 
 @numba.njit(nogil=True, cache=True)
-def touched(docs, bounds, places, latents, flags):
-    """Set flags (n,) bool of the rows in the lists of ``latents``."""
-    for w in range(bounds.shape[0]):
-        for latent in latents:
-            a, b = places[w] + bounds[w, latent], places[w] + bounds[w, latent + 1]
+def by_latent(data, ends, places, offsets, first, last, out):
+    """Copy the lists of latents first..last into their runs of ``out``; see ``_by_latent``."""
+    for latent in range(first, last):
+        at = offsets[latent]
+        for w in range(ends.shape[0]):
+            a, b = places[w] + ends[w, latent], places[w] + ends[w, latent + 1]
+            out[at : at + b - a] = data[a:b]
+            at += b - a
+
+
+@numba.njit(nogil=True, cache=True)
+def touched(docs, bounds, offsets, latents, flags):
+    """Set flags (windows · 65,536,) bool of the rows in the lists of ``latents``."""
+    for latent in latents:
+        for w in range(bounds.shape[1] - 1):
+            a, b = offsets[latent] + bounds[latent, w], offsets[latent] + bounds[latent, w + 1]
             for s in range(np.uint64(a), np.uint64(b)):
                 flags[np.uint64(w << 16) + np.uint64(docs[s])] = True
 

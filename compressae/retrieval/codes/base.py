@@ -154,6 +154,10 @@ class Codes(ABC):
         """
 
     @abstractmethod
+    def read_ahead(self, rows: np.ndarray) -> None:
+        """Ask the system for the pages of rows (m,) integers, ascending, where codes are mapped."""
+
+    @abstractmethod
     def norms(self, dtype: Any = np.float32) -> np.ndarray:
         """‖s‖ of every row (n,)."""
 

@@ -278,6 +278,9 @@ class PackedCodes(Codes):
             projected = np.concatenate([projected, padding])
         return packed.rescore(self.rows, q.levels, q.gains, projected, table, rows)
 
+    def read_ahead(self, rows: np.ndarray) -> None:
+        packed.read_rows_ahead(self.rows, rows)
+
     def prefix(self, nonzeros: int) -> "PackedCodes":
         """Cut rows to their first k nonzeros: codes of a smaller k without encoding again.
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
+from compressae.kernels.pages import read_ahead
 from compressae.kernels.postings import LARGEST, canonical_rows, repeated_latent
 from compressae.kernels.quantize import quantize_rows
 from compressae.kernels.rescore import rescore
@@ -339,6 +340,12 @@ class SparseCodes(Codes):
         self, projected: np.ndarray, table: np.ndarray | None, rows: np.ndarray | None = None
     ) -> np.ndarray:
         return self.dots(projected, rows)
+
+    def read_ahead(self, rows: np.ndarray) -> None:
+        for data in (self.indices, self.values):
+            read_ahead(data, self.indptr[rows], self.indptr[rows + 1])
+        if self.scales is not None:
+            read_ahead(self.scales, rows, rows + 1)
 
     def inverse_norms(self) -> np.ndarray:
         norms = self.norms(np.float64)

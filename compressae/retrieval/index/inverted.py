@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compressae.kernels.candidates import TOGETHER, find_candidates
+from compressae.kernels.candidates import TOGETHER, TOGETHER_FROM_DISK, find_candidates
 from compressae.kernels.postings import touched
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
@@ -19,7 +19,7 @@ from compressae.retrieval.index.postings import (
     ListType,
     build_segment,
 )
-from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments
+from compressae.retrieval.index.segments import Segment, SegmentedIndex, Segments, watched
 from compressae.retrieval.io.embeddings import Similarity
 
 KIND = "inverted"
@@ -197,19 +197,22 @@ def search_lists(
 
     def fill(start: int, stop: int) -> None:
         dense = np.zeros(latents, values.dtype)
-        for first in range(start, stop, TOGETHER):
-            ends = indptr[first : min(first + TOGETHER, stop) + 1]
+        from_disk = any(segment.from_disk for segment in segments)
+        together = TOGETHER_FROM_DISK if from_disk else TOGETHER
+        for first in range(start, stop, together):
+            ends = indptr[first : min(first + together, stop) + 1]
             begin, end = ends[0], ends[-1]
             batch = (ends - begin, ids[begin:end], values[begin:end])
             answers = []
-            for segment, mask, rows in zip(segments, masks, few, strict=True):
-                excluded = None
-                if exclude is not None:
-                    start_number = number + first
-                    excluded = exclude.rows(start_number, start_number + len(ends) - 1, segment)
-                ranked, count = _answers(segment, *batch, dense, K, mask, rows, excluded)
-                answers.append(ranked)
-                scored.append(count)
+            with watched(segments):
+                for segment, mask, rows in zip(segments, masks, few, strict=True):
+                    excluded = None
+                    if exclude is not None:
+                        start_number = number + first
+                        excluded = exclude.rows(start_number, start_number + len(ends) - 1, segment)
+                    ranked, count = _answers(segment, *batch, dense, K, mask, rows, excluded)
+                    answers.append(ranked)
+                    scored.append(count)
             for i, parts in enumerate(zip(*answers, strict=True)):
                 merge_hits(parts, hits, first + i)
 
@@ -251,7 +254,9 @@ def _answers(
     candidates = None
     if few is None:
         rounded = values.astype(np.float32, copy=False)
-        candidates = find_candidates(segment.lists, ends, ids, rounded, K, True, mask, excluded)
+        candidates = find_candidates(
+            segment.lists, ends, ids, rounded, K, True, mask, excluded, segment.from_disk
+        )
     answers, scored = [], 0
     for i in range(len(ends) - 1):
         latents = ids[ends[i] : ends[i + 1]]
@@ -265,6 +270,8 @@ def _answers(
             rows = candidates.rows[i]
             if not candidates.complete[i]:
                 rows = _every_row(segment, latents, K, mask, excluded_rows)
+        if segment.from_disk:
+            segment.codes.read_ahead(rows)
         dense[latents] = values[ends[i] : ends[i + 1]]
         place, top = best(segment.codes.dots(dense, rows, segment.factors), K)
         dense[latents] = 0

@@ -48,7 +48,7 @@ def list_arrays(segment: Segment) -> dict[str, np.ndarray]:
     """The arrays of a saved folder beside the codes."""
     arrays: dict[str, np.ndarray] = {}
     if (p := segment.lists) is not None:
-        arrays = {"docs": p.docs, "values": p.values, "bounds": p.bounds, "places": p.places}
+        arrays = {"docs": p.docs, "values": p.values, "bounds": p.bounds, "offsets": p.offsets}
         arrays["scale"] = np.array([p.step, p.norm, p.error])
     if segment.factors is not None:
         arrays["factors"] = segment.factors
@@ -69,7 +69,7 @@ def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segm
     Raises:
         InputError: list bounds, row numbers or ids do not fit the codes.
     """
-    if "starts" in arrays:
+    if "starts" in arrays or "places" in arrays:
         raise InputError(f"{name}: lists of an older compressae; build the index again")
     if "blocks.docs" in arrays:
         raise InputError(f"{name}: {_OLD_BLOCKS}")
@@ -94,26 +94,25 @@ def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segm
 
 def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Postings | None:
     """Posting lists of rows over latents; None where the arrays do not fit."""
-    names = ("docs", "values", "bounds", "places", "scale")
+    names = ("docs", "values", "bounds", "offsets", "scale")
     if any(name not in arrays for name in names):
         return None
-    docs, values, bounds, places, scale = (arrays[name] for name in names)
+    docs, values, bounds, offsets, scale = (arrays[name] for name in names)
     windows = -(-rows // WINDOW)
+    # Row numbers are not read: a search looks at none beyond the last row.
     whole = (
-        [docs.dtype, bounds.dtype, places.dtype] == [np.uint16, np.uint32, np.int64]
+        [docs.dtype, bounds.dtype, offsets.dtype] == [np.uint16, np.uint32, np.int64]
         and (docs.ndim, scale.shape, scale.dtype) == (1, (3,), np.float64)
         and values.dtype in (np.int8, np.float32)
-        and bounds.shape == (windows, latents + 1)
-        and places.shape == (windows,)
+        and bounds.shape == (latents, windows + 1)
+        and offsets.shape == (latents,)
         and docs.shape == values.shape
         and not bounds[:, 0].any()
         and not (bounds[:, 1:] < bounds[:, :-1]).any()
-        # Windows follow each other and end with the arrays.
-        and int(places[0]) == 0
-        and bool((places[1:] == np.cumsum(bounds[:-1, -1], dtype=np.int64)).all())
-        and int(places[-1]) + int(bounds[-1, -1]) == len(docs)
-        # In a whole window any 16-bit number is a row.
-        and int(docs[places[-1] :].max(initial=0)) < rows - WINDOW * (windows - 1)
+        # Runs follow each other and end with the arrays.
+        and int(offsets[0]) == 0
+        and bool((offsets[1:] == np.cumsum(bounds[:-1, -1], dtype=np.int64)).all())
+        and int(offsets[-1]) + int(bounds[-1, -1]) == len(docs)
         and bool(np.isfinite(scale).all() and (scale >= 0).all())
     )
-    return Postings(docs, values, bounds, places, rows, *scale.tolist()) if whole else None
+    return Postings(docs, values, bounds, offsets, rows, *scale.tolist()) if whole else None

@@ -1,7 +1,8 @@
 """Rows in memory, added and removed by id: immutable segments and the set of them."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,12 +10,39 @@ from typing import Any, Self
 
 import numpy as np
 
+from compressae.kernels.pages import blocks_read
 from compressae.kernels.postings import Postings
 from compressae.retrieval.codes import Codes, as_codes
 from compressae.retrieval.errors import InputError
 
 #: The largest id.
 LAST_ID = (1 << 63) - 2
+
+
+@dataclass(eq=False)
+class Pages:
+    """What is known of the pages of mapped files.
+
+    Attributes:
+        missing: the last search had some read from disk, or there was none.
+    """
+
+    missing: bool = True
+
+
+@contextmanager
+def watched(segments: "Sequence[Segment]") -> Iterator[None]:
+    """Note after a search whether pages of mapped segments were read from disk.
+
+    A search reads ahead if the one before had something read: asking the system for pages that are
+    all in memory would cost a search of few rows a tenth of its time.
+    """
+    before = blocks_read()
+    yield
+    missing = blocks_read() > before
+    for segment in segments:
+        if segment.pages is not None:
+            segment.pages.missing = missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +55,7 @@ class Segment:
         factors: (n,) float64 of ``Codes.inverse_norms`` for cosine; None for dot products.
         ids: (n,) int64, ascending; the row numbers when None.
         alive: (n,) bool, False for removed rows; None if no row is removed.
+        pages: of codes and lists that are mapped from files; None if they are in memory.
     """
 
     codes: Codes
@@ -34,6 +63,12 @@ class Segment:
     factors: np.ndarray | None = None
     ids: np.ndarray | None = None
     alive: np.ndarray | None = None
+    pages: "Pages | None" = None
+
+    @property
+    def from_disk(self) -> bool:
+        """Whether a search is to read ahead what it needs."""
+        return self.pages is not None and self.pages.missing
 
     def __len__(self) -> int:
         """Number of rows that are not removed."""

@@ -3,18 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from compressae.kernels.candidates import TOGETHER, find_candidates
+from compressae.kernels.candidates import TOGETHER, TOGETHER_FROM_DISK, find_candidates
+from compressae.kernels.pages import random_access
 from compressae.kernels.topk import abs_topk, best
 from compressae.retrieval.index.exclusion import without
 from compressae.retrieval.index.hits import Hits, merge_hits
 from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.request import SearchRequest
+from compressae.retrieval.index.segments import Segment, watched
 from compressae.retrieval.io.embeddings import Embeddings
 
 _NO_ROWS = np.empty(0, np.int64)
+#: Rows read ahead at a time to be rescored: 16 MB where each is in a page of its own.
+ROWS_AHEAD = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,30 +60,42 @@ class TwoStageSearch:
 
         ``number`` is that of the query x[0] in the request.
         """
-        exclude, scored = self.request.exclude, 0
-        for a in range(start, stop, TOGETHER):
-            block = x[a : min(a + TOGETHER, stop)]
-            projected = self.project(block)
-            tables = self.request.segments[0].codes.query_tables(block)
-            chosen = None if self.scans else self._candidate_rows(projected, number + a)
-            for i, query in enumerate(projected):
-                table = None if tables is None else tables[i]
-                parts = []
-                for segment, rows in zip(
-                    self.request.segments,
-                    self._searchable_rows if chosen is None else chosen[i],
-                    strict=True,
-                ):
-                    excluded = None
-                    if exclude is not None and chosen is None:  # Candidates are without them.
-                        query_number = number + a + i
-                        excluded = exclude.rows(query_number, query_number + 1, segment).rows
-                    scores = segment.codes.scores(query, table, rows)
-                    scored += len(scores)
-                    place, top = _best_left(scores, hits.ids.shape[1], rows, excluded)
-                    parts.append((segment.ids_of(place if rows is None else rows[place]), top))
-                merge_hits(parts, hits, first + a + i)
-        self.scored.append(scored)
+        segments = self.request.segments
+        from_disk = any(segment.from_disk for segment in segments)
+        together = TOGETHER_FROM_DISK if from_disk else TOGETHER
+        for a in range(start, stop, together):
+            with watched(segments):
+                self._answer(x[a : min(a + together, stop)], hits, first + a, number + a)
+
+    def _answer(self, x: np.ndarray, hits: Hits, first: int, number: int) -> None:
+        """Answer unit queries (m, d) into hits[first : first + m]; see ``__call__``."""
+        exclude, segments = self.request.exclude, self.request.segments
+        projected = self.project(x)
+        tables = segments[0].codes.query_tables(x)
+        chosen: list[list[Any]] = [self._searchable_rows] * len(x)
+        scores = None
+        if not self.scans:
+            chosen = self._candidate_rows(projected, number)
+            if any(segment.from_disk for segment in segments):
+                scores = [
+                    _scores_from_disk(segment, projected, tables, [rows[s] for rows in chosen])
+                    for s, segment in enumerate(segments)
+                ]
+        for i, query in enumerate(projected):
+            table = None if tables is None else tables[i]
+            parts = []
+            for s, (segment, rows) in enumerate(zip(segments, chosen[i], strict=True)):
+                excluded = None
+                if exclude is not None and self.scans:  # Candidates are without them.
+                    excluded = exclude.rows(number + i, number + i + 1, segment).rows
+                if scores is not None:
+                    row_scores = scores[s][i]
+                else:
+                    row_scores = segment.codes.scores(query, table, rows)
+                self.scored.append(len(row_scores))
+                place, top = _best_left(row_scores, hits.ids.shape[1], rows, excluded)
+                parts.append((segment.ids_of(place if rows is None else rows[place]), top))
+            merge_hits(parts, hits, first + i)
 
     def _candidate_rows(self, projected: np.ndarray, number: int) -> list[list[np.ndarray]]:
         """For each query and segment, the ascending rows of largest sums over the lists.
@@ -100,7 +117,9 @@ class TwoStageSearch:
                 excluded = request.exclude.rows(number, number + m, segment)
             left_out.append(excluded)
             found.append(
-                find_candidates(segment.lists, bounds, ids, values, C, False, mask, excluded)
+                find_candidates(
+                    segment.lists, bounds, ids, values, C, False, mask, excluded, segment.from_disk
+                )
             )
         chosen = []
         for i in range(m):
@@ -127,6 +146,41 @@ class TwoStageSearch:
                 rows = [part[score >= least] for part, score in zip(rows, sums, strict=True)]
             chosen.append(rows)
         return chosen
+
+
+def _scores_from_disk(
+    segment: Segment,
+    projected: np.ndarray,
+    tables: np.ndarray | None,
+    rows: list[np.ndarray],
+) -> list[np.ndarray]:
+    """Scores of rows that are read ahead, in the order of the file, for all queries together.
+
+    Args:
+        segment: mapped.
+        projected: q' (m, h).
+        tables: (m, residual bytes, 256) of ``Codes.query_tables``, or None.
+        rows: for each query its rows, ascending.
+
+    Returns:
+        For each query the scores of its rows, float32.
+    """
+    every = rows[0] if len(rows) == 1 else np.unique(np.concatenate(rows))
+    parts: list[list[np.ndarray]] = [[np.empty(0, np.float32)] for _ in rows]
+    begins = [0] * len(rows)
+    arrays = segment.codes.row_arrays().values()
+    with random_access(*arrays):
+        for start in range(0, len(every), ROWS_AHEAD):
+            group = every[start : start + ROWS_AHEAD]
+            segment.codes.read_ahead(group)
+            for i, own in enumerate(rows):
+                end = int(np.searchsorted(own, group[-1], "right"))
+                if end > begins[i]:
+                    table = None if tables is None else tables[i]
+                    own_rows = own[begins[i] : end]
+                    parts[i].append(segment.codes.scores(projected[i], table, own_rows))
+                    begins[i] = end
+    return [np.concatenate(part) for part in parts]
 
 
 def _best_left(

@@ -21,7 +21,7 @@ from compressae.retrieval.io.atomic import check_writable, replacing
 from compressae.retrieval.io.schema import Count, Pattern, Sha256, from_json
 from compressae.retrieval.io.tensorfile import read_places
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _CONFIG = "config.json"
 _CURE = "save or copy the artifact again"
 #: Most bytes of a file that is read whole, such as a config.json: far above any that is written.

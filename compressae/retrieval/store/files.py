@@ -11,7 +11,7 @@ import numpy as np
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.postings import list_arrays, open_segment
-from compressae.retrieval.index.segments import Build, Segment
+from compressae.retrieval.index.segments import Build, Pages, Segment
 from compressae.retrieval.io.artifacts import (
     checksum,
     is_plain,
@@ -134,7 +134,7 @@ def open_stored(
     metadata = Metadata(folder / _METADATA, rows) if columns else None
     if metadata is not None and _METADATA not in read_config(folder).files:
         raise InputError(f"{folder}: no {_METADATA}; {_CURE}")
-    return Stored(record, segment, names, metadata)
+    return Stored(record, replace(segment, pages=Pages()), names, metadata)
 
 
 def verify_lists(stored: Stored, build: Build, folder: Path) -> None:

@@ -71,21 +71,21 @@ def test_a_saved_inverted_index_answers_alike(values, tmp_path):
     np.testing.assert_allclose(before.scores, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("part", ["docs", "values", "bounds", "places", "scale", "ids", "factors"])
+@pytest.mark.parametrize("part", ["docs", "values", "bounds", "offsets", "scale", "ids", "factors"])
 def test_lists_that_do_not_fit_are_refused(part):
     codes = SparseCodes.from_scipy(scipy.sparse.eye_array(4))
     index = InvertedIndex(codes, similarity="cosine", ids=[1, 2, 3, 5])
     arrays_ = list_arrays(index.segments.parts[0])
     assert len(open_segment(codes, arrays_, "index")) == 4
     wrong = {
-        "docs": arrays_["docs"] + np.uint16(4),
-        "places": arrays_["places"] + 1,
+        "offsets": arrays_["offsets"] + 1,
         "ids": arrays_["ids"][[0, 0, 1, 2]],
     }.get(part, arrays_[part][:-1])
     with pytest.raises(InputError, match="posting lists do not fit"):
         open_segment(codes, {**arrays_, part: wrong}, "index")
-    with pytest.raises(InputError, match="older compressae"):
-        open_segment(codes, {"starts": arrays_["bounds"]}, "index")
+    for older in ("starts", "places"):
+        with pytest.raises(InputError, match="older compressae; build the index again"):
+            open_segment(codes, {**arrays_, older: arrays_["offsets"]}, "index")
 
 
 @pytest.mark.parametrize("form", ["csr", "unsorted", "repeated", "zeros", "csc", "coo", "torch"])

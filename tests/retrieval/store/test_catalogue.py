@@ -14,7 +14,9 @@ from code_forms import make_codes
 from scipy import sparse
 
 from compressae import CompresSAE, InputError, encode_like
+from compressae.kernels import candidates
 from compressae.retrieval import Catalogue, CompressedIndex, InvertedIndex, SparseCodes
+from compressae.retrieval.index import two_stage
 from compressae.retrieval.index.compressed import SearchSettings
 
 H = 9
@@ -58,6 +60,55 @@ def table():
 def assert_same(one, other):
     np.testing.assert_array_equal(one.ids, other.ids)
     np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Searches that read ahead do so a window and a few rows at a time."""
+    monkeypatch.setattr(candidates, "BYTES_AHEAD", 1)
+    monkeypatch.setattr(two_stage, "ROWS_AHEAD", 7)
+
+
+def missing(catalogue):
+    return [part.pages.missing for part in catalogue.index.segments.parts]
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", "budget", "residual"])
+def test_a_search_that_reads_ahead_answers_as_one_in_memory(
+    kind, tmp_path, model, table, small_groups
+):
+    how = {"budget": dict(budget="9 B/row"), "residual": dict(residual_bytes=3)}
+    codes = make_codes(model, table[:300], **how.get(kind, dict(values=kind)))
+    codes = codes.take(np.random.default_rng(0).integers(0, 300, 140_000))
+    index = CompressedIndex(model.projection, codes)
+    path = Catalogue.write(tmp_path / "c", index).path
+    seen = sparse.csr_array(np.ones((70, 300), np.int8))
+    for options in ({}, {"allowed": np.arange(0, 140_000, 2)}, {"exclude": seen}):
+        for count in (1, 70):
+            if "exclude" in options:
+                options["exclude"] = seen[:count]
+            catalogue = Catalogue.open(path)
+            assert missing(catalogue) == [True]  # Nothing is known yet: it reads ahead.
+            hits = catalogue.search(table[:count], 10, candidates=100, **options)
+            assert_same(hits, index.search(table[:count], 10, candidates=100, **options))
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_sparse_rows_are_read_ahead(tmp_path, similarity, small_groups):
+    rows = rows_of(5, 140_000)
+    index = InvertedIndex(rows, similarity=similarity)
+    catalogue = Catalogue.write(tmp_path / "c", index)
+    assert missing(catalogue) == [True]
+    assert_same(catalogue.search(queries_of(6, 70), 10), index.search(queries_of(6, 70), 10))
+
+
+def test_pages_that_are_in_memory_are_not_asked_for(lists):
+    for _ in range(2):
+        lists.search(queries_of(0), 3)
+    assert missing(lists) == [False]
+    lists.add(rows_of(1, 3))
+    assert missing(lists) == [False, True]
+    assert [part.from_disk for part in InvertedIndex(rows_of(0, 3)).segments.parts] == [False]
 
 
 @pytest.mark.parametrize("kind", ["float32", "int8", "int2", "budget", "residual", "dot", "scan"])

@@ -212,10 +212,9 @@ def test_damaged_ids_in_packed_rows_read_nothing_out_of_bounds(model, tmp_path):
 
 
 LISTS = {
-    "a window out of place": ("places", lambda a: a + 1),
+    "a run out of place": ("offsets", lambda a: a + 1),
     "bounds that fall": ("bounds", lambda a: a[:, ::-1].copy()),
     "bounds beyond the list": ("bounds", lambda a: a + np.uint32(1 << 31)),
-    "rows beyond the last": ("docs", lambda a: with_entry(a, 0, 65_535)),
     "rows of floats": ("docs", lambda a: a.astype(np.float32)),
     "values of 16 bits": ("values", lambda a: a.astype(np.int16)),
     "a step of NaN": ("scale", lambda a: with_entry(a, 0, np.nan)),
@@ -256,6 +255,17 @@ def test_forged_lists_are_one_line(lists, case):
     forge_segment(lists.path, *LISTS[case])
     with pytest.raises(InputError, match="posting lists do not fit"):
         Catalogue.open(lists.path)
+
+
+@pytest.mark.parametrize("beyond", [N, 65_535], ids=["next", "last of 16 bits"])
+def test_rows_beyond_the_last_are_never_hits(lists, beyond):
+    """Row numbers are not read on opening: a search looks at none that is no row."""
+    forge_segment(lists.path, "docs", lambda a: np.full_like(a, beyond))
+    catalogue = Catalogue.open(lists.path)
+    query = sparse.csr_array(np.ones((1, H), np.float32))
+    assert set(catalogue.search(query, N + 5).ids[0].tolist()) <= {-1, *range(3, 3 * N + 1, 3)}
+    with pytest.raises(InputError, match="docs are not those of the codes"):
+        Catalogue.open(lists.path, verify=True)
 
 
 @pytest.mark.parametrize(

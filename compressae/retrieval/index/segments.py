@@ -319,10 +319,13 @@ class Segments:
                         f"allowed: {len(allowed)} flags; expected one for each id, up to "
                         f"{segment.last_id}"
                     )
-                ids = segment.ids_of(np.arange(n))
-                mask = allowed[np.minimum(ids, max(len(allowed) - 1, 0))]
+                # Removed rows may be beyond the flags.
+                if segment.ids is None:
+                    mask = np.pad(allowed[:n], (0, max(n - len(allowed), 0)))
+                else:
+                    mask = allowed[np.minimum(segment.ids, max(len(allowed) - 1, 0))]
                 if segment.alive is not None:
-                    mask &= segment.alive
+                    mask = mask & segment.alive
             else:
                 rows = segment.rows_of(allowed.astype(np.int64))
                 mask = np.zeros(n, bool)

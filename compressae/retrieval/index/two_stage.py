@@ -18,6 +18,8 @@ from compressae.retrieval.index.segments import Segment, watched
 from compressae.retrieval.io.embeddings import Embeddings
 
 _NO_ROWS = np.empty(0, np.int64)
+#: One row of so many is scored in the time in which all are searched by lists.
+_SHARE_SCANNED = 40
 #: Rows read ahead at a time to be rescored: 16 MB where each is in a page of its own.
 ROWS_AHEAD = 1 << 12
 
@@ -43,7 +45,8 @@ class TwoStageSearch:
 
     @cached_property
     def scans(self) -> bool:
-        """Every searchable row is scored."""
+        """Every searchable row is scored: all are wanted, or fewer than candidates; or a filter
+        leaves so few that scoring them takes less time than reading the lists of all rows."""
         request = self.request
         if request.candidates == "all":
             return True
@@ -51,7 +54,8 @@ class TwoStageSearch:
             len(segment) if mask is None or mask is segment.alive else int(np.count_nonzero(mask))
             for segment, mask in zip(request.segments, request.masks, strict=True)
         )
-        return request.candidates >= count
+        few = request.rows // _SHARE_SCANNED if request.filtered else 0
+        return count <= max(request.candidates, few)
 
     def __call__(
         self, x: np.ndarray, start: int, stop: int, hits: Hits, first: int, number: int

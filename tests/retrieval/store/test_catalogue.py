@@ -78,8 +78,10 @@ def test_a_search_that_reads_ahead_answers_as_one_in_memory(
     kind, tmp_path, model, table, small_groups
 ):
     how = {"budget": dict(budget="9 B/row"), "residual": dict(residual_bytes=3)}
-    codes = make_codes(model, table[:300], **how.get(kind, dict(values=kind)))
-    codes = codes.take(np.random.default_rng(0).integers(0, 300, 140_000))
+    rng = np.random.default_rng(0)
+    many = rng.standard_normal((3000, 12)).astype(np.float32)
+    codes = make_codes(model, many, **how.get(kind, dict(values=kind)))
+    codes = codes.take(rng.integers(0, 3000, 140_000))  # Three windows.
     index = CompressedIndex(model.projection, codes)
     path = Catalogue.write(tmp_path / "c", index).path
     seen = sparse.csr_array(np.ones((70, 300), np.int8))
@@ -89,8 +91,8 @@ def test_a_search_that_reads_ahead_answers_as_one_in_memory(
                 options["exclude"] = seen[:count]
             catalogue = Catalogue.open(path)
             assert missing(catalogue) == [True]  # Nothing is known yet: it reads ahead.
-            hits = catalogue.search(table[:count], 10, candidates=100, **options)
-            assert_same(hits, index.search(table[:count], 10, candidates=100, **options))
+            hits = catalogue.search(table[:count], 200, candidates=600, **options)
+            assert_same(hits, index.search(table[:count], 200, candidates=600, **options))
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])

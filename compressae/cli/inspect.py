@@ -1,8 +1,10 @@
 """Command inspect: write an atlas of the latents of an index."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 
 from compressae.cli import common
 from compressae.evaluation.atlas import atlas, write_atlas
@@ -37,7 +39,7 @@ from compressae.retrieval.store import Catalogue
     "--labels",
     type=click.Path(path_type=Path),
     help="A UTF-8 text (or .gz) with a line for each row of the indexed table; the first is that "
-    "of id 0.  [default: ids]",
+    "of row 0.  [default: ids]",
 )
 @click.option(
     "--top",
@@ -73,12 +75,19 @@ def inspect(
         )
     texts = None if labels is None else read_labels(labels)
     opened: CompressedIndex | InvertedIndex
+    catalogue = None
     if model is not None:
         codes = load_codes(index)
         opened = CompressedIndex(Projection.load(model), codes, lists=False)
     else:
-        opened = Catalogue.open(index).index
+        catalogue = Catalogue.open(index)
+        opened = catalogue.index
     result = atlas(opened, texts, top, latents)
+    if texts is None and catalogue is not None and catalogue.has_text_ids:
+        shown = np.unique(np.concatenate([result.positive.ids, result.negative.ids]))
+        shown = shown[shown >= 0]
+        names = catalogue.texts_of(shown).tolist()
+        result = replace(result, labels=dict(zip(shown.tolist(), names, strict=True)))
     write_atlas(result, output, f"Atlas of latents: {index.resolve().name}")
     common.say(
         {

@@ -132,3 +132,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(made, tmp_path):
         assert sorted(tmp_path.rglob("*")) == before
     for option in (["--top", 0], ["--top", 101], ["--latents", 0]):
         assert call("inspect", made / "index", "-o", out, *option)[0] == 2
+
+
+def test_rows_are_named_by_ids_that_are_texts(made, tmp_path):
+    numbered = Catalogue.open(made / "index").index
+    names = [f"sku-{i}" for i in range(60)]
+    catalogue = Catalogue.create(
+        tmp_path / "index", numbered.projection, numbered.segments.codes(), names
+    )
+    catalogue.remove(["sku-7"])
+    succeed(tmp_path / "index", "--top", 100, "-o", tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    assert '"sku-8"' in text and '"sku-7"' not in text

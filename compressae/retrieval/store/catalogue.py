@@ -375,6 +375,16 @@ class Catalogue:
         names = decoded(names_of(view.stored, hits.ids.reshape(-1))).reshape(hits.ids.shape)
         return replace(hits, ids=names)
 
+    def texts_of(self, numbers: Any) -> np.ndarray:
+        """Texts (m,) that name the rows of ``index`` with ids (m,); "" for ids that it lacks.
+
+        Raises:
+            InputError: the catalogue's ids are whole numbers.
+        """
+        if not self._root.texts:
+            raise InputError(f"{self.path}: ids are whole numbers, not texts")
+        return decoded(names_of(self._view.stored, np.asarray(numbers, np.int64)))
+
     def pin(self) -> "Catalogue":
         """The version that is open, as a catalogue that stays at it when this one moves on."""
         return copy(self)

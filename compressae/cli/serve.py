@@ -107,6 +107,7 @@ def serve(
     limits = Limits(max_bytes, max_queries, max_results, max_requests)
     service = Service(catalogue, threads or available_threads(), cache, refresh, table, limits)
     app = service.app()
+    service.warm()
     try:
         listener = socket.create_server((host, port), family=_family(host))
     except OSError as error:

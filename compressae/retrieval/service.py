@@ -18,7 +18,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,6 +119,16 @@ class Service:
         self._running = 0
         self._stale: str | None = None
         self._lock = threading.Lock()
+
+    def warm(self) -> None:
+        """Search for a row, so that kernels are compiled and the first client need not wait."""
+        catalogue = self.cached.catalogue
+        codes = catalogue.like.take(np.zeros(1, np.int64))
+        query = codes.to_scipy()
+        if catalogue.projection is not None:
+            query = codes.reconstruct(catalogue.projection.decoder)
+        with suppress(InputError):  # A row of zeros is no query for cosines.
+            catalogue.search(query, 1)
 
     # Answers, in plain Python.
 

@@ -14,6 +14,8 @@ from compressae.retrieval.store import Catalogue
 
 #: Seconds that running requests may take when the service is stopped.
 _GRACE = 30
+#: Connections, which may be idle or slow, for each request that may run.
+_CONNECTIONS = 16
 
 
 @click.command(
@@ -55,7 +57,11 @@ _GRACE = 30
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
 @click.option(
-    "--max-results", default=Limits.results, show_default=True, type=click.IntRange(min=1)
+    "--max-results",
+    default=Limits.results,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Results of a query.",
 )
 @click.option(
     "--max-queries",
@@ -63,6 +69,13 @@ _GRACE = 30
     show_default=True,
     type=click.IntRange(min=1),
     help="Queries of one request.",
+)
+@click.option(
+    "--max-candidates",
+    default=Limits.candidates,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Rows scored for a query.",
 )
 @click.option(
     "--max-requests",
@@ -88,6 +101,7 @@ def serve(
     rerank: Path | None,
     max_results: int,
     max_queries: int,
+    max_candidates: int,
     max_requests: int,
     max_bytes: int,
 ) -> None:
@@ -104,7 +118,7 @@ def serve(
         raise MissingExtraError("uvicorn", "serve", "serving") from None
     catalogue = Catalogue.open(index, threads=1)
     table = None if rerank is None else open_embeddings(rerank)
-    limits = Limits(max_bytes, max_queries, max_results, max_requests)
+    limits = Limits(max_bytes, max_queries, max_results, max_candidates, max_requests)
     service = Service(catalogue, threads or available_threads(), cache, refresh, table, limits)
     app = service.app()
     service.warm()
@@ -123,7 +137,11 @@ def serve(
             err=True,
         )
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE,
+            limit_concurrency=_CONNECTIONS * max_requests,
         )
         uvicorn.Server(config).run([listener])
 

@@ -21,6 +21,10 @@ class InputError(ValueError):
         super().__init__(message.translate(_ESCAPED))
 
 
+class UnknownIdError(InputError):
+    """An id that a catalogue lacks."""
+
+
 class MissingExtraError(InputError):
     """An optional library is not installed; the message holds the pip command that installs it.
 

@@ -10,25 +10,29 @@ Queries of a catalogue without a model are sparse: {"latents": [3, 17], "values"
 of both searches: k, where, allowed (ids), exclude (ids to leave out, a list a query), candidates,
 query_nonzeros, metadata (true for the columns of each hit). An answer is {"version": 3, "hits":
 [[{"id": 7, "score": 0.9}, …], …]}; an error {"error": "one line"} with status 400 (a request that
-cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once).
+cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once). Numbers that
+are not finite become null, dates and what else JSON lacks texts; ids are whole numbers of 64 bits,
+of which JavaScript keeps 53.
 """
 
 import asyncio
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
 
-from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.errors import InputError, MissingExtraError, UnknownIdError
 from compressae.retrieval.io.schema import Positive, as_type
 from compressae.retrieval.store import CachedSearch, Catalogue
 from compressae.retrieval.store.counters import BUCKETS
+from compressae.retrieval.store.names import encoded
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -47,12 +51,14 @@ class Limits:
         body_bytes: of a request.
         queries: of a request.
         results: a query.
+        candidates: rows scored a query.
         concurrent: requests at a time; more are refused.
     """
 
     body_bytes: int = 1 << 20
     queries: int = 64
     results: int = 1000
+    candidates: int = 100_000
     concurrent: int = 64
 
 
@@ -121,14 +127,20 @@ class Service:
         self._lock = threading.Lock()
 
     def warm(self) -> None:
-        """Search for a row, so that kernels are compiled and the first client need not wait."""
-        catalogue = self.cached.catalogue
-        codes = catalogue.like.take(np.zeros(1, np.int64))
-        query = codes.to_scipy()
-        if catalogue.projection is not None:
-            query = codes.reconstruct(catalogue.projection.decoder)
-        with suppress(InputError):  # A row of zeros is no query for cosines.
-            catalogue.search(query, 1)
+        """Search once, so that kernels are compiled and the first client need not wait.
+
+        Raises:
+            InputError: the table to rerank from does not go with the catalogue.
+        """
+        projection, options = self.cached.catalogue.projection, {}
+        if self._rerank is not None:
+            options["rerank"] = self._rerank
+        query = sparse.csr_array(np.ones((1, self.cached.catalogue.like.shape[1]), np.float32))
+        if projection is not None:
+            query = np.random.default_rng(0).standard_normal((1, projection.dim), np.float32)
+        elif options:
+            raise InputError("rerank: the catalogue has no model; its searches are exact")
+        self.cached.catalogue.search(query, 1, **options)
 
     # Answers, in plain Python.
 
@@ -156,7 +168,7 @@ class Service:
         distinct, places = np.unique(ids, return_inverse=True)
         try:
             rows = catalogue.as_queries(distinct)
-        except InputError as error:
+        except UnknownIdError as error:
             raise _Refused(404, str(error)) from error
         own = [[one] for one in ids.tolist()]
         if request.exclude is not None and len(request.exclude) == count:
@@ -210,7 +222,7 @@ class Service:
         hits, catalogue = self.cached.answer(queries, request.k, **options)
         found: list[list[dict[str, Any]]] = [
             [
-                {"id": id, "score": score}
+                {"id": id, "score": _finite(score)}
                 for id, score in zip(ids, scores, strict=True)
                 if score > -np.inf
             ]
@@ -219,7 +231,7 @@ class Service:
         if request.metadata:
             all_hits = [hit for hits_of_query in found for hit in hits_of_query]
             distinct = list(dict.fromkeys(hit["id"] for hit in all_hits))
-            rows = catalogue.metadata(distinct).to_pylist() if distinct else []
+            rows = _plain(catalogue.metadata(distinct)) if distinct else []
             columns = dict(zip(distinct, rows, strict=True))
             for hit in all_hits:
                 hit["metadata"] = columns[hit["id"]]
@@ -240,6 +252,11 @@ class Service:
             raise InputError(f"{count} queries; expected 1 to {limits.queries}")
         if request.k > limits.results:
             raise InputError(f"k = {request.k}; expected at most {limits.results}")
+        candidates = request.candidates
+        if candidates == "all":
+            candidates = len(self.cached.catalogue)
+        if candidates is not None and candidates > limits.candidates:
+            raise InputError(f"{candidates} candidates; expected at most {limits.candidates}")
 
     def _queries(self, queries: list[Any]) -> Any:
         """Queries of a body: (q, d) float32, or CSR (q, h)."""
@@ -257,7 +274,10 @@ class Service:
         for query in queries:
             if not isinstance(query, dict) or set(query) != {"latents", "values"}:
                 raise InputError('queries: expected {"latents": [...], "values": [...]} for each')
-            ids, numbers = np.array(query["latents"]), np.array(query["values"])
+            try:
+                ids, numbers = np.array(query["latents"]), np.array(query["values"])
+            except ValueError:
+                ids = numbers = np.empty((0, 0))
             if (
                 ids.ndim != 1
                 or ids.shape != numbers.shape
@@ -281,8 +301,11 @@ class Service:
         if wrong is not None:
             kinds = "texts" if kind is str else "integers"
             raise InputError(f"{name}: {wrong!r}; the catalogue's ids are {kinds}")
+        if kind is str:
+            encoded(ids)  # Refuses what is no id.
+            return np.array(ids)
         try:
-            return np.array(ids, np.int64 if kind is int else None)
+            return np.array(ids, np.int64)
         except OverflowError:
             raise InputError(f"{name}: a number too large for an id") from None
 
@@ -298,42 +321,49 @@ class Service:
             import anyio
             import prometheus_client
             from starlette.applications import Starlette
-            from starlette.responses import JSONResponse, PlainTextResponse
+            from starlette.exceptions import HTTPException
+            from starlette.requests import ClientDisconnect
+            from starlette.responses import PlainTextResponse
             from starlette.routing import Route
         except ImportError as error:
             raise MissingExtraError(str(error.name), "serve", "serving") from None
 
         limiter: anyio.CapacityLimiter | None = None
 
-        def answered(status: int, content: dict[str, Any]) -> "Response":
+        def answered(status: int, text: str) -> "Response":
             self.responses[status] += 1
             headers = {"retry-after": "1"} if status == 503 else None
-            # What JSON lacks, such as dates in metadata, is written as text.
-            text = json.dumps(content, default=str, ensure_ascii=False, separators=(",", ":"))
             return PlainTextResponse(text, status, headers, "application/json")
+
+        def refused(status: int, reason: str) -> "Response":
+            return answered(status, _text({"error": reason}))
 
         def post(answer: Callable[[bytes], dict[str, Any]]) -> Any:
             async def endpoint(request: "Request") -> "Response":
-                if self._running >= self._limits.concurrent:
-                    return answered(503, {"error": "too many requests at once; try again"})
-                self._running += 1
                 try:
                     body = await self._body(request)
-                    return answered(
-                        200, await anyio.to_thread.run_sync(answer, body, limiter=limiter)
-                    )
+                    if self._running >= self._limits.concurrent:
+                        return refused(503, "too many requests at once; try again")
+                    self._running += 1
+                    try:
+                        text = await anyio.to_thread.run_sync(
+                            lambda: _text(answer(body)), limiter=limiter
+                        )
+                    finally:
+                        self._running -= 1
+                    return answered(200, text)
                 except InputError as error:
-                    return answered(400, {"error": str(error)})
+                    return refused(400, str(error))
                 except _Refused as error:
-                    return answered(error.status, {"error": str(error)})
-                finally:
-                    self._running -= 1
+                    return refused(error.status, str(error))
+                except ClientDisconnect:
+                    return refused(400, "the client went away")
 
             return endpoint
 
         def get(answer: Callable[[], dict[str, Any]]) -> Any:
             async def endpoint(request: "Request") -> "Response":
-                return answered(200, answer())
+                return answered(200, _text(answer()))
 
             return endpoint
 
@@ -343,8 +373,13 @@ class Service:
             text = prometheus_client.generate_latest(registry)
             return PlainTextResponse(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
+        async def elsewhere(request: "Request", error: Any) -> "Response":
+            return refused(
+                error.status_code, f"{request.method} {request.url.path}: {error.detail}"
+            )
+
         async def failed(request: "Request", error: Exception) -> "Response":
-            return JSONResponse({"error": "an error of the server; its log says more"}, 500)
+            return refused(500, "an error of the server; its log says more")
 
         @asynccontextmanager
         async def lifespan(app: "Starlette") -> AsyncIterator[None]:
@@ -361,7 +396,11 @@ class Service:
             Route("/search", post(self.search), methods=["POST"]),
             Route("/similar", post(self.similar), methods=["POST"]),
         ]
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: failed})
+        return Starlette(
+            routes=routes,
+            lifespan=lifespan,
+            exception_handlers={HTTPException: elsewhere, Exception: failed},
+        )
 
     async def _body(self, request: "Request") -> bytes:
         """The body of a request, as far as it may be long, and slow."""
@@ -431,6 +470,36 @@ class _Collector:
             list(zip(bounds, below, strict=True)),
             counters.seconds,
         )
+
+
+def _text(content: dict[str, Any]) -> str:
+    """JSON of an answer."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _plain(table: Any) -> list[dict[str, Any]]:
+    """Rows of a pyarrow table as JSON may hold them."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            values = column.to_pylist()
+        except (ValueError, OverflowError):  # Times finer or later than Python's.
+            values = column.cast("string").to_pylist()
+        columns[name] = [_finite(value) for value in values]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _finite(value: Any) -> Any:
+    """A value as JSON may hold it: null for a number that is not finite, texts for other types."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _refuse(constant: str) -> None:

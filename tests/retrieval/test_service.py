@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from commands import call
 from scipy import sparse
@@ -290,6 +291,7 @@ def test_sparse_queries_are_answered_exactly(tmp_path):
             {"latents": [1.5], "values": [1]},
             {"latents": [1], "values": ["1"]},
             {"latents": [[1]], "values": [[1]]},
+            {"latents": [[1], [2, 3]], "values": [1]},
         ):
             assert client.post("/search", json={"queries": [query]}).status_code == 400
         refused = client.post("/search", json={"queries": queries, "candidates": 5})
@@ -310,7 +312,10 @@ def served(catalogue):
     """A service in a process of its own: its address and the process."""
     command = [sys.executable, "-m", "compressae", "serve", str(catalogue.path), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--refresh", "0.05"], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        [*command, "--refresh", "0.05", "--max-requests", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
     )
     line = process.stderr.readline()
     yield re.search(r"http://\S+", line)[0], process
@@ -337,7 +342,10 @@ def test_no_answer_is_wrong_while_a_writer_changes_the_catalogue(served, catalog
         while not stop.is_set():
             some = rng.integers(0, N, 3)
             body = {"queries": table[some].tolist(), "k": 1}
-            answers.append((some, post(address, "/search", body)))
+            try:
+                answers.append((some, post(address, "/search", body)))
+            except urllib.error.HTTPError as error:  # The other client's request runs.
+                assert error.code == 503
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
     for thread in threads:
@@ -375,3 +383,96 @@ def test_missing_libraries_are_named(catalogue, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(InputError, match=r"pip install 'compressae\[serve\]'"):
         Service(catalogue, threads=1).app()
+
+
+def test_what_json_lacks_is_null_or_a_text(tmp_path, model, table):
+    columns = pa.table(
+        {
+            "price": [float("nan"), float("inf"), 1.5],
+            "day": pa.array([0, 1, 2], pa.date32()),
+            "time": pa.array([1, 2, 3], pa.timestamp("ns")),
+            "raw": [b"\xff", b"", None],
+            "list": [[1.0, float("nan")], [], None],
+        }
+    )
+    codes = compress(model, table).take(np.arange(3))
+    catalogue = Catalogue.create(tmp_path / "c", model.projection, codes, metadata=columns)
+    with TestClient(Service(catalogue, threads=1).app()) as client:
+        response = client.post(
+            "/search", json={"queries": table[:1].tolist(), "k": 3, "metadata": True}
+        )
+    assert response.status_code == 200, response.text
+    found = {hit["id"]: hit["metadata"] for hit in response.json()["hits"][0]}
+    assert found == {
+        0: {
+            "price": None, "day": "1970-01-01", "time": "1970-01-01 00:00:00.000000001",
+            "raw": "ff", "list": [1.0, None],
+        },
+        1: {
+            "price": None, "day": "1970-01-02", "time": "1970-01-01 00:00:00.000000002",
+            "raw": "", "list": [],
+        },
+        2: {
+            "price": 1.5, "day": "1970-01-03", "time": "1970-01-01 00:00:00.000000003",
+            "raw": None, "list": None,
+        },
+    }  # fmt: skip
+
+
+def test_a_score_that_overflows_is_null(tmp_path, model, table):
+    codes = compress(model, 1e20 * table, similarity="dot")
+    catalogue = Catalogue.create(tmp_path / "c", model.projection, codes)
+    with TestClient(Service(catalogue, threads=1).app()) as client:
+        response = client.post("/search", json={"queries": (1e20 * table[:1]).tolist(), "k": 1})
+    assert response.json()["hits"][0][0]["score"] is None
+
+
+def test_too_many_candidates_are_refused(catalogue, table):
+    service = Service(catalogue, threads=1, limits=Limits(candidates=20))
+    with TestClient(service.app()) as client:
+        body = {"queries": table[:1].tolist(), "k": 5}
+        assert client.post("/search", json=body | {"candidates": 20}).status_code == 200
+        for candidates in (21, "all"):
+            response = client.post("/search", json=body | {"candidates": candidates})
+            assert response.status_code == 400 and "at most 20" in response.text
+
+
+def test_all_errors_are_json_and_counted(client):
+    for response in (client.get("/nowhere"), client.get("/search"), client.put("/search")):
+        assert response.json()["error"]
+    text = client.get("/metrics").text
+    assert 'compressae_responses_total{status="404"} 1.0' in text
+    assert 'compressae_responses_total{status="405"} 2.0' in text
+
+
+def test_ids_that_cannot_be_are_refused(client, catalogue, table):
+    wrong = ["a\0", "", "a" * 256] if catalogue.has_text_ids else [-1, 2**63 - 1, 2**63]
+    for id in wrong:
+        response = client.post("/similar", json={"ids": [id]})
+        assert response.status_code == 400, (id, response.text)
+    body = {"queries": table[:1].tolist(), "k": 3}
+    if not catalogue.has_text_ids:  # No row has such an id: nothing is left out.
+        answered(
+            client.post("/search", json=body | {"exclude": [[2**63 - 1]]}),
+            catalogue.search(table[:1], 3),
+        )
+
+
+def test_a_slow_client_holds_up_no_other(served, table):
+    """The service of the fixture runs one request at a time."""
+    address, _ = served
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        slow.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.2)
+        assert post(address, "/search", {"queries": table[:1].tolist()})["version"] == 1
+
+
+def test_a_table_that_does_not_go_with_the_catalogue_stops_the_service(catalogue, table):
+    if catalogue.has_text_ids:
+        with pytest.raises(InputError, match="rows named by texts"):
+            Service(catalogue, threads=1, rerank=table).warm()
+        return
+    Service(catalogue, threads=1, rerank=table).warm()
+    with pytest.raises(InputError, match="expected rows of 10 for ids up to"):
+        Service(catalogue, threads=1, rerank=table[:5]).warm()

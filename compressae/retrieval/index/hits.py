@@ -49,7 +49,8 @@ class Hits:
         """Multiply the scores of queries start… by factors (m,), in place; padding stays."""
         rows = slice(start, start + len(factors))
         scores = self.scores[rows]
-        np.multiply(scores, factors[:, None], out=scores, where=self.ids[rows] >= 0)
+        with np.errstate(over="ignore"):  # Products beyond float32 are infinite.
+            np.multiply(scores, factors[:, None], out=scores, where=self.ids[rows] >= 0)
 
     def save(self, path: str | Path) -> None:
         """Write ``ids`` and ``scores`` as a .npz file, whole or not at all.

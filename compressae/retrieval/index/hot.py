@@ -14,7 +14,7 @@ class HotRows:
 
     Pass them as ``rerank``: results that are hot get their exact score, others keep the one of
     their code. A share of 10 % that is in two thirds of the results costs a tenth of the table's
-    bytes in float16 (docs/results/catalogue.md).
+    bytes in float16 (docs/results/catalogue.md). After an update of a hot row make them anew.
 
     Args:
         table: (m, d) embeddings: an array, a path or ``Embeddings``.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy import sparse
@@ -26,7 +27,9 @@ class CachedSearch:
 
     A result is kept for a query, the options of its search and the version of the catalogue; a new
     version empties the cache. What is not seen to be equal is searched: queries that are no array
-    and no scipy matrix, options that are objects of other kinds. Threads may share it.
+    and no scipy matrix, and options that are objects of other kinds, but for ``rerank`` and ``on``,
+    which are told apart as objects (a path as ``rerank`` is not, since the file may change).
+    Threads may share it.
 
     Args:
         catalogue: to search; it moves to another version by its own ``refresh`` or changes.
@@ -55,6 +58,9 @@ class CachedSearch:
         self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, _Row] = OrderedDict()
         self._version = catalogue.version
+        # Numbers of objects among options, as long as they live.
+        self._tokens: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._next_token = 0
 
     def __len__(self) -> int:
         """Results that are kept."""
@@ -150,7 +156,14 @@ class CachedSearch:
                 else:
                     return None
                 own = [row + b"|" + part for row, part in zip(own, parts, strict=True)]
-            elif value is None or isinstance(value, str | int | float | bool | Path):
+            elif name in ("rerank", "on") and value is not None:
+                if isinstance(value, str | Path):
+                    return None
+                with self._lock:
+                    token = self._tokens.setdefault(value, self._next_token)
+                    self._next_token = max(self._next_token, token + 1)
+                shared.append(f"{name}={token}")
+            elif value is None or isinstance(value, str | int | float | bool):
                 shared.append(f"{name}={value!r}")
             elif isinstance(value, np.ndarray) and value.dtype.kind in "biuU":
                 digest = hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()

@@ -14,13 +14,13 @@ from filelock import FileLock, Timeout
 from scipy import sparse
 
 from compressae.retrieval.codes import Codes, as_codes
-from compressae.retrieval.errors import InputError
+from compressae.retrieval.errors import InputError, UnknownIdError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.index.segments import AllowedRows, check_ids
+from compressae.retrieval.index.segments import LAST_ID, AllowedRows, check_ids
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
 from compressae.retrieval.store import version as version_files
@@ -65,7 +65,7 @@ class Catalogue:
 
     def __init__(self, root: Root, view: View) -> None:
         self._root, self._view = root, view
-        self._writer = threading.Lock()
+        self._writer, self._moving = threading.Lock(), threading.Lock()
         self._writing_thread: int | None = None
         self.path = root.path
 
@@ -111,7 +111,8 @@ class Catalogue:
         numbers = None if names is not None else ids
         table = None if metadata is None else as_table(metadata, len(codes))
         if table is not None and numbers is not None:
-            table = table.take(np.argsort(np.asarray(ids)))  # As rows are kept.
+            places = np.argsort(np.argsort(np.asarray(ids)))
+            table = gather([(places, table)], len(table))  # As rows are kept.
         index: Index
         if projection is None:
             index = InvertedIndex(codes, threads, ids=numbers, **settings)
@@ -337,7 +338,7 @@ class Catalogue:
         is_known = view.index.segments.known(numbers)
         if not is_known.all():
             missing = np.atleast_1d(ids)[int(np.argmin(is_known))]
-            raise InputError(f"id {missing} is not in the catalogue")
+            raise UnknownIdError(f"id {missing} is not in the catalogue")
         return numbers
 
     def _rows_where(self, view: View, where: Any, allowed: Any) -> AllowedRows:
@@ -363,8 +364,8 @@ class Catalogue:
             if numbers.dtype.kind not in "iu":
                 raise InputError(f"exclude: {numbers.dtype} ids; expected whole numbers")
         rows = np.repeat(np.arange(len(excluded)), np.diff(bounds))
-        known = numbers >= 0
-        shape = len(excluded), int(numbers.max(initial=0)) + 1
+        known = (numbers >= 0) & (numbers <= LAST_ID)
+        shape = len(excluded), int(numbers[known].max(initial=0)) + 1
         pairs = sparse.coo_array(
             (np.ones(int(known.sum()), np.int8), (rows[known], numbers[known])), shape
         )
@@ -394,7 +395,7 @@ class Catalogue:
         where there is a model, else (m, h) CSR.
 
         Raises:
-            InputError: an id that the catalogue lacks.
+            InputError: what is no id; ``UnknownIdError`` for one that the catalogue lacks.
         """
         view = self._view
         codes = view.index.segments.codes_of(self._numbers(view, ids))
@@ -408,11 +409,25 @@ class Catalogue:
         Raises:
             InputError: the newest version cannot be opened; the one that is open stays.
         """
+        before = self._view
         newest = version_files.numbers(self.path)[-1]
-        if newest == self.version:
+        if newest == before.version.number:
+            try:
+                identity = read_version(self.path, newest).catalogue
+            except InputError:  # What is open stays, whatever became of its file.
+                return False
+            if identity != before.version.catalogue:
+                raise InputError(f"{self.path}: was replaced by another catalogue; open it again")
             return False
-        self._view = _newest(self._root, self._view)
-        return True
+        return self._move(_newest(self._root, before))
+
+    def _move(self, view: View) -> bool:
+        """Open a view unless another thread has moved as far; return whether."""
+        with self._moving:
+            if view.version.number <= self.version:
+                return False
+            self._view = view
+            return True
 
     def versions(self) -> list[Version]:
         """The versions that are kept, oldest first.
@@ -438,13 +453,14 @@ class Catalogue:
             InputError: another process writes; or the disk failed. Nothing was changed.
         """
         with self._locked(wait):
-            self.refresh()
-            change = Change(self._root, self._view)
+            view = _newest(self._root, self._view)
+            self._move(view)
+            change = Change(self._root, view)
             yield change
             version = change.write()
             if version is not None:
                 write_version(self.path, version)
-                self._view = self._root.open_version(version, self._view)
+                self._move(self._root.open_version(version, view))
 
     def add(self, codes: Any, ids: Any = None, metadata: Any = None) -> np.ndarray:
         """Add rows, as a version of their own.
@@ -537,7 +553,7 @@ class Catalogue:
             )
             view = self._root.open_version(version, None)  # Its files are there.
             write_version(self.path, version)
-            self._view = view
+            self._move(view)
 
     def prune(self, keep: int = 1) -> int:
         """Delete older versions, and the files that only they name.

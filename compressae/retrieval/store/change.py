@@ -204,7 +204,7 @@ class Change:
             )
         first = self._view.stored[0].metadata
         assert first is not None
-        return as_table(metadata, rows, first.schema)
+        return as_table(metadata, rows, first.dataset.schema)
 
     def _describe(self, numbers: np.ndarray, table: "pa.Table | None") -> None:
         """Note the metadata of numbered rows."""

@@ -101,7 +101,7 @@ def open_stored(
     record: SegmentRecord,
     like: Codes,
     texts: bool,
-    columns: bool,
+    columns: dict[str, str] | None,
     verify: bool = False,
 ) -> Stored:
     """Map a segment, all rows present. Nothing but headers, bounds and ids is read.
@@ -111,7 +111,7 @@ def open_stored(
         record: of the version.
         like: codes that share all but the rows; see ``Codes.with_rows``.
         texts: ids are texts.
-        columns: rows have metadata.
+        columns: names and Arrow types of the metadata; None if rows have none.
         verify: compare files with their checksums, which reads them.
 
     Raises:
@@ -131,9 +131,11 @@ def open_stored(
     codes = like.with_rows(rows, row_arrays)
     segment = open_segment(codes, tensors.get("lists", {}), str(folder))
     names = Names.from_arrays(tensors.get("names", {}), rows, str(folder)) if texts else None
-    metadata = Metadata(folder / _METADATA, rows) if columns else None
-    if metadata is not None and _METADATA not in read_config(folder).files:
-        raise InputError(f"{folder}: no {_METADATA}; {_CURE}")
+    metadata = None
+    if columns is not None:
+        if _METADATA not in read_config(folder).files:
+            raise InputError(f"{folder}: no {_METADATA}; {_CURE}")
+        metadata = Metadata(folder / _METADATA, rows, columns)
     return Stored(record, replace(segment, pages=Pages()), names, metadata)
 
 

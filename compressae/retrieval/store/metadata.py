@@ -1,10 +1,12 @@
 """Metadata: columns of a segment's rows in a parquet file, and which rows an expression allows."""
 
+import json
+import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,95 +18,177 @@ from compressae.retrieval.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    import pyarrow.dataset
 
 #: Rows a row group: what is decoded to read one row.
-_GROUP = 1 << 16
-#: Expressions whose rows are kept, a segment.
-_KEPT = 16
-#: Seconds after which an expression is given up: one that never ends, most likely.
-_LONGEST = 60.0
+_GROUP = 1 << 14
+#: Conditions whose rows are kept, a segment, and the bytes that they may take.
+_KEPT, _KEPT_BYTES = 16, 1 << 26
+#: Characters of a condition.
+_LONGEST = 4096
+#: Seconds after which a condition is given up.
+_SLOWEST = 20.0
+#: What a condition may be made of, in DuckDB's words: no subquery, no window, no star.
+_CLASSES = {
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT",
+    "FUNCTION", "OPERATOR",
+}  # fmt: skip
+#: Functions that answer otherwise another time, beside those that DuckDB calls volatile.
+_CHANGING = {"age", "ago", "getvariable", "in_search_path", "now", "today", "transaction_timestamp"}
+_CHANGING_NAMES = ("current", "get_current", "has_", "inet_", "local", "pg_")
+#: Memory that DuckDB may take.
+_MEMORY = "2GB"
 _CURE = "copy the catalogue again"
 
 
 class Engine:
-    """DuckDB, which may read the segments of one catalogue and nothing else.
+    """DuckDB, which may read what it is given and no file.
 
     Args:
-        folder: of the segments.
         threads: processors to use; all that the machine has when None.
     """
 
-    def __init__(self, folder: Path, threads: int | None) -> None:
-        self._folder, self._threads = folder.resolve(), threads
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads
         self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._volatile: set[str] = set()
         self._process = 0
+        self._inherited: Any = None
 
-    def rows(self, file: Path, expression: str, count: int) -> np.ndarray:
-        """Row numbers (m,) int64 of a parquet file for which an SQL expression is true.
+    def evaluate(self, table: "pyarrow.dataset.Dataset", condition: str) -> np.ndarray:
+        """Rows (n,) bool of a table for which a condition is true.
 
         Args:
-            file: in the folder.
-            expression: of the file's columns, as after WHERE.
-            count: rows that the file must have.
+            table: n rows.
+            condition: of the table's columns, in SQL, as after WHERE.
 
         Raises:
-            InputError: the expression is none, does not fit the columns or runs for a minute; or
-                the file is damaged.
+            InputError: it is no condition of a row's columns alone, does not fit them or takes too
+                long; or the table's file is damaged.
         """
         duckdb = _duckdb()
+        short = condition if len(condition) <= 80 else condition[:77] + "..."
+        if len(condition) > _LONGEST:
+            raise InputError(f"where {short!r}: more than {_LONGEST} characters")
         cursor = self._cursor()
-        timer = threading.Timer(_LONGEST, cursor.interrupt)
+        timer = threading.Timer(_SLOWEST, cursor.interrupt)
         timer.start()
         try:
-            path = str(self._folder / file.relative_to(file.parents[1]))
-            query = "SELECT num_rows FROM parquet_file_metadata(?)"
-            if cursor.execute(query, [path]).fetchall() != [(count,)]:
-                raise InputError(f"{file}: other rows than the segment's {count}; {_CURE}")
-            table = cursor.read_parquet(path, file_row_number=True)
-            condition = duckdb.SQLExpression(expression)
-            numbers = table.filter(condition).select("file_row_number").fetchnumpy()
+            condition.encode()
+            self._check(cursor, condition, table.schema.names)
+            relation, parsed = cursor.from_arrow(table), duckdb.SQLExpression(condition)
+            relation.filter(parsed)  # Refuses what is no condition.
+            is_true = relation.select(parsed.cast("BOOLEAN").alias("is_true")).fetchnumpy()
         except duckdb.InterruptException as error:
-            raise InputError(
-                f"where {expression!r}: not done after {_LONGEST:.0f} seconds"
-            ) from error
-        except (duckdb.Error, RuntimeError, UnicodeError) as error:  # What is no UTF-8 fails late.
-            raise InputError(f"where {expression!r}: {_reason(error)}") from error
+            raise InputError(f"where {short!r}: not done after {_SLOWEST:.0f} seconds") from error
+        except (duckdb.Error, RuntimeError, ValueError) as error:  # What is no UTF-8 fails late.
+            raise InputError(f"where {short!r}: {_reason(error)}") from error
         finally:
             timer.cancel()
             cursor.close()
-        return numbers["file_row_number"]
+        return np.ma.filled(is_true["is_true"], False)
+
+    def _check(
+        self, cursor: "duckdb.DuckDBPyConnection", condition: str, columns: list[str]
+    ) -> None:
+        """Refuse what is more than a condition of a row's columns.
+
+        Raises:
+            ValueError: see above.
+        """
+        tree = json.loads(
+            cursor.execute("SELECT json_serialize_sql(?)", [f"SELECT {condition}"]).fetchall()[0][0]
+        )
+        if tree["error"]:
+            raise ValueError(tree["error_message"])
+        known = {name.lower() for name in columns}
+        nodes: list[Any] = [statement["node"]["select_list"] for statement in tree["statements"]]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, list):
+                nodes += node
+                continue
+            if not isinstance(node, dict):
+                continue
+            nodes += node.values()
+            if "class" in node and node["class"] not in _CLASSES:
+                raise ValueError(f"{node['class'].lower()} in it; expected a condition of a row")
+            names = node.get("column_names")
+            if names and names[0].lower() not in known:
+                raise ValueError(f"no column {names[0]!r}; expected some of {', '.join(columns)}")
+            function = str(node.get("function_name", ""))
+            if function in self._volatile | _CHANGING or function.startswith(_CHANGING_NAMES):
+                raise ValueError(f"{function} answers otherwise another time; give its value")
 
     def _cursor(self) -> "duckdb.DuckDBPyConnection":
         """A connection of one thread's own, to an instance of this process."""
         duckdb = _duckdb()
         with self._lock:
             if self._connection is None or self._process != os.getpid():
-                config: dict[str, Any] = {"autoinstall_known_extensions": "false"}
-                if self._threads is not None:
-                    config["threads"] = str(self._threads)
+                # The parent's instance waits for threads that a forked child lacks, if it goes.
+                self._inherited = self._connection
+                config: dict[str, Any] = {} if self._threads is None else {"threads": self._threads}
                 self._connection = duckdb.connect(config=config)
-                folder = str(self._folder).replace("'", "''")
-                self._connection.execute(f"SET allowed_directories = ['{folder}/']")
-                self._connection.execute("SET enable_external_access = false")
-                self._connection.execute("SET lock_configuration = true")
+                volatile = "SELECT function_name FROM duckdb_functions() WHERE stability='VOLATILE'"
+                self._volatile = {name for (name,) in self._connection.execute(volatile).fetchall()}
+                for setting in (
+                    "temp_directory = ''",
+                    f"memory_limit = '{_MEMORY}'",
+                    "autoinstall_known_extensions = false",
+                    "autoload_known_extensions = false",
+                    "enable_external_access = false",
+                    "python_enable_replacements = false",
+                    "lock_configuration = true",
+                ):
+                    self._connection.execute(f"SET {setting}")
                 self._process = os.getpid()
             return self._connection.cursor()
 
 
-@dataclass(frozen=True, eq=False)
 class Metadata:
-    """Columns of the rows of a segment.
+    """Columns of the rows of a segment, mapped from a parquet file.
 
-    Attributes:
-        path: a parquet file.
+    Args:
+        path: the file, which may be deleted or replaced afterwards.
         rows: n, the rows of the segment and of the file.
+        columns: names and Arrow types that the file must have.
+
+    Raises:
+        InputError: the file is missing or empty.
     """
 
-    path: Path
-    rows: int
-    _masks: "OrderedDict[str, np.ndarray]" = field(default_factory=OrderedDict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    def __init__(self, path: Path, rows: int, columns: dict[str, str]) -> None:
+        self.path, self.rows, self._columns = path, rows, columns
+        self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise InputError(f"{path}: empty; {_CURE}") from error
+
+    @cached_property
+    def dataset(self) -> "pyarrow.dataset.FileSystemDataset":
+        """The table, of which a reader decodes the columns that it needs.
+
+        Raises:
+            InputError: the file is damaged, or has other rows or columns.
+        """
+        pa = _pyarrow("metadata")
+        import pyarrow.dataset
+
+        with _damage_named(self.path, pa):
+            form = pyarrow.dataset.ParquetFileFormat()
+            fragment = form.make_fragment(pa.py_buffer(self._map))
+            schema = fragment.physical_schema
+            found = {column.name: str(column.type) for column in schema}
+            if fragment.metadata.num_rows != self.rows or found != self._columns:
+                raise InputError(
+                    f"{self.path}: {fragment.metadata.num_rows} rows of {found}; expected "
+                    f"{self.rows} of {self._columns}; {_CURE}"
+                )
+            return pyarrow.dataset.FileSystemDataset([fragment], schema, form)
 
     def where(self, condition: Any, engine: Engine) -> np.ndarray:
         """Rows (n,) bool for which a condition is true.
@@ -112,11 +196,11 @@ class Metadata:
         The rows of the last conditions are kept, since a service asks for few again and again.
 
         Args:
-            condition: an SQL expression, or a ``pyarrow.compute.Expression``.
+            condition: a text in SQL, or a ``pyarrow.compute.Expression``.
             engine: evaluates SQL.
 
         Raises:
-            InputError: see ``Engine.rows``.
+            InputError: see ``Engine.evaluate``.
             MissingExtraError: DuckDB or pyarrow is not installed.
         """
         if not isinstance(condition, str):
@@ -125,12 +209,13 @@ class Metadata:
             if condition in self._masks:
                 self._masks.move_to_end(condition)
                 return self._masks[condition]
-        mask = np.zeros(self.rows, bool)
-        mask[engine.rows(self.path, condition, self.rows)] = True
+        mask = engine.evaluate(self.dataset, condition)
+        if len(mask) != self.rows:
+            raise InputError(f"{self.path}: {len(mask)} rows; expected {self.rows}; {_CURE}")
         mask.flags.writeable = False
         with self._lock:
             self._masks[condition] = mask
-            while len(self._masks) > _KEPT:
+            while len(self._masks) > max(1, min(_KEPT, _KEPT_BYTES // self.rows)):
                 self._masks.popitem(last=False)
         return mask
 
@@ -144,34 +229,18 @@ class Metadata:
                 f"where: {type(condition).__name__}; expected an SQL expression, or one of "
                 "pyarrow.compute"
             )
+        dataset = self.dataset
         try:
-            table = pyarrow.dataset.dataset(str(self.path), format="parquet").to_table(
-                columns={"allowed": condition}
-            )
+            table = dataset.to_table(columns={"allowed": condition})
             allowed = table["allowed"].cast(pa.bool_()).fill_null(False).to_numpy()
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise InputError(f"where {condition}: {_reason(error)}") from error
         if len(allowed) != self.rows:
-            raise InputError(f"{self.path}: other rows than the segment's {self.rows}; {_CURE}")
+            raise InputError(f"{self.path}: {len(allowed)} rows; expected {self.rows}; {_CURE}")
         return allowed
 
-    @cached_property
-    def schema(self) -> "pa.Schema":
-        """Names and types of the columns.
-
-        Raises:
-            InputError: the file is damaged.
-        """
-        pa = _pyarrow("metadata")
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_schema(self.path)
-        except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise InputError(f"{self.path}: damaged ({_reason(error)}); {_CURE}") from error
-
     def take(self, rows: np.ndarray) -> "pa.Table":
-        """Read the columns of rows (m,).
+        """Read the columns of rows (m,), a row group at a time.
 
         Raises:
             InputError: the file is damaged.
@@ -179,23 +248,22 @@ class Metadata:
         pa = _pyarrow("metadata")
         import pyarrow.parquet
 
-        try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                if file.metadata.num_rows != self.rows:
-                    raise InputError(f"{self.path}: other rows than the segment's; {_CURE}")
-                # Only the row groups that hold some of the rows are decoded.
-                sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-                bounds = np.cumsum([0, *sizes])
-                groups, where = np.unique(
-                    np.searchsorted(bounds, rows, side="right") - 1, return_inverse=True
-                )
-                table = file.read_row_groups(groups.tolist())
-                firsts = np.cumsum([0, *(sizes[g] for g in groups)])
-                table = table.take(pa.array(rows - bounds[groups[where]] + firsts[where]))
-                table.validate(full=True)  # Texts that are no UTF-8.
-                return table
-        except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise InputError(f"{self.path}: damaged ({_reason(error)}); {_CURE}") from error
+        schema = self.dataset.schema
+        with (
+            _damage_named(self.path, pa),
+            pyarrow.parquet.ParquetFile(pa.BufferReader(pa.py_buffer(self._map))) as file,
+        ):
+            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            bounds = np.cumsum([0, *sizes])
+            group_of = np.searchsorted(bounds, rows, side="right") - 1
+            order = np.argsort(group_of, kind="stable")
+            parts = [schema.empty_table()]
+            for group in np.unique(group_of).tolist():
+                own = order[group_of[order] == group]
+                part = file.read_row_group(group).take(pa.array(rows[own] - bounds[group]))
+                part.validate(full=True)  # Texts that are no UTF-8.
+                parts.append(part)
+            return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
 
 
 def as_table(metadata: Any, rows: int | None, like: "pa.Schema | None" = None) -> "pa.Table":
@@ -226,7 +294,16 @@ def as_table(metadata: Any, rows: int | None, like: "pa.Schema | None" = None) -
             table = pyarrow.parquet.read_table(path)
         else:
             table = pa.table(metadata)
-        table = table.combine_chunks().replace_schema_metadata(None)
+        table = table.replace_schema_metadata(None)
+        for place, column in enumerate(table.schema):
+            if pa.types.is_null(column.type):
+                raise InputError(f"metadata: {column.name!r} is empty in all rows; leave it out")
+            if str(column.type) in ("string_view", "binary_view"):  # Of which few functions know.
+                plain = (
+                    pa.large_string() if str(column.type) == "string_view" else pa.large_binary()
+                )
+                table = table.set_column(place, column.name, table[place].cast(plain))
+        table = table.combine_chunks()
         names = table.column_names
         twice = {name for name in names if [n.lower() for n in names].count(name.lower()) > 1}
         if twice or not all(names):
@@ -237,7 +314,7 @@ def as_table(metadata: Any, rows: int | None, like: "pa.Schema | None" = None) -
         if rows is not None and len(table) != rows:
             raise InputError(f"metadata: {len(table)} rows for {rows}; expected one a row")
         if like is None:
-            return table
+            return table.cast(_as_read(table.schema))
         if set(names) != set(like.names):
             raise InputError(
                 f"metadata: columns {', '.join(names)}; expected {', '.join(like.names)}"
@@ -247,6 +324,16 @@ def as_table(metadata: Any, rows: int | None, like: "pa.Schema | None" = None) -
         raise InputError(
             f"metadata: {_reason(error)}; expected a table of a row for each item"
         ) from error
+
+
+def _as_read(schema: "pa.Schema") -> "pa.Schema":
+    """Names and types as they come back from a parquet file: of items of lists, say."""
+    pa = _pyarrow("metadata")
+    import pyarrow.parquet
+
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(schema.empty_table(), sink)
+    return pyarrow.parquet.read_schema(pa.BufferReader(sink.getvalue())).remove_metadata()
 
 
 def write_table(file: Path, table: "pa.Table") -> None:
@@ -281,7 +368,19 @@ def gather(sources: Sequence[tuple[np.ndarray, Any]], count: int) -> "pa.Table":
         first -= len(table)
         row_numbers[places] = first + np.arange(len(table))
     assert (row_numbers >= 0).all()
-    return pa.concat_tables([table for _, table in sources]).take(pa.array(row_numbers))
+    try:
+        return pa.concat_tables([table for _, table in sources]).take(pa.array(row_numbers))
+    except pa.ArrowException as error:
+        raise InputError(f"metadata: {_reason(error)}; give smaller batches of rows") from error
+
+
+@contextmanager
+def _damage_named(path: Path, pa: Any) -> Iterator[None]:
+    """Name the file in errors of what is read in the block."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise InputError(f"{path}: damaged ({_reason(error)}); {_CURE}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -119,8 +119,11 @@ def write_version(catalogue: Path, version: Version) -> None:
     Raises:
         InputError: the disk failed.
     """
+    path = path_of(catalogue, version.number)
+    if path.exists():
+        raise InputError(f"{path}: another process wrote this version; nothing was changed")
     content = asdict(version)
-    with replacing(path_of(catalogue, version.number)) as file:
+    with replacing(path) as file:
         file.write_text(json.dumps({"sha256": _digest(content), "version": content}) + "\n")
 
 

@@ -14,7 +14,7 @@ from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.io.artifacts import load_artifact, read_config, write_artifact
 from compressae.retrieval.io.schema import checked
-from compressae.retrieval.store.files import SEGMENTS, Stored, open_stored, without_removals
+from compressae.retrieval.store.files import Stored, open_stored, without_removals
 from compressae.retrieval.store.metadata import Engine
 from compressae.retrieval.store.version import Identity, Version
 
@@ -149,7 +149,7 @@ class Root:
         if settings.model is not None:
             weights = artifact.tensors.get("model", {})
             projection = Projection.from_parts(settings.model, weights, str(path))
-        engine = Engine(path / SEGMENTS, threads)
+        engine = Engine(threads)
         return cls(path, settings.ids == "texts", like, projection, settings, threads, engine)
 
     @property
@@ -174,11 +174,10 @@ class Root:
         opened = {}
         if before is not None and not verify:
             opened = {part.record: part.whole for part in before.stored}
-        has_columns = self.columns is not None
         try:
             stored = [
                 opened.get(record)
-                or open_stored(self.path, record, self.like, self.texts, has_columns, verify)
+                or open_stored(self.path, record, self.like, self.texts, self.columns, verify)
                 for record in version.segments
             ]
             stored = without_removals(self.path, stored, version.removals)

@@ -184,23 +184,29 @@ def filters(output: Path, rows: int, count: int, without: str) -> None:
         home = output / "engine"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
-        engine = make(home / "data")
-        point: dict[str, Any] = {
-            "engine": name,
-            "build_s": timed(lambda e=engine: e.build(table))[0],
-        }
-        point |= {"bytes": folder_bytes(home), "searches": []}
-        for share, limit in LIMITS.items():
-            for setting in engine.settings():
-                point["searches"].append(
-                    {"share": share, "setting": setting}
-                    | _measure(engine, queries, limit, setting, truth[share])
-                )
+        try:
+            point = _all_filters(make(home / "data"), home, table, queries, truth)
+        except Exception as error:  # An engine that fails is named, the others go on.
+            point = {"failed": repr(error)}
+        point = {"engine": name, **point}
         record["points"].append(point)
         write_record(output / "filters.json", record)
         click.echo(str(point))
         shutil.rmtree(home)
     (output / "hnsw.faiss").unlink(missing_ok=True)
+
+
+def _all_filters(
+    engine: Any, home: Path, table: np.ndarray, queries: np.ndarray, truth: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Build an engine, and search with each filter."""
+    point: dict[str, Any] = {"build_s": timed(lambda: engine.build(table))[0]}
+    point |= {"bytes": folder_bytes(home), "searches": []}
+    for share, limit in LIMITS.items():
+        for setting in engine.settings():
+            measured = _measure(engine, queries, limit, setting, truth[share])
+            point["searches"].append({"share": share, "setting": setting} | measured)
+    return point
 
 
 def _measure(

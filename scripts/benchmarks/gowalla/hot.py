@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 from benchmarks.gowalla.files import write_json
-from benchmarks.gowalla.served import COUNTED, JUDGED, svd_tables, trained_tables
+from benchmarks.gowalla.served import demand, svd_tables, trained_tables
 from recommenders.interactions import read_split
 from scipy import sparse
 
@@ -31,13 +31,8 @@ def hot(data: Path, trained: Path | None, output: Path, latents: int, dim: int) 
     """
     split = read_split(data)
     users, items = svd_tables(split, dim) if trained is None else trained_tables(trained, split)
-    order = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(split.test.indptr)))
-    judged = order[: min(JUDGED, len(order) // 2)]
-    others = np.setdiff1d(np.arange(len(users)), judged)
+    judged, others, asked = demand(split, users, items)
     seen = sparse.csr_array(split.train)
-    some = others[:COUNTED]
-    counted = exact_search(items, users[some], 50, "dot", exclude=seen[some]).ids
-    asked = np.bincount(counted[counted >= 0], minlength=len(items))
     by_demand = np.argsort(-asked, kind="stable")
     model = train(items, TrainConfig(latents, nonzeros=8, similarity="dot"))
     truth = exact_search(items, users[judged], K, "dot", exclude=seen[judged]).ids

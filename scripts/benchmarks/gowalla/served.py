@@ -90,13 +90,8 @@ def _judge(
     methods: tuple[str, ...],
 ) -> dict[str, Any]:
     """Summary of every method on one recommender's tables."""
-    order = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(split.test.indptr)))
-    judged = order[: min(JUDGED, len(order) // 2)]
-    others = np.setdiff1d(np.arange(len(users)), judged)
-    seen = sparse.csr_array(split.train)
-    some = others[:COUNTED]
-    counted = exact_search(items, users[some], 50, "dot", exclude=seen[some]).ids
-    importance = 1 + np.bincount(counted[counted >= 0], minlength=len(items))
+    judged, others, asked = demand(split, users, items)
+    importance = 1 + asked
     config = TrainConfig(latents, nonzeros=8, similarity="dot", seed=seed)
     model: CompresSAE = train(items, config)
     with progress(f"measuring {name}") as show:
@@ -112,6 +107,20 @@ def _judge(
             importance=importance,
         )
     return summarise(result)
+
+
+def demand(
+    split: Split, users: np.ndarray, items: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users who are judged, the others, and how often each item is among the 50 best of 8,000 of
+    these."""
+    order = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(split.test.indptr)))
+    judged = order[: min(JUDGED, len(order) // 2)]
+    others = np.setdiff1d(np.arange(len(users)), judged)
+    some = others[:COUNTED]
+    seen = sparse.csr_array(split.train)[some]
+    counted = exact_search(items, users[some], 50, "dot", exclude=seen).ids
+    return judged, others, np.bincount(counted[counted >= 0], minlength=len(items))
 
 
 def trained_tables(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:

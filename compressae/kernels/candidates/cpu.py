@@ -90,7 +90,7 @@ def find(
     A histogram of the candidates' scores, ``counts`` (m, bins), gives the threshold: ``edge`` is
     the highest bin such that at least ``count`` candidates are in it or above, so the threshold
     approaches the K-th largest score from below. Only positive scores are candidates, so that the
-    sums of excluded rows are set to zero.
+    sums of rows that are excluded, or not in the mask, are set to zero.
 
     Fills rows and scores (m, capacity) up to ``filled`` (m,), and ``complete`` (m,) bool, which are
     final after the last window. ``sums`` is scratch for the scores of a window. ``edges``,
@@ -129,6 +129,11 @@ def find(
                 for p in range(np.uint64(a), np.uint64(b)):
                     sums[docs[p]] += sums.dtype.type(weight * values[p])
             sums[end:width] = 0  # Numbers of a damaged file that are no rows.
+            if mask.shape[0]:
+                if sums.itemsize == 2:
+                    _clear_others(sums.view(np.int16), mask, base, end)
+                else:  # Floats too, by their bits.
+                    _clear_others(sums.view(np.int32), mask, base, end)
 
             while (
                 next_excluded[i] < excluded_bounds[i + 1]
@@ -139,7 +144,7 @@ def find(
 
             # No threshold yet: estimate one from a sample of the scores.
             edge, size = edges[i], filled[i]
-            if edge == 0 and mask.shape[0] == 0:
+            if edge == 0:
                 limit = counts.shape[1] << shift
                 edge = _first_threshold(sums, width, count, limit) >> shift
                 above[i] = counts[i, edge:].sum()
@@ -152,8 +157,6 @@ def find(
                 while bits:
                     local = block + np.int64(lowest_bit(bits))
                     bits &= bits - np.uint64(1)
-                    if mask.shape[0] and not mask[base + local]:
-                        continue
 
                     # Full: drop the candidates below the current threshold. Give up the query if
                     # more than 3/4 remain.
@@ -217,6 +220,14 @@ def _reaching(sums, width, least, stride):
     for block in range(0, width, stride):
         reached += count_bits(at_least(sums, block, level))
     return np.int64(reached)
+
+
+@numba.njit(nogil=True, cache=True)
+def _clear_others(sums, mask, base, end):
+    """Set to zero the sums of a window's rows that the mask leaves out. Branchless, in vectors."""
+    ones = mask[base : base + end].view(np.int8)
+    for row in range(end):
+        sums[row] &= -ones[row]
 
 
 @numba.njit(nogil=True, cache=True)

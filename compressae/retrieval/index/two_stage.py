@@ -76,9 +76,11 @@ class TwoStageSearch:
         exclude, segments = self.request.exclude, self.request.segments
         projected = self.project(x)
         tables = segments[0].codes.query_tables(x)
-        chosen: list[list[Any]] = [self._searchable_rows] * len(x)
+        chosen: list[list[Any]]
         scores = None
-        if not self.scans:
+        if self.scans:
+            chosen = [self._searchable_rows] * len(x)
+        else:
             chosen = self._candidate_rows(projected, number)
             if any(segment.from_disk for segment in segments):
                 scores = [

@@ -453,8 +453,8 @@ class Catalogue:
             InputError: another process writes; or the disk failed. Nothing was changed.
         """
         with self._locked(wait):
-            view = _newest(self._root, self._view)
-            self._move(view)
+            self.refresh()
+            view = self._view  # The newest: no other process writes.
             change = Change(self._root, view)
             yield change
             version = change.write()

@@ -517,3 +517,21 @@ def test_a_catalogue_of_four_times_the_memory_allowed_is_searched(tmp_path, mode
     done = subprocess.run([*command, str(tmp_path / "queries.npy")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == index.search(table[:5], 10).ids.tolist()
+
+
+def test_a_change_of_a_catalogue_that_was_replaced_is_refused(lists):
+    new = Catalogue.create(lists.path, None, rows_of(8, 20), overwrite=True)
+    with pytest.raises(InputError, match="replaced by another catalogue"):
+        lists.add(rows_of(1, 2))
+    assert [version.number for version in new.versions()] == [1]
+    assert len(Catalogue.open(lists.path, verify=True)) == 20
+
+
+def test_a_refresh_that_comes_late_does_not_go_back(lists):
+    writer = Catalogue.open(lists.path)
+    writer.remove([1])
+    late = lists._root.open_version(lists.versions()[-1], lists._view)
+    writer.remove([2])
+    lists.refresh()
+    assert not lists._move(late)
+    assert (lists.version, len(lists)) == (3, 28)

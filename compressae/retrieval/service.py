@@ -18,7 +18,6 @@ of which JavaScript keeps 53.
 import asyncio
 import json
 import math
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -124,7 +123,6 @@ class Service:
         self._limits = limits or Limits()
         self._running = 0
         self._stale: str | None = None
-        self._lock = threading.Lock()
 
     def warm(self) -> None:
         """Search once, so that kernels are compiled and the first client need not wait.
@@ -267,8 +265,7 @@ class Service:
                 rows = np.empty(0)
             if rows.ndim != 2 or rows.dtype.kind not in "if":
                 raise InputError("queries: expected lists of as many numbers each")
-            with np.errstate(over="ignore"):  # The search refuses what becomes infinite.
-                return rows.astype(np.float32)
+            return _float32(rows)
         latents, values, counts = [], [], []
         width = self.cached.catalogue.like.shape[1]
         for query in queries:
@@ -287,7 +284,7 @@ class Service:
             if len(set(ids.tolist())) < len(ids) or not ((ids >= 0) & (ids < width)).all():
                 raise InputError(f"queries: latents must be distinct, from 0 to {width - 1}")
             latents.append(ids.astype(np.int64))
-            values.append(numbers.astype(np.float32))
+            values.append(_float32(numbers))
             counts.append(len(ids))
         indptr = np.cumsum([0, *counts])
         return sparse.csr_array(
@@ -470,6 +467,12 @@ class _Collector:
             list(zip(bounds, below, strict=True)),
             counters.seconds,
         )
+
+
+def _float32(numbers: np.ndarray) -> np.ndarray:
+    """Numbers as float32; the search refuses what becomes infinite."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 def _text(content: dict[str, Any]) -> str:

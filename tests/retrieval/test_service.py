@@ -292,6 +292,7 @@ def test_sparse_queries_are_answered_exactly(tmp_path):
             {"latents": [1], "values": ["1"]},
             {"latents": [[1]], "values": [[1]]},
             {"latents": [[1], [2, 3]], "values": [1]},
+            {"latents": [1], "values": [1e39]},
         ):
             assert client.post("/search", json={"queries": [query]}).status_code == 400
         refused = client.post("/search", json={"queries": queries, "candidates": 5})

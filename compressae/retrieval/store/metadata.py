@@ -117,7 +117,7 @@ class Engine:
             names = node.get("column_names")
             if names and names[0].lower() not in known:
                 raise ValueError(f"no column {names[0]!r}; expected some of {', '.join(columns)}")
-            function = str(node.get("function_name", ""))
+            function = str(node.get("function_name", "")).lower()
             if function in self._volatile | _CHANGING or function.startswith(_CHANGING_NAMES):
                 raise ValueError(f"{function} answers otherwise another time; give its value")
 

@@ -228,6 +228,7 @@ def test_a_condition_is_evaluated_once_for_each_segment(lists, monkeypatch):
         "two conditions": ("price < 3, in_stock", "single expression"),
         "rows to many": ("unnest([true, false])", "UNNEST"),
         "the time": ("now() > '2026-01-01'", "now answers otherwise"),
+        "the time, aloud": ("NOW() > '2026-01-01'", "now answers otherwise"),
         "the day": ("current_date > '2026-01-01'", "no column 'current_date'|answers otherwise"),
         "chance": ("random() < 0.5", "random answers otherwise"),
         "the machine": ("current_setting('threads') = 1", "answers otherwise"),

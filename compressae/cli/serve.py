@@ -1,7 +1,9 @@
 """Command serve: answer searches of an index over HTTP."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +18,13 @@ from compressae.retrieval.store import Catalogue
 _GRACE = 30
 #: Connections, which may be idle or slow, for each request that may run.
 _CONNECTIONS = 16
+
+
+def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
+    """An option of what one client may ask for."""
+    return click.option(
+        name, default=default, show_default=True, type=click.IntRange(min=1), help=what
+    )
 
 
 @click.command(
@@ -56,41 +65,11 @@ _CONNECTIONS = 16
     type=click.Path(path_type=Path),
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
-@click.option(
-    "--max-results",
-    default=Limits.results,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Results of a query.",
-)
-@click.option(
-    "--max-queries",
-    default=Limits.queries,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Queries of one request.",
-)
-@click.option(
-    "--max-candidates",
-    default=Limits.candidates,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Rows scored for a query.",
-)
-@click.option(
-    "--max-requests",
-    default=Limits.concurrent,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Requests at a time; more are refused with 503.",
-)
-@click.option(
-    "--max-bytes",
-    default=Limits.body_bytes,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Bytes of one request.",
-)
+@_limit("--max-results", Limits.results, "Results of a query.")
+@_limit("--max-queries", Limits.queries, "Queries of one request.")
+@_limit("--max-candidates", Limits.candidates, "Rows scored for a query.")
+@_limit("--max-requests", Limits.concurrent, "Requests at a time; more are refused with 503.")
+@_limit("--max-bytes", Limits.body_bytes, "Bytes of one request.")
 def serve(
     index: Path,
     host: str,

@@ -125,13 +125,17 @@ def build_postings(
     np.cumsum(np.diff(ends, axis=1).T, axis=1, out=bounds[:, 1:])
     offsets = np.concatenate([[0], np.cumsum(bounds[:, -1], dtype=np.int64)])[:-1]
     if windows > 1:  # The lists of one window are in the order of latents already.
-        docs = _by_latent(docs, ends, places, threads)
-        stored = _by_latent(stored, ends, places, threads)
+        docs = _by_latent(docs, ends, places, offsets, threads)
+        stored = _by_latent(stored, ends, places, offsets, threads)
     return Postings(docs, stored, bounds, offsets, n, step, float(norm), float(error))
 
 
 def _by_latent(
-    data: np.ndarray, ends: np.ndarray, places: np.ndarray, threads: int | None
+    data: np.ndarray,
+    ends: np.ndarray,
+    places: np.ndarray,
+    offsets: np.ndarray,
+    threads: int | None,
 ) -> np.ndarray:
     """Reorder (nnz,) lists from windows of latents to latents of windows.
 
@@ -139,16 +143,15 @@ def _by_latent(
         data: row numbers or values.
         ends: (windows, h + 1) uint32 offsets of the lists within a window.
         places: (windows + 1,) int64 offset of each window.
+        offsets: (h,) int64 offset of each latent's run.
         threads: processors to use.
     """
     out = np.empty_like(data)
-    sizes = np.diff(ends, axis=1).sum(axis=0, dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
 
     def copy(first: int, last: int) -> None:
         cpu.by_latent(data, ends, places, offsets, first, last, out)
 
-    over_rows(copy, len(sizes), threads)
+    over_rows(copy, len(offsets), threads)
     return out
 
 

@@ -123,7 +123,7 @@ class AllowedRows:
 
     Attributes:
         segments: of one snapshot.
-        masks: for each its rows (n,) bool.
+        masks: for each its rows (n,) bool, none that is removed.
     """
 
     segments: tuple[Segment, ...]
@@ -294,14 +294,9 @@ class Segments:
         if allowed is None:
             return segments, [segment.alive for segment in segments]
         if isinstance(allowed, AllowedRows):
-            if len(segments) != len(allowed.segments) or any(
-                mine is not theirs for mine, theirs in zip(segments, allowed.segments, strict=True)
-            ):
+            if allowed.segments is not segments:
                 raise InputError("allowed: rows of another version; search the index they are of")
-            return segments, [
-                mask if segment.alive is None else mask & segment.alive
-                for segment, mask in zip(segments, allowed.masks, strict=True)
-            ]
+            return segments, list(allowed.masks)
         allowed = np.asarray(allowed)
         if allowed.ndim != 1 or (allowed.dtype != bool and allowed.dtype.kind not in "iu"):
             if allowed.size:

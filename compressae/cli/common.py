@@ -159,6 +159,13 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "say.  [default: the rows themselves]",
         ),
         click.option(
+            "--beam",
+            default=1,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="Supports of a row that the choice of its latents keeps (packed values, CPU).",
+        ),
+        click.option(
             "--no-refit",
             is_flag=True,
             help="Use the encoder's values, as the paper does (float32, float16 or int8).",
@@ -212,6 +219,7 @@ def encode_rows(
         "--importance": options["importance"],
         "--like": options["like"],
         "--queries": options["queries"],
+        "--beam": options["beam"] if options["beam"] > 1 else None,
     }
     if value_type not in (None, *PACKED_TYPES):
         for name, value in packed_only.items():
@@ -245,6 +253,7 @@ def encode_rows(
         device,
         options["similarity"],
         options["queries"],
+        options["beam"],
     )
 
 

@@ -14,6 +14,7 @@ from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue, pursuit_schedule
 from compressae.kernels.quantize import quantize_on_support
 from compressae.kernels.refit import error_reduction, refit
+from compressae.kernels.support import Dictionary, select_latents
 from compressae.model import CompresSAE
 from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
@@ -61,9 +62,12 @@ class Coder:
     Attributes:
         model: a trained model; its encoder is used only without pursuit.
         error_weighting: (d, d) float32.
-        pursuit: choose latents by orthogonal matching pursuit instead of the encoder.
+        pursuit: choose latents by their error reduction instead of the encoder: by orthogonal least
+            squares, or on a GPU and with too many latents for their Gram matrix by orthogonal
+            matching pursuit.
         refit: take least-squares values instead of the encoder's; implied by pursuit.
         device: device of the tensors; None for arrays on the CPU.
+        beam: supports that the choice keeps; see ``select_latents``. 1 on a GPU.
 
     >>> model = CompresSAE(dim=4, latents=16, nonzeros=2)
     >>> coder = Coder(model, np.eye(4, dtype=np.float32), pursuit=True)
@@ -77,6 +81,7 @@ class Coder:
     pursuit: bool
     refit: bool = True
     device: torch.device | None = None
+    beam: int = 1
 
     def put(self, array: np.ndarray) -> Any:
         """Move an array to the coder's device."""
@@ -103,6 +108,12 @@ class Coder:
         return x @ self._placed_weighting
 
     @cached_property
+    def _dictionary(self) -> Dictionary | None:
+        """Latents to choose supports from; None where orthogonal matching pursuit does."""
+        is_possible = self.device is None and Dictionary.fits(self.model.latents)
+        return Dictionary(self.decoder) if is_possible else None
+
+    @cached_property
     def _encoder(self) -> CompresSAE:
         """The model, or a copy of it, on the coder's device."""
         if self.device == self.model.encoder.device:
@@ -118,19 +129,24 @@ class Coder:
 
     def support(self, x: Any, k: int) -> Any:
         """Choose latents (m, k) int32 of unit rows x (m, d), in the order of their choice."""
-        if self.pursuit:
-            return pursue(x, self.decoder, pursuit_schedule(k))[0]
-        return self.encode(x, k)[0]
+        if not self.pursuit:
+            return self.encode(x, k)[0]
+        if self._dictionary is not None:
+            return select_latents(x, self._dictionary, k, self.beam)
+        return pursue(x, self.decoder, pursuit_schedule(k))[0]
 
     def code(self, x: Any, k: int) -> tuple[Any, Any]:
         """Encode unit rows x (m, d): latents and values (m, k) by descending |value|."""
         if self.pursuit or self.refit:
-            return self.values(x, self.support(x, k))
+            return self.values(self.weigh(x), self.support(x, k))
         return self.encode(x, k)
 
-    def values(self, x: Any, ids: Any) -> tuple[Any, Any]:
-        """Fit least-squares values to latents ids (m, k); sort both by descending |value|."""
-        values = refit(self.weigh(x), ids, self.weighted_decoder, _RIDGE)
+    def values(self, weighted: Any, ids: Any) -> tuple[Any, Any]:
+        """Fit least-squares values to latents ids (m, k) of weighted rows (m, d).
+
+        Returns both by descending |value|.
+        """
+        values = refit(weighted, ids, self.weighted_decoder, _RIDGE)
         if self.device is not None:
             order = values.abs().argsort(dim=1, descending=True, stable=True)
             return ids.gather(1, order), values.gather(1, order)
@@ -251,25 +267,24 @@ def fit_quantizer(
 
 
 def pack_rows(
-    coder: Coder, quantizer: RowQuantizer, x: Any, lengths: Any, ids: Any, values: Any
+    coder: Coder, quantizer: RowQuantizer, weighted: Any, lengths: Any, ids: Any, values: Any
 ) -> np.ndarray:
     """Pack rows to bytes (m, quantizer.layout.lengths[k]) uint8.
 
     Args:
         coder: the coder of the table.
         quantizer: the quantiser of the table.
-        x: (m, d) unit rows.
+        weighted: (m, d) unit rows, times the error weighting.
         lengths: (m,) by which they are multiplied; 1 for cosine.
         ids: (m, k) latents by descending |value|; k ≤ K.
         values: (m, k).
     """
-    weighted, decoder = coder.weigh(x), coder.weighted_decoder
-    sizes = 1 << quantizer.value_bits
+    decoder, sizes = coder.weighted_decoder, 1 << quantizer.value_bits
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
     residual_codes, gains = _close(coder, quantizer, weighted, reconstruction)
     gain_bytes = quantizer.encode_gain(_check_gains(gains * lengths, quantizer))[:, None]
-    head = namespace(x).concatenate([residual_codes, gain_bytes], axis=1)
+    head = namespace(weighted).concatenate([residual_codes, gain_bytes], axis=1)
     return fetch(packed.pack(head, ids, codes, quantizer.layout))
 
 
@@ -303,5 +318,5 @@ def _close(
     """
     residual_codes = quantizer.encode_residual(weighted - reconstruction)
     if quantizer.residual_bytes:
-        reconstruction = reconstruction + coder.weigh(quantizer.decode_residual(residual_codes))
+        reconstruction = reconstruction + quantizer.decode_residual(residual_codes, weighted=True)
     return residual_codes, coder.gains(weighted, reconstruction)

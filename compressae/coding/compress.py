@@ -12,6 +12,7 @@ from compressae.coding.budget import allot, check_budget, check_importance
 from compressae.coding.coder import Coder, fit_quantizer, pack_rows
 from compressae.kernels.backend import current, fetch, tensors_on
 from compressae.kernels.packed import SPARE
+from compressae.kernels.support import Dictionary
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import Codes, PackedCodes, SparseCodes
 from compressae.retrieval.codes.quantizer import RowQuantizer, fit_error_weighting
@@ -57,13 +58,15 @@ def compress(
     device: str = "auto",
     similarity: Similarity | None = None,
     queries: Any = None,
+    beam: int = 1,
 ) -> PackedCodes:
     """Compress a table to packed codes: a few bytes a row.
 
-    Latents are chosen by pursuit. Rows are scaled to their least-squares length under an error
-    weighting (see ``fit_error_weighting``), so that (W q)·s estimates the cosine of a unit query
-    with the row. With similarity "dot" that scale includes the row's own length, in the same byte,
-    and (W q)·s estimates the dot product. Resident memory is the codes and one batch. A budget adds
+    Latents are chosen by their error reduction (see ``select_latents``). Rows are scaled to their
+    least-squares length under an error weighting (see ``fit_error_weighting``), so that (W q)·s
+    estimates the cosine of a unit query with the row. With similarity "dot" that scale includes the
+    row's own length, in the same byte, and (W q)·s estimates the dot product. Resident memory is
+    the codes, one batch and 2·h² bytes of the latents' products (on the CPU). A budget adds
     6 to 8 bytes a nonzero considered, and considers twice as many as a row gets on average.
 
     Args:
@@ -89,6 +92,9 @@ def compress(
             rows of zeros are allowed and score 0.
         queries: (q, d) a sample of the queries to come, which are not like the rows where users
             search for items: errors are weighted by their second moment. The rows' own when None.
+        beam: supports of a row that the choice of its latents keeps; on the CPU, and without a
+            budget. 4 take half as long again; they pay where there is no residual code, or a small
+            one.
 
     Returns:
         ``PackedCodes`` (n, h).
@@ -134,6 +140,7 @@ def compress(
         )
     if importance is not None and budget is None:
         raise InputError("importance without a budget; give a budget too")
+    _check_beam(model, beam, budget, tensors)
     if nonzeros is not None and budget is not None and like is None:
         raise InputError("nonzeros and a budget, which decides them row by row; give one of them")
     k = _check_nonzeros(model, nonzeros)
@@ -152,7 +159,7 @@ def compress(
         sample = table.sample()
         others = None if queries is None else _query_sample(queries, model.dim)
         weighting = fit_error_weighting(sample.x if others is None else others, sample.x)
-    coder = Coder(model, weighting, pursuit=True, refit=True, device=tensors)
+    coder = Coder(model, weighting, pursuit=True, refit=True, device=tensors, beam=beam)
     settings: dict[str, Any] = {
         "refit": True,
         "nonzeros": k,
@@ -309,6 +316,26 @@ def _check_like(model: CompresSAE, like: Codes) -> None:
         )
 
 
+def _check_beam(
+    model: CompresSAE, beam: int, budget: str | int | None, tensors: torch.device | None
+) -> None:
+    """Refuse a beam outside its range, or where latents are not chosen by one."""
+    if beam < 1:
+        raise InputError(f"a beam of {beam}: expected 1 or more")
+    if beam == 1:
+        return
+    if budget is not None:
+        raise InputError(
+            f"a beam of {beam} and a budget, under which rows keep the first of their latents, "
+            "while a beam chooses them as a whole; leave one out"
+        )
+    if tensors is not None or not Dictionary.fits(model.latents):
+        raise InputError(
+            f"a beam of {beam}: latents are chosen by one on the CPU, from at most 23,000; leave "
+            "it out"
+        )
+
+
 def _check_nonzeros(model: CompresSAE, nonzeros: int | None) -> int:
     """k, the model's when None; refuse one outside 1…h."""
     k = model.nonzeros if nonzeros is None else int(nonzeros)
@@ -452,8 +479,9 @@ def _packed(
     out = data[: n * length].reshape(n, length)
     for start, unit, lengths in items.batches(_batch(coder)):
         x, factors = coder.put(unit), coder.put(lengths)
-        ids, values = coder.code(x, quantizer.nonzeros)
-        out[start : start + len(x)] = pack_rows(coder, quantizer, x, factors, ids, values)
+        weighted = coder.weigh(x)
+        ids, values = coder.values(weighted, coder.support(x, quantizer.nonzeros))
+        out[start : start + len(x)] = pack_rows(coder, quantizer, weighted, factors, ids, values)
         if progress is not None:
             progress(start + len(x), n)
     return PackedCodes(data, None, quantizer, coder.model.model_id, settings)
@@ -511,17 +539,17 @@ def _budgeted(
 
     # Second pass: encode the rows of a batch that have equal k together.
     for start, unit, scales in items.batches(_batch(coder)):
-        x, factors = coder.put(unit), coder.put(scales)
-        batch_counts = counts[start : start + len(x)]
+        weighted, factors = coder.weigh(coder.put(unit)), coder.put(scales)
+        batch_counts = counts[start : start + len(unit)]
         for k in np.unique(batch_counts):
             members = np.flatnonzero(batch_counts == k)
-            member_x, member_factors = x[coder.put(members)], factors[coder.put(members)]
+            own, own_factors = weighted[coder.put(members)], factors[coder.put(members)]
             support = coder.put(supports[start + members, :k].astype(np.int32))
-            ids, values = coder.values(member_x, support)
+            ids, values = coder.values(own, support)
             length = int(lengths[k])
             positions = (ends[start + members] - length)[:, None] + np.arange(length)
-            data[positions] = pack_rows(coder, quantizer, member_x, member_factors, ids, values)
+            data[positions] = pack_rows(coder, quantizer, own, own_factors, ids, values)
         if progress is not None:
-            progress(n + start + len(x), 2 * n)
+            progress(n + start + len(unit), 2 * n)
     settings = {**settings, "nonzeros": most, "budget": budget}
     return PackedCodes(data, counts, quantizer, model.model_id, settings)

@@ -12,7 +12,7 @@ Recipe = Literal["pursuit", "autoencoder", "paper"]
 #: Defaults of each recipe.
 _OPTIMISER = dict(steps=3000, batch=1024, learning_rate=1e-3)
 _RECIPES: dict[str, dict[str, Any]] = {
-    "pursuit": dict(steps=40, batch=16384),
+    "pursuit": dict(steps=80, batch=16384),
     "autoencoder": dict(**_OPTIMISER, warmup=50, decay=0.4, wide_weight=0.0),
     "paper": dict(**_OPTIMISER, warmup=0, decay=0.0, wide_weight=0.125),
 }
@@ -51,7 +51,7 @@ class TrainConfig:
 
     >>> config = TrainConfig(latents=1024, nonzeros=16)
     >>> config.steps, config.batch
-    (40, 16384)
+    (80, 16384)
     """
 
     latents: int = 4096

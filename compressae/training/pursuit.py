@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from compressae.kernels.backend import fetch, namespace, put, tensors_on
-from compressae.kernels.decode import decode, sparse_t_matmul
+from compressae.kernels.decode import decode, second_moment, sparse_t_matmul
 from compressae.kernels.pursuit import pursue, pursuit_schedule
+from compressae.kernels.refit import refit
+from compressae.kernels.support import Dictionary, select_latents
 from compressae.model import CompresSAE
 from compressae.retrieval.io.embeddings import Embeddings, unit_rows
 from compressae.training import checkpoint as saved
@@ -18,11 +20,15 @@ from compressae.training.config import TrainConfig
 _CPU = torch.device("cpu")
 #: Most rows that a dictionary is learned from; drawn once, held in memory.
 SAMPLE_ROWS = 1 << 18
-#: Pursuit steps while learning; encoding takes more.
+#: Steps of orthogonal matching pursuit while learning, on a GPU; encoding takes more.
 _PURSUIT_STEPS = 4
 #: Conjugate-gradient steps of a dictionary update, and its ridge towards the old dictionary.
 _SOLVER_STEPS = 3
 _RIDGE = 0.05
+#: Entries of SᵀS for each nonzero up to which SᵀS is formed.
+_DENSE = 32
+#: Ridge of the least-squares values.
+_REFIT_RIDGE = 1e-4
 _START_NOISE = 0.3
 #: Part of the training during which dead latents are resampled.
 _RESAMPLE_UNTIL = 0.8
@@ -81,7 +87,7 @@ class PursuitRun:
         self.seen[drawn] = True
         rows = self._put(drawn)
         x, xp = self.x[rows], namespace(self.x)
-        ids, values = pursue(x, self.weights, pursuit_schedule(config.nonzeros, _PURSUIT_STEPS))
+        ids, values = self._encode(x)
         residual = x - decode(ids, values, self.weights)
         errors = fetch(xp.einsum("nd,nd->n", residual, residual))
         self.ids[rows], self.values[rows] = ids, values
@@ -95,21 +101,38 @@ class PursuitRun:
         cosines = np.sqrt(np.clip(1 - errors, 0, 1))  # x̂ is the row's projection.
         return float(errors.mean()), float(cosines.mean())
 
+    def _encode(self, x: Any) -> tuple[Any, Any]:
+        """Latents and least-squares values (m, k) of rows x (m, d)."""
+        k = self.config.nonzeros
+        if self._tensors is None and Dictionary.fits(self.config.latents):
+            ids = select_latents(x, Dictionary(self.weights), k)
+            return ids, refit(x, ids, self.weights, _REFIT_RIDGE)
+        return pursue(x, self.weights, pursuit_schedule(k, _PURSUIT_STEPS), _REFIT_RIDGE)
+
     def _solve(self) -> None:
         """Update the dictionary: solve (SᵀS + ridge) W = SᵀX + ridge·W_old by conjugate gradients,
-        preconditioned by the diagonal of SᵀS; SᵀS itself is never formed."""
+        preconditioned by the diagonal of SᵀS."""
         rows = self._put(np.flatnonzero(self.seen))
         ids, values, x = self.ids[rows], self.values[rows], self.x[rows]
         h, xp = len(self.weights), namespace(x)
+
+        # SᵀS is formed where that is cheaper than two sparse products with S.
+        if self._tensors is None and h * h <= _DENSE * ids.size:
+            moment = second_moment(ids, values, h)
+            left = sparse_t_matmul(ids, values, x, h) - moment @ self.weights
+            times_moment = moment.__matmul__
+        else:
+            left = sparse_t_matmul(ids, values, x - decode(ids, values, self.weights), h)
+
+            def times_moment(direction: Any) -> Any:
+                return sparse_t_matmul(ids, values, decode(ids, values, direction), h)
+
         dots = partial(xp.einsum, "hd,hd->d")
         inverse = xp.asarray(1 / (_squares(ids, values, h) + _RIDGE), dtype=xp.float32)
-        left = sparse_t_matmul(ids, values, x - decode(ids, values, self.weights), h)
         ahead = inverse * left
         direction, size = ahead, dots(left, ahead)
         for _ in range(_SOLVER_STEPS):
-            image = (
-                sparse_t_matmul(ids, values, decode(ids, values, direction), h) + _RIDGE * direction
-            )
+            image = times_moment(direction) + _RIDGE * direction
             along = dots(direction, image).clip(min=1e-20)
             self.weights += (size / along) * direction
             left -= (size / along) * image

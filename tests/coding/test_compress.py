@@ -142,3 +142,39 @@ def test_progress_ends_with_all_rows_done(model, table):
 def test_the_unit_length_of_rows_does_not_matter(model, table):
     one, two = compress(model, table), compress(model, table * 7)
     assert (one.data == two.data).mean() > 0.99
+
+
+def test_a_beam_leaves_less_error(table):
+    model = CompresSAE(D, H, 8, seed=3)
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    errors = []
+    for beam in (1, 6):
+        codes = compress(model, table, "int4", beam=beam)
+        rest = unit - codes.reconstruct(model.decoder.detach().numpy())
+        errors.append((rest**2).sum(1).mean())
+    assert errors[1] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (dict(beam=0), "a beam of 0: expected 1 or more"),
+        (dict(beam=2, budget="9 B/row"), "a beam of 2 and a budget"),
+    ],
+)
+def test_a_beam_is_refused(model, table, arguments, said):
+    with pytest.raises(InputError, match=said):
+        compress(model, table, **arguments)
+    wide = CompresSAE(2, 23_200, 1)
+    with pytest.raises(InputError, match="a beam of 2: latents are chosen by one on the CPU"):
+        compress(wide, table[:, :2], beam=2)
+
+
+def test_too_many_latents_for_their_products_are_coded_too():
+    """… by orthogonal matching pursuit; 23,200² products would take more than 1 GiB."""
+    wide = CompresSAE(6, 23_200, 2, seed=0)
+    rows = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    codes = compress(wide, rows, "int4")
+    rest = rows - codes.reconstruct(wide.decoder.detach().numpy())
+    assert (rest**2).sum(1).mean() < 0.05

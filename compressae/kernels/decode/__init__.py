@@ -109,3 +109,29 @@ def sparse_t_matmul(
     starts, slots = cpu.group_by_latent(indices, h)
     over_rows(lambda a, b: cpu.sparse_t_matmul(starts, slots, values, rows, out, a, b), h, threads)
     return out
+
+
+def second_moment(
+    indices: np.ndarray, values: np.ndarray, h: int, threads: int | None = None
+) -> np.ndarray:
+    """S.T @ S (h, h) float32 of codes S (n, h): sums of products of two latents' values.
+
+    O(n·k²), on the CPU.
+
+    Args:
+        indices: (n, k) int32, distinct within a row.
+        values: (n, k) float32.
+        h: number of latents.
+        threads: number of threads; every processor the process may use when None.
+
+    >>> indices = np.array([[0, 2], [2, 1]], np.int32)
+    >>> values = np.array([[1, 2], [3, 4]], np.float32)
+    >>> second_moment(indices, values, h=3)
+    array([[ 1.,  0.,  2.],
+           [ 0., 16., 12.],
+           [ 2., 12., 13.]], dtype=float32)
+    """
+    out = np.empty((h, h), np.float32)
+    starts, slots = cpu.group_by_latent(indices, h)
+    over_rows(lambda a, b: cpu.second_moment(starts, slots, indices, values, out, a, b), h, threads)
+    return out

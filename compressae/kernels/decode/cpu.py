@@ -63,6 +63,20 @@ def group_by_latent(indices, h):
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def second_moment(starts, slots, indices, values, out, start, stop):
+    """S.T @ S into out (h, h), latents start..stop, of slots from ``group_by_latent``."""
+    k = indices.shape[1]
+    for latent in range(start, stop):
+        total = out[latent]
+        total[:] = 0
+        for s in range(starts[latent], starts[latent + 1]):
+            i = slots[s] // k
+            v = values[i, slots[s] - i * k]
+            for j in range(k):
+                total[indices[i, j]] += v * values[i, j]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def sparse_t_matmul(starts, slots, values, rows, out, start, stop):
     """S.T @ rows into out (h, d), latents start..stop, of slots from ``group_by_latent``."""
     k, d = values.shape[1], rows.shape[1]

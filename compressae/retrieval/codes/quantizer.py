@@ -179,23 +179,26 @@ class RowQuantizer:
         xp, (m, _, s) = namespace(residual), self.codebooks.shape
         if not m:
             return xp.asarray(residual[:, :0], dtype=xp.uint8)
-        if xp is not np:  # The centroid of least ‖y − c‖² is that of least ‖c‖²/2 − y·c.
-            parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
-            books = self._beside("codebooks", residual)
-            half_norms = books.square().sum(2) / 2
-            nearest = [(half_norms[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
-            return xp.stack(nearest, 1).to(xp.uint8)
-        import faiss
+        # The centroid of least ‖y − c‖² is that of least ‖c‖²/2 − y·c.
+        parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
+        books = self._beside("codebooks", residual)
+        half_norms = xp.einsum("mcs,mcs->mc", books, books) / 2
+        nearest = [(half_norms[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
+        return xp.asarray(xp.stack(nearest, 1), dtype=xp.uint8)
 
-        quantizer = faiss.ProductQuantizer(m * s, m, 8)
-        faiss.copy_array_to_vector(self.codebooks.reshape(-1), quantizer.centroids)
-        return quantizer.compute_codes(np.ascontiguousarray(residual @ self.project))
+    def decode_residual(self, codes: Any, weighted: bool = False) -> Any:
+        """Decode codes (n, m) to residuals (n, d) float32; an array or a tensor like the input.
 
-    def decode_residual(self, codes: Any) -> Any:
-        """Decode codes (n, m) to residuals (n, d) float32; an array or a tensor like the input."""
+        With ``weighted`` they are multiplied by the error weighting.
+        """
         books = self._beside("codebooks", codes)
         parts = level_values(books, codes).reshape(len(codes), -1)
-        return parts @ self._beside("restore", codes).T
+        return parts @ self._beside("weighted_restore" if weighted else "restore", codes).T
+
+    @cached_property
+    def weighted_restore(self) -> np.ndarray:
+        """``restore`` (d, m·s) times the error weighting."""
+        return self.error_weighting.T @ self.restore
 
     def tables(self, x: np.ndarray) -> np.ndarray:
         """Compute look-up tables (q, m, 256) float32: queries x (q, d) times each centroid."""

@@ -1,0 +1,120 @@
+"""Choose the support of a row: the k latents whose least-squares fit leaves the least error.
+
+Orthogonal least squares (Chen, Billings and Luo 1989): each step takes the latent that reduces the
+error of the refitted row most. Orthogonal matching pursuit takes the one of largest |W r| instead,
+which leaves 1 to 2 % more error on sentence embeddings. Rows and latents are multiplied once;
+every later step follows from the Gram matrix of the latents (Batch-OMP: Rubinstein, Zibulevsky and
+Elad 2008). Products are those of int16 numbers, summed in int32: exact, so that the support of a
+row depends neither on the other rows nor on the number of threads.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from compressae.kernels.support import cpu
+from compressae.kernels.threads import over_rows
+
+#: Most bytes of a Gram matrix: h = 16,384 takes half of them.
+_MOST_GRAM = 1 << 30
+#: Latents are padded to a multiple of this.
+_LANES = 64
+
+
+class Dictionary:
+    """Latents as ``select_latents`` reads them: int16, with their Gram matrix.
+
+    The Gram matrix takes 2·h² bytes. It is computed when many rows come; for few rows only those
+    of its rows that they need are.
+
+    >>> dictionary = Dictionary(np.eye(3, dtype=np.float32))
+    >>> dictionary.latents, dictionary.dim
+    (3, 3)
+    """
+
+    #: Latents (h', d') int16, the same in panels, their Gram matrix (h', h') int16, and which of
+    #: its rows are known; h' and d' are padded.
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+    def __init__(self, weights: np.ndarray) -> None:
+        """Take the latents weights (h, d) float32, of any length above 0.
+
+        Raises:
+            ValueError: the Gram matrix would take more than 1 GiB; see ``fits``.
+        """
+        self.latents, self.dim = weights.shape
+        if not self.fits(self.latents):
+            raise ValueError(f"{self.latents} latents: expected a Gram matrix of at most 1 GiB")
+        padded = -(-self.latents // _LANES) * _LANES
+        rows = np.zeros((padded, self.dim + self.dim % 2), np.int16)
+        cpu.to_int16(np.ascontiguousarray(weights, np.float32), rows, 0, self.latents)
+        gram, is_known = np.empty((padded, padded), np.int16), np.zeros(padded, np.bool_)
+        self.arrays = (rows, cpu.to_panels(rows), gram, is_known)
+
+    @staticmethod
+    def fits(latents: int) -> bool:
+        """Whether the Gram matrix of so many latents takes at most 1 GiB."""
+        return 2 * (latents + _LANES) ** 2 <= _MOST_GRAM
+
+    def prepare(self, threads: int | None = None) -> None:
+        """Compute the whole Gram matrix, if it is not known yet."""
+        rows, panels, gram, is_known = self.arrays
+        if not is_known.all():
+            over_rows(
+                lambda a, b: cpu.fill_gram(rows, panels, gram, a, b),
+                len(rows) // cpu.BLOCK,
+                threads,
+            )
+            is_known[:] = True
+
+
+def select_latents(
+    x: Any, dictionary: Dictionary, k: int, beam: int = 1, threads: int | None = None
+) -> np.ndarray:
+    """Choose the latents (n, k) of each row, in the order of their choice.
+
+    The first steps look at all latents. Later ones look at those that were the most useful then:
+    512, or 8 k if that is more. With a beam each of the later steps keeps the best ``beam``
+    supports instead of one (beam search, as in additive quantisers: Babenko and Lempitsky 2014).
+    O(d·h + k·h + k²·512·beam) a row.
+
+    Args:
+        x: (n, d) float32 rows of any length.
+        dictionary: the latents.
+        k: latents of a row.
+        beam: supports kept; 1 is greedy, and then the first k' of k are those of k' alone.
+        threads: number of threads; every processor the process may use when None.
+
+    Returns:
+        (n, k) int32, distinct within a row.
+
+    Raises:
+        ValueError: k or ``beam`` is out of range, or the rows have another width.
+
+    >>> latents = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]], np.float32)
+    >>> select_latents(np.array([[3, 4, 0.1]], np.float32), Dictionary(latents), k=1)
+    array([[2]], dtype=int32)
+    """
+    n, d = x.shape
+    if d != dictionary.dim:
+        raise ValueError(f"rows of {d} columns: expected {dictionary.dim}")
+    if not 1 <= k <= dictionary.latents:
+        raise ValueError(f"k = {k}: expected 1 to {dictionary.latents}, the latents")
+    if beam < 1:
+        raise ValueError(f"beam = {beam}: expected 1 or more")
+    if n * k >= dictionary.latents:
+        dictionary.prepare(threads)
+    else:
+        threads = 1  # Rows of the Gram matrix are filled in by one thread.
+    x = np.ascontiguousarray(x, np.float32)
+    supports = np.empty((n, k), np.int32)
+    latents = dictionary.arrays
+    steps, width = cpu.steps_and_width(d, len(latents[0]), k, beam)
+
+    def choose(start: int, stop: int) -> None:
+        work = cpu.workspace(latents, k, beam, steps, width)
+        h = dictionary.latents
+        cpu.select(x, latents, h, beam, steps, width, work, supports, start, stop)
+
+    over_rows(choose, n, threads)
+    return supports

@@ -1,0 +1,1 @@
+"""Encoding and training throughput of one core, beside faiss and another commit."""

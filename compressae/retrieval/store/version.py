@@ -9,8 +9,8 @@ from typing import Annotated
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import SearchSettings
-from compressae.retrieval.io.artifacts import read_plain
 from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.plain import read_plain
 from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, checked, from_json
 
 FOLDER = "versions"

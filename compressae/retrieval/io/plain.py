@@ -14,13 +14,12 @@ LONGEST = 1 << 26
 _NOT_PLAIN = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMLINK, errno.ENXIO}
 
 
-def open_plain(path: Path, cure: str, links: bool = False) -> BufferedReader:
-    """Open a plain file to read: no folder, pipe or device, nor a link unless that may be.
+def open_plain(path: Path, cure: str) -> BufferedReader:
+    """Open a plain file to read: no folder, link, pipe or device.
 
     Args:
         path: the file.
         cure: what to do, for the error message.
-        links: whether a link to a plain file may stand for it.
 
     Raises:
         InputError: it is missing or something else.
@@ -29,9 +28,8 @@ def open_plain(path: Path, cure: str, links: bool = False) -> BufferedReader:
     Traceback (most recent call last):
     compressae.retrieval.errors.InputError: /: missing or no plain file; give a file
     """
-    more = getattr(os, "O_NONBLOCK", 0)  # A pipe is opened at once, and then refused.
-    if not links:
-        more |= getattr(os, "O_NOFOLLOW", 0)
+    # A pipe is opened at once, and then refused.
+    more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         file = open(  # noqa: SIM115
             str(path), "rb", opener=lambda name, flags: os.open(name, flags | more)
@@ -44,6 +42,22 @@ def open_plain(path: Path, cure: str, links: bool = False) -> BufferedReader:
         return file
     file.close()
     raise InputError(f"{path}: missing or no plain file; {cure}")
+
+
+def check_plain(path: Path, cure: str) -> None:
+    """Refuse what is no plain file nor a link to one, for a reader that opens a path itself.
+
+    What is missing is left to that reader, who knows what to say of it.
+
+    Args:
+        path: what is to be opened.
+        cure: what to do, for the error message.
+
+    Raises:
+        InputError: see above.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: no plain file; {cure}")
 
 
 def read_plain(path: Path, cure: str) -> bytes:

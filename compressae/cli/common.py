@@ -14,6 +14,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.embeddings import SIMILARITIES
 from compressae.retrieval.io.labels import read_labels
+from compressae.retrieval.io.plain import check_plain
 
 if TYPE_CHECKING:
     from compressae.model import CompresSAE
@@ -268,9 +269,8 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
     Raises:
         InputError: there is no such file, or its dtype is of another kind.
     """
+    check_plain(path, f"expected a .npy of {what}")
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("no plain file")
         loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: expected a .npy of {what} ({error})") from error
@@ -347,9 +347,8 @@ def sparse_rows(path: Path) -> Any:
 
     if path.is_dir():
         return load_codes(path)
+    check_plain(path, "expected codes or a scipy sparse .npz")
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("no plain file")
         return SparseCodes.from_scipy(sparse.load_npz(path))
     except FileNotFoundError:
         raise

@@ -51,7 +51,7 @@ def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Results of queries that are kept and given again, until there is a new version.",
+    help="Results of queries that are kept, in 256 MB at most, until there is a new version.",
 )
 @click.option(
     "--refresh",

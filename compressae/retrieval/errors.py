@@ -25,6 +25,10 @@ class UnknownIdError(InputError):
     """An id that a catalogue lacks."""
 
 
+class RerankError(InputError):
+    """Embeddings to rerank with that do not go with the index, or cannot be read any more."""
+
+
 class MissingExtraError(InputError):
     """An optional library is not installed; the message holds the pip command that installs it.
 

@@ -10,7 +10,8 @@ Queries of a catalogue without a model are sparse: {"latents": [3, 17], "values"
 of both searches: k, where, allowed (ids), exclude (ids to leave out, a list a query), candidates,
 query_nonzeros, metadata (true for the columns of each hit). An answer is {"version": 3, "hits":
 [[{"id": 7, "score": 0.9}, …], …]}; an error {"error": "one line"} with status 400 (a request that
-cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once). Numbers that
+cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once, or the
+embeddings to rerank with cannot be read; then /health says so, with 503 too). Numbers that
 are not finite become null, dates and what else JSON lacks texts; ids are whole numbers of 64 bits,
 of which JavaScript keeps 53.
 """
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from compressae.retrieval.errors import InputError, MissingExtraError, UnknownIdError
+from compressae.retrieval.errors import InputError, MissingExtraError, RerankError, UnknownIdError
 from compressae.retrieval.io.schema import Positive, as_type
 from compressae.retrieval.store import CachedSearch, Catalogue
 from compressae.retrieval.store.counters import BUCKETS
@@ -123,6 +124,7 @@ class Service:
         self._limits = limits or Limits()
         self._running = 0
         self._stale: str | None = None
+        self._failing: str | None = None
 
     def warm(self) -> None:
         """Search once, so that kernels are compiled and the first client need not wait.
@@ -188,9 +190,12 @@ class Service:
         }
 
     def health(self) -> dict[str, Any]:
-        """State, version and rows; an error if a newer version cannot be opened."""
+        """State, version and rows; an error if searches cannot be reranked, or there is a newer
+        version that cannot be opened."""
         catalogue = self.cached.catalogue.pin()
         state = {"status": "ok", "version": catalogue.version, "rows": len(catalogue)}
+        if self._failing is not None:
+            return state | {"status": "failing", "error": self._failing}
         return state if self._stale is None else state | {"status": "stale", "error": self._stale}
 
     def _answer(
@@ -349,6 +354,9 @@ class Service:
                     finally:
                         self._running -= 1
                     return answered(200, text)
+                except RerankError as error:
+                    self._failing = str(error)
+                    return refused(503, self._failing)
                 except InputError as error:
                     return refused(400, str(error))
                 except _Refused as error:
@@ -358,11 +366,12 @@ class Service:
 
             return endpoint
 
-        def get(answer: Callable[[], dict[str, Any]]) -> Any:
-            async def endpoint(request: "Request") -> "Response":
-                return answered(200, _text(answer()))
+        async def described(request: "Request") -> "Response":
+            return answered(200, _text(self.described()))
 
-            return endpoint
+        async def health(request: "Request") -> "Response":
+            state = self.health()
+            return answered(503 if state["status"] == "failing" else 200, _text(state))
 
         async def metrics(request: "Request") -> "Response":
             registry = prometheus_client.CollectorRegistry()
@@ -387,8 +396,8 @@ class Service:
             task.cancel()
 
         routes = [
-            Route("/", get(self.described)),
-            Route("/health", get(self.health)),
+            Route("/", described),
+            Route("/health", health),
             Route("/metrics", metrics),
             Route("/search", post(self.search), methods=["POST"]),
             Route("/similar", post(self.similar), methods=["POST"]),
@@ -414,7 +423,10 @@ class Service:
         return b"".join(parts)
 
     async def _follow(self) -> None:
-        """Move to each new version; one that cannot be opened is named by /health."""
+        """Move to each new version; one that cannot be opened is named by /health.
+
+        After a search that could not be reranked, look whether one can be again.
+        """
         while True:
             await asyncio.sleep(self._refresh)
             try:
@@ -422,6 +434,12 @@ class Service:
                 self._stale = None
             except InputError as error:
                 self._stale = str(error)
+            if self._failing is not None:
+                try:
+                    await asyncio.to_thread(self.warm)
+                    self._failing = None
+                except InputError as error:
+                    self._failing = str(error)
 
 
 class _Collector:

@@ -5,6 +5,7 @@ import multiprocessing
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from compressae.retrieval import Catalogue, InputError
+from fuzz.place import memory
 
 LATENTS = 9
 #: Rows of the catalogue at most, states that are kept for readers, and rows of one operation.
@@ -230,7 +232,7 @@ class Writer:
         one = sparse.csr_array(random_rows(self.rng, 1))
         unknown = "nobody" if self.texts else 1 << 40
         known = self.some(rows, 1)
-        attempts = [
+        attempts: list[Callable[[], Any]] = [
             lambda: self.catalogue.remove([*known, unknown]),
             lambda: self.catalogue.update([unknown], one),
         ]
@@ -263,6 +265,7 @@ def read(folder: Path, texts: bool, seed: int, done: Any, said: Any) -> None:
         catalogue = Catalogue.open(folder / "catalogue")
         state = State.load(folder / "states" / f"{catalogue.version}.npz")
         while not done.is_set():
+            began = time.perf_counter()
             if rng.random() < 0.3:
                 if rng.random() < 0.1:
                     catalogue = Catalogue.open(folder / "catalogue")
@@ -272,6 +275,7 @@ def read(folder: Path, texts: bool, seed: int, done: Any, said: Any) -> None:
                 versions += 1
             state.check(catalogue, rng)
             checks += 1
+            time.sleep(time.perf_counter() - began)  # Leaves the writer most of a processor.
     except BaseException as error:
         said.put(f"reader {seed}, version {catalogue.version}: {error!r}")
         return
@@ -282,7 +286,9 @@ def read(folder: Path, texts: bool, seed: int, done: Any, said: Any) -> None:
 @click.option("--count", default=100_000, show_default=True, help="Operations, half on each kind.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--readers", default=2, show_default=True, help="Processes that search meanwhile.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where; a temporary one if not.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where; in memory if there is a place."
+)
 def operations(count: int, seed: int, readers: int, folder: Path | None) -> None:
     """Change a catalogue at random, and search it, against brute force.
 
@@ -294,7 +300,7 @@ def operations(count: int, seed: int, readers: int, folder: Path | None) -> None
     started = time.perf_counter()
     counts: Counter[str] = Counter()
     for texts in (False, True):
-        with tempfile.TemporaryDirectory(dir=folder) as home:
+        with tempfile.TemporaryDirectory(dir=folder or memory()) as home:
             rng = np.random.default_rng([seed, texts])
             writer = Writer(Path(home), texts, rng)
             context = multiprocessing.get_context("spawn")

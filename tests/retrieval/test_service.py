@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 
 from compressae import CompresSAE, InputError, compress
 from compressae.retrieval import Catalogue
+from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.service import Limits, Service
 
 N, D = 300, 10
@@ -306,6 +308,53 @@ def test_answers_are_reranked_where_there_is_a_table(tmp_path, model, table):
             client.post("/search", json={"queries": table[:3].tolist(), "k": 5}),
             catalogue.search(table[:3], 5, rerank=table),
         )
+
+
+def _cut(path):
+    with path.open("r+b") as file:
+        file.truncate(1000)
+
+
+def _spoil(path):
+    rows = np.load(path)
+    np.save(path, np.full_like(rows, np.nan))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _cut, _spoil], ids=["lost", "cut", "spoilt"])
+def test_a_table_that_is_damaged_later_is_the_services_fault(tmp_path, model, table, damage):
+    catalogue = Catalogue.create(tmp_path / "c", model.projection, compress(model, table))
+    path = tmp_path / "items.npy"
+    np.save(path, table)
+    service = Service(catalogue, threads=1, refresh=0.02, rerank=open_embeddings(path))
+    body = {"queries": table[:1].tolist()}
+    with TestClient(service.app()) as client:
+        before = client.post("/search", json=body).json()
+        damage(path)
+        response = client.post("/search", json=body)
+        assert response.status_code == 503
+        assert "items.npy" in response.json()["error"]
+        assert client.post("/search", json=body | {"k": 0}).status_code == 400
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failing")
+        assert "items.npy" in health.json()["error"]
+        np.save(path, table)
+        for _ in range(200):
+            if client.get("/health").status_code == 200:
+                break
+            time.sleep(0.02)
+        assert client.get("/health").json()["status"] == "ok"
+        assert client.post("/search", json=body).json() == before
+
+
+def test_rows_that_the_table_lacks_are_the_services_fault(tmp_path, model, table):
+    codes = compress(model, table)
+    catalogue = Catalogue.create(tmp_path / "c", model.projection, codes)
+    with TestClient(Service(catalogue, threads=1, rerank=table).app()) as client:
+        catalogue.add(codes.take(np.arange(3)))
+        response = client.post("/search", json={"queries": table[:1].tolist()})
+        assert response.status_code == 503
+        assert "expected rows of" in response.json()["error"]
+        assert client.get("/health").status_code == 503
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from compressae.retrieval.codes import Codes
-from compressae.retrieval.errors import InputError
+from compressae.retrieval.errors import InputError, RerankError
 from compressae.retrieval.index.exclusion import Exclusion
 from compressae.retrieval.index.hits import check_count
 from compressae.retrieval.index.hot import HotRows
@@ -282,7 +282,7 @@ def _rerank(
         table = as_embeddings(rerank, "rerank").compared_by(similarity)
         last = max(segment.last_id for segment in segments)
         if table.shape[1] != dim or len(table) <= last:
-            raise InputError(
+            raise RerankError(
                 f"{table.name}: {table.shape}; expected rows of {dim} for ids up to {last}, the "
                 "embeddings of the indexed items"
             )

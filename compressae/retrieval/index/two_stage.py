@@ -10,6 +10,7 @@ import numpy as np
 from compressae.kernels.candidates import TOGETHER, TOGETHER_FROM_DISK, find_candidates
 from compressae.kernels.pages import random_access
 from compressae.kernels.topk import abs_topk, best
+from compressae.retrieval.errors import RerankError
 from compressae.retrieval.index.exclusion import without
 from compressae.retrieval.index.hits import Hits, merge_hits
 from compressae.retrieval.index.hot import HotRows
@@ -222,6 +223,9 @@ def rerank(table: Embeddings | HotRows, x: np.ndarray, found: Hits, hits: Hits, 
         found: (m, ≥ K) hits of the stage before.
         hits: results; rows first..first + m are written.
         first: see ``hits``.
+
+    Raises:
+        RerankError: rows of the table cannot be read, or hold NaN or infinity.
     """
     for i, (query, candidates) in enumerate(zip(x, found.ids, strict=True)):
         order = np.argsort(candidates)[np.count_nonzero(candidates < 0) :]
@@ -230,7 +234,10 @@ def rerank(table: Embeddings | HotRows, x: np.ndarray, found: Hits, hits: Hits, 
             if isinstance(table, HotRows):
                 scores = table.rescore(query, ids, found.scores[i, order])
             else:
-                scores = table.take(ids) @ query
+                try:
+                    scores = table.take(ids) @ query
+                except (OSError, ValueError) as error:  # Of a map that is longer than its file.
+                    raise RerankError(f"rerank: {table.name} cannot be read ({error})") from error
             place, top = best(scores, hits.ids.shape[1])
             hits.ids[first + i, : len(place)] = ids[place]
             hits.scores[first + i, : len(place)] = top

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,14 +19,13 @@ from safetensors.numpy import save_file
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.atomic import check_writable, replacing
-from compressae.retrieval.io.schema import Count, Pattern, Sha256, from_json
-from compressae.retrieval.io.tensorfile import read_places
+from compressae.retrieval.io.plain import open_plain, read_plain
+from compressae.retrieval.io.schema import Count, Pattern, Sha256, as_type, from_json
+from compressae.retrieval.io.tensorfile import map_tensors, places_in
 
 FORMAT_VERSION = 3
 _CONFIG = "config.json"
 _CURE = "save or copy the artifact again"
-#: Most bytes of a file that is read whole, such as a config.json: far above any that is written.
-_LONGEST = 1 << 26
 #: How often a folder that is replaced while it is read is read again.
 _TRIES = 100
 
@@ -65,15 +65,18 @@ class Artifact:
         path: the folder.
         kind: "model", "codes", "index", …
         settings: the JSON settings saved beside the tensors.
+        files: names of the files.
         tensors: {file stem: {tensor name: memory-mapped array}}.
     """
 
     path: Path
     kind: str
     settings: dict[str, Any]
+    files: Collection[str]
     tensors: dict[str, dict[str, np.ndarray]]
 
 
+@cache
 def library_version() -> str:
     """Return the installed version of compressae."""
     try:
@@ -214,7 +217,10 @@ def read_config(path: str | Path) -> Config:
             f"{path}: format {format_version} is newer than the {FORMAT_VERSION} that compressae "
             f"{library_version()} reads; upgrade compressae"
         )
-    config = from_json(raw, Config, str(file), _CURE)
+    try:
+        config = as_type(header, Config)
+    except ValueError as error:
+        raise InputError(f"{file}: damaged or not of compressae ({error}); {_CURE}") from error
     if config.checksum is not None and config.checksum != _config_checksum(header):
         raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
     return config
@@ -224,29 +230,6 @@ def _config_checksum(config: dict[str, Any]) -> str:
     """SHA-256 of a config without its checksum."""
     rest = {name: value for name, value in config.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def is_plain(path: Path) -> bool:
-    """Whether a path is a plain file: no folder, link, pipe or device."""
-    return path.is_file() and not path.is_symlink()
-
-
-def read_plain(path: Path, cure: str) -> bytes:
-    """Read a plain file of a size that is read whole.
-
-    Args:
-        path: the file.
-        cure: what to do, for the error message.
-
-    Raises:
-        InputError: it is missing, a link or something else, or too large.
-    """
-    if not is_plain(path):
-        raise InputError(f"{path}: missing or no plain file; {cure}")
-    size = path.stat().st_size
-    if size > _LONGEST:
-        raise InputError(f"{path}: {size} bytes; expected at most {_LONGEST}; {cure}")
-    return path.read_bytes()
 
 
 def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
@@ -265,7 +248,8 @@ def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
     """
     path = Path(path)
     for tried in range(_TRIES):
-        time.sleep(tried * 1e-4)
+        if tried:
+            time.sleep(tried * 1e-4)
         before = _identity(path)
         try:
             artifact = _load(path, kind, verify)
@@ -294,26 +278,29 @@ def _load(path: Path, kind: str, verify: bool) -> Artifact:
     tensors = {}
     for name, record in config.files.items():
         file = path / name
-        if not is_plain(file):
-            raise InputError(f"{file}: missing or no plain file; {_CURE}")
-        size = file.stat().st_size
-        if size != record.bytes:
-            raise InputError(
-                f"{file}: {size} bytes where {record.bytes} were saved (truncated?); {_CURE}"
-            )
-        if verify and checksum(file) != record.sha256:
-            raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
-        if file.suffix == ".parquet":
-            continue  # Its reader checks what it holds.
-        places = read_places(file)
-        shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
-        if shapes != record.tensors:
-            raise InputError(f"{file}: tensors {shapes}; expected {record.tensors}; {_CURE}")
-        tensors[file.stem] = {key: place.map() for key, place in places.items()}
-    return Artifact(path, kind, config.settings, tensors)
+        with open_plain(file, _CURE) as content:
+            size = os.fstat(content.fileno()).st_size
+            if size != record.bytes:
+                raise InputError(
+                    f"{file}: {size} bytes where {record.bytes} were saved (truncated?); {_CURE}"
+                )
+            if verify and hashlib.file_digest(content, "sha256").hexdigest() != record.sha256:
+                raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
+            if file.suffix == ".parquet":
+                continue  # Its reader checks what it holds.
+            places = places_in(content, file)
+            shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
+            if shapes != record.tensors:
+                raise InputError(f"{file}: tensors {shapes}; expected {record.tensors}; {_CURE}")
+            tensors[file.stem] = map_tensors(content, places)
+    return Artifact(path, kind, config.settings, config.files, tensors)
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a plain file, in hexadecimal.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
+    with open_plain(path, _CURE) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

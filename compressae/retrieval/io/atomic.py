@@ -17,6 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.plain import check_plain
 
 try:
     import fcntl
@@ -121,8 +122,7 @@ def check_file_destination(path: str | Path) -> None:
         raise InputError(
             f"{path}: could not be written (a folder stands there); choose another name"
         )
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: no plain file; choose another name")
+    check_plain(path, "choose another name")
     check_writable(path)
 
 

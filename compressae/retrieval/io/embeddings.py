@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.plain import check_plain
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
 
 #: How a query and a row are compared: "cosine", or "dot", the dot product, in which lengths count.
@@ -354,8 +355,7 @@ def open_embeddings(path: str | Path) -> Embeddings:
 
 
 def _open_shard(path: Path) -> Shard:
-    if not path.is_file():  # Of a pipe, a read would wait for ever.
-        raise InputError(f"{path}: no plain file; {_EXPECTED}")
+    check_plain(path, _EXPECTED)
     if path.suffix == ".npy":
         place = _npy_place(path)
         dtype_name = place.dtype_name

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.io.plain import check_plain
 
 _EXPECTED = "expected a scipy sparse .npz, an .npz or .parquet of integers 'user' and 'item'"
 #: Ids from here on would make a matrix that nothing can hold.
@@ -69,8 +70,7 @@ def read_interactions(
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Users, items and shape of a scipy matrix, or of two arrays, which have none: (0, 0)."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: no plain file; {_EXPECTED}")
+    check_plain(path, _EXPECTED)
     try:
         with np.load(path, allow_pickle=False) as file:
             if "format" not in file:
@@ -96,6 +96,8 @@ def _parquet(path: Path) -> tuple[np.ndarray, np.ndarray]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", f"{path}") from error
+    if not path.is_dir():  # Of parts.
+        check_plain(path, _EXPECTED)
     try:
         table = parquet.read_table(path, columns=["user", "item"])
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.plain import check_plain
 
 
 def read_labels(path: str | Path) -> list[str]:
@@ -22,9 +23,8 @@ def read_labels(path: str | Path) -> list[str]:
     ['cat', 'dog']
     """
     path = Path(path)
+    check_plain(path, "expected a text file of one label a line")
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise OSError("no plain file")
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = _decompressed(data)

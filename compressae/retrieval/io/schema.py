@@ -6,8 +6,10 @@ error. Numbers have a range and texts a pattern where ``Annotated`` says so.
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -23,6 +25,8 @@ from typing import (
 from compressae.retrieval.errors import InputError
 
 T = TypeVar("T")
+#: Converts decoded JSON, given what names it in errors.
+_Reader = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True)
@@ -120,64 +124,138 @@ def _built(value: Any, kind: Any, place: str) -> Any:
     Raises:
         ValueError: it is another.
     """
+    return _reader(kind)(value, place)
+
+
+@cache
+def _reader(kind: Any) -> _Reader:
+    """What ``_built`` does for a type: looked at once, since a file has many entries of one."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
-        return value
+        return lambda value, place: value
     if origin is Annotated:
-        built = _built(value, arguments[0], place)
-        for limit in arguments[1:]:
+        return _limited(_reader(arguments[0]), arguments[1:])
+    if origin is UnionType or origin is Union:
+        return _union(arguments)
+    if origin is Literal:
+        return _literal(arguments)
+    if is_dataclass(kind):
+        return _object(kind)
+    outer = origin or kind
+    if not arguments:
+        return _plain(outer)
+    if outer is dict:
+        return _dictionary(*map(_reader, arguments))
+    if outer is tuple and Ellipsis not in arguments:
+        return _pair([_reader(argument) for argument in arguments])
+    return _sequence(outer, _reader(arguments[0]))
+
+
+def _limited(reader: _Reader, limits: tuple) -> _Reader:
+    def read(value: Any, place: str) -> Any:
+        built = reader(value, place)
+        for limit in limits:
             _check_limit(built, limit, place)
         return built
-    if origin is UnionType or origin is Union:
-        if value is None and NoneType in arguments:
+
+    return read
+
+
+def _union(arguments: tuple) -> _Reader:
+    *others, last = [_reader(argument) for argument in arguments if argument is not NoneType]
+    has_none = NoneType in arguments
+
+    def read(value: Any, place: str) -> Any:
+        if value is None and has_none:
             return None
-        *others, last = [argument for argument in arguments if argument is not NoneType]
         for other in others:
             with suppress(ValueError):
-                return _built(value, other, place)
-        return _built(value, last, place)
-    if origin is Literal:
+                return other(value, place)
+        return last(value, place)
+
+    return read
+
+
+def _literal(choices: tuple) -> _Reader:
+    def read(value: Any, place: str) -> Any:
         if not any(
-            value is choice or (value == choice and type(value) is str) for choice in arguments
+            value is choice or (value == choice and type(value) is str) for choice in choices
         ):
-            raise ValueError(f"{place}: {_short(value)}; expected one of {arguments}")
+            raise ValueError(f"{place}: {_short(value)}; expected one of {choices}")
         return value
-    if is_dataclass(kind):
-        return _object(value, kind, place)
-    outer = origin or kind
-    wanted = list if outer is tuple else outer
-    if wanted is float and type(value) is int:
-        return value
-    if type(value) is not wanted:
-        raise ValueError(f"{place or 'content'}: {_short(value)}; expected {wanted.__name__}")
-    if not arguments:
-        return value
-    if isinstance(value, dict):
-        return {
-            _built(key, arguments[0], f"{place} key"): _built(item, arguments[1], key)
-            for key, item in value.items()
-        }
-    if outer is tuple and Ellipsis not in arguments:
-        if len(value) != len(arguments):
-            raise ValueError(f"{place}: {len(value)} entries; expected {len(arguments)}")
-        pairs = zip(value, arguments, strict=True)
-        return tuple(_built(item, argument, place) for item, argument in pairs)
-    return outer(_built(item, arguments[0], place) for item in value)
+
+    return read
 
 
-def _object(value: Any, kind: Any, place: str) -> Any:
+def _check_type(value: Any, kind: type, place: str) -> None:
+    """Refuse what is not of a type of JSON."""
+    if type(value) is not kind:
+        raise ValueError(f"{place or 'content'}: {_short(value)}; expected {kind.__name__}")
+
+
+def _plain(kind: type) -> _Reader:
+    def read(value: Any, place: str) -> Any:
+        if not (kind is float and type(value) is int):
+            _check_type(value, kind, place)
+        return value
+
+    return read
+
+
+def _dictionary(key_reader: _Reader, item_reader: _Reader) -> _Reader:
+    def read(value: Any, place: str) -> dict:
+        _check_type(value, dict, place)
+        key_place = f"{place} key"
+        return {key_reader(key, key_place): item_reader(item, key) for key, item in value.items()}
+
+    return read
+
+
+def _pair(readers: list[_Reader]) -> _Reader:
+    """A tuple of a fixed length."""
+
+    def read(value: Any, place: str) -> tuple:
+        _check_type(value, list, place)
+        if len(value) != len(readers):
+            raise ValueError(f"{place}: {len(value)} entries; expected {len(readers)}")
+        return tuple(reader(item, place) for item, reader in zip(value, readers, strict=True))
+
+    return read
+
+
+def _sequence(kind: Any, reader: _Reader) -> _Reader:
+    """A list, or a tuple of any length."""
+
+    def read(value: Any, place: str) -> Any:
+        _check_type(value, list, place)
+        return kind(reader(item, place) for item in value)
+
+    return read
+
+
+def _object(kind: Any) -> _Reader:
     """A dataclass of a dictionary."""
-    if type(value) is not dict:
-        raise ValueError(f"{place or 'content'}: {_short(value)}; expected an object")
-    known: dict[str, Field] = {field.name: field for field in fields(kind) if field.init}
     hints = get_type_hints(kind, include_extras=True)
-    for name in value:
-        if name not in known:
-            raise ValueError(f"{_short(name)} is unknown")
-    for name, field in known.items():
-        if name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{name} is missing")
-    return kind(**{name: _built(item, hints[name], name) for name, item in value.items()})
+    known = [field for field in fields(kind) if field.init]
+    readers = {field.name: _reader(hints[field.name]) for field in known}
+    needed = [
+        field.name
+        for field in known
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+
+    def read(value: Any, place: str) -> Any:
+        if type(value) is not dict:
+            raise ValueError(f"{place or 'content'}: {_short(value)}; expected an object")
+        for name in value:
+            if name not in readers:
+                raise ValueError(f"{_short(name)} is unknown")
+        for name in needed:
+            if name not in value:
+                raise ValueError(f"{name} is missing")
+        return kind(**{name: readers[name](item, name) for name, item in value.items()})
+
+    return read
 
 
 def _check_limit(value: Any, limit: Any, place: str) -> None:

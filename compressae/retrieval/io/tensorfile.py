@@ -6,7 +6,9 @@ library copies tensors and cannot read bfloat16; a memory map needs only the off
 """
 
 import math
+import os
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +91,36 @@ def read_places(path: Path) -> dict[str, TensorPlace]:
     ...     place.dtype_name, place.shape, place.map()[1].tolist()
     ('F32', (2, 3), [3.0, 4.0, 5.0])
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise InputError(
-                f"{path}: {size} bytes are not a whole .safetensors file (header cut off); {_CURE}"
-            )
-        raw = file.read(length)
+        return places_in(file, path)
+
+
+def map_tensors(file: BufferedReader, places: dict[str, TensorPlace]) -> dict[str, np.ndarray]:
+    """Memory-map the tensors of an open .safetensors file, read-only, by one map of the file.
+
+    Args:
+        file: the file.
+        places: of ``places_in``.
+    """
+    data = np.memmap(file, np.uint8, "r")
+    tensors = {}
+    for name, place in places.items():
+        count = place.dtype.itemsize * math.prod(place.shape)
+        tensor = data[place.offset : place.offset + count].view(place.dtype)
+        tensors[name] = tensor.reshape(place.shape)
+    return tensors
+
+
+def places_in(file: BufferedReader, path: Path) -> dict[str, TensorPlace]:
+    """Locate the tensors of an open .safetensors file of a path; see ``read_places``."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+        raise InputError(
+            f"{path}: {size} bytes are not a whole .safetensors file (header cut off); {_CURE}"
+        )
+    raw = file.read(length)
     header = from_json(raw, dict[str, Any], f"{path}: header", _CURE)
     header.pop("__metadata__", None)
     places = {}

@@ -4,10 +4,12 @@
     segments/<name>/      codes, posting lists, ids and metadata of some rows; written once
     removals/<name>       rows that were removed from segments; written once
     versions/<number>.json  the segments and removals that make up a version; written once
+    newest                the number of the newest version, noted after that is in place
     writer.lock           held by the one process that changes the catalogue
 
 A change writes new files, syncs them, and renames a new version into place, which is the moment
-when it happens. The newest version is the one of the largest number. Readers open a version and
+when it happens. The newest version is the one of the largest number; that it is not lost is known
+from the number that is noted. Readers open a version and
 map its files; they need no lock and write nothing.
 """
 

@@ -18,6 +18,8 @@ from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.store.catalogue import Catalogue
 from compressae.retrieval.store.counters import Counters
 
+#: Most bytes of the results that are kept, unless told.
+_MOST_BYTES = 1 << 28
 #: Ids and scores (K,) of one query.
 _Row = tuple[np.ndarray, np.ndarray]
 
@@ -34,6 +36,7 @@ class CachedSearch:
     Args:
         catalogue: to search; it moves to another version by its own ``refresh`` or changes.
         entries: results of one query that are kept, the most recently used ones; 0 for none.
+        nbytes: most bytes of the ids, scores and keys that are kept.
 
     Attributes:
         catalogue: as given.
@@ -50,11 +53,12 @@ class CachedSearch:
     ([[0]], 1, 2)
     """
 
-    def __init__(self, catalogue: Catalogue, entries: int) -> None:
-        if entries < 0:
-            raise InputError(f"{entries} entries of a cache; expected 0 or more")
+    def __init__(self, catalogue: Catalogue, entries: int, nbytes: int = _MOST_BYTES) -> None:
+        if entries < 0 or nbytes < 0:
+            raise InputError(f"{min(entries, nbytes)} entries or bytes of a cache; expected ≥ 0")
         self.catalogue, self.counters = catalogue, Counters()
-        self._entries = entries
+        self._entries, self._most_bytes = entries, nbytes
+        self._bytes = 0
         self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, _Row] = OrderedDict()
         self._version = catalogue.version
@@ -65,6 +69,11 @@ class CachedSearch:
     def __len__(self) -> int:
         """Results that are kept."""
         return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ids, scores and keys that are kept."""
+        return self._bytes
 
     def search(self, queries: Any, K: int, **options: Any) -> Hits:
         """Find the K best rows of each query; see ``Catalogue.search``."""
@@ -119,7 +128,7 @@ class CachedSearch:
         with self._lock:
             if version > self._version:
                 self._rows.clear()
-                self._version = version
+                self._bytes, self._version = 0, version
             if version < self._version:  # Of a search that began before the newest version.
                 return [None] * len(keys)
             for key in keys:
@@ -133,10 +142,12 @@ class CachedSearch:
             if version != self._version:
                 return
             for key, ids, scores in zip(keys, hits.ids, hits.scores, strict=True):
+                if key in self._rows:
+                    self._bytes -= _size(key, self._rows.pop(key))
                 self._rows[key] = ids.copy(), scores.copy()
-                self._rows.move_to_end(key)
-            while len(self._rows) > self._entries:
-                self._rows.popitem(last=False)
+                self._bytes += _size(key, self._rows[key])
+            while len(self._rows) > self._entries or self._bytes > self._most_bytes:
+                self._bytes -= _size(*self._rows.popitem(last=False))
 
     def _keys(self, queries: Any, K: int, options: dict[str, Any]) -> list[bytes] | None:
         """What tells each query and its options from others; None if that cannot be said."""
@@ -172,6 +183,11 @@ class CachedSearch:
                 return None
         head = "|".join(shared).encode()
         return [hashlib.blake2b(head + b"|" + row, digest_size=16).digest() for row in own]
+
+
+def _size(key: bytes, row: _Row) -> int:
+    """Bytes of a result that is kept."""
+    return len(key) + sum(array.nbytes for array in row)
 
 
 def _sparse_rows(matrix: Any) -> list[bytes]:

@@ -169,7 +169,8 @@ class Catalogue:
         """Open a catalogue.
 
         Whatever the files hold, a search of them ends in hits or an ``InputError``. That they are
-        the files that were written, and lists those of their codes, is known after ``verify``.
+        the files that were written, and lists those of their codes, is known after ``verify``. A
+        newest version whose file is lost is an error too, not the version before it.
 
         Args:
             path: the folder.
@@ -410,7 +411,7 @@ class Catalogue:
             InputError: the newest version cannot be opened; the one that is open stays.
         """
         before = self._view
-        newest = version_files.numbers(self.path)[-1]
+        newest = version_files.newest(self.path)
         if newest == before.version.number:
             try:
                 identity = read_version(self.path, newest).catalogue
@@ -537,10 +538,10 @@ class Catalogue:
             InputError: no such version; another process writes. Nothing was changed.
         """
         with self._locked(0):
-            newest = version_files.numbers(self.path)[-1]
+            newest = max(version_files.numbers(self.path)[-1], version_files.noted(self.path))
+            old = read_version(self.path, number)
             if number == newest:
                 return
-            old = read_version(self.path, number)
             next_id = old.next_id
             with suppress(InputError):  # The newest version may be what is wrong.
                 next_id = max(next_id, read_version(self.path, newest).next_id)
@@ -572,6 +573,7 @@ class Catalogue:
         if keep < 1:
             raise InputError(f"keep = {keep}: expected at least 1 version")
         with self._locked(0):
+            version_files.newest(self.path)  # None is deleted if that one is lost.
             numbers = version_files.numbers(self.path)
             kept = [read_version(self.path, number) for number in numbers[-keep:]]
             for number in numbers[:-keep]:
@@ -623,7 +625,8 @@ def check_place(path: Path, overwrite: bool) -> None:
         InputError: something else stands there, or a catalogue without ``overwrite``; or the parent
             folder cannot be written.
     """
-    check_destination(path, KIND, (SEGMENTS, REMOVALS, version_files.FOLDER, _LOCK))
+    parts = (SEGMENTS, REMOVALS, version_files.FOLDER, version_files.NEWEST, _LOCK)
+    check_destination(path, KIND, parts)
     if not overwrite and path.exists() and any(path.iterdir()):
         raise InputError(
             f"{path}: an older catalogue is there; overwrite it (--overwrite), or choose another "
@@ -662,11 +665,11 @@ def _file_lock(path: Path, wait: float) -> Iterator[None]:
 def _newest(root: Root, before: View | None, verify: bool = False) -> View:
     """Open the newest version; once more where it was pruned meanwhile."""
     for _ in range(_TRIES):
-        number = version_files.numbers(root.path)[-1]
+        number = version_files.newest(root.path)
         try:
             return root.open_version(read_version(root.path, number), before, verify)
         except InputError:
-            if version_files.numbers(root.path)[-1] == number:
+            if version_files.newest(root.path) == number:
                 raise
     raise InputError(f"{root.path}: changed {_TRIES} times while it was opened; try again")
 

@@ -1,5 +1,6 @@
 """The files of a catalogue: segments and removals, written once and opened as maps."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,15 +15,15 @@ from compressae.retrieval.index.postings import list_arrays, open_segment
 from compressae.retrieval.index.segments import Build, Pages, Segment
 from compressae.retrieval.io.artifacts import (
     checksum,
-    is_plain,
     load_artifact,
     read_config,
     save_artifact,
     write_tensors,
 )
 from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.plain import open_plain
 from compressae.retrieval.io.schema import Positive, checked
-from compressae.retrieval.io.tensorfile import read_places
+from compressae.retrieval.io.tensorfile import map_tensors, places_in
 from compressae.retrieval.store.metadata import Metadata, write_table
 from compressae.retrieval.store.names import Names
 from compressae.retrieval.store.version import RemovalRecord, SegmentRecord
@@ -119,8 +120,8 @@ def open_stored(
     """
     folder = catalogue / SEGMENTS / record.name
     config = folder / "config.json"
-    if not is_plain(config) or checksum(config) != record.config:
-        raise InputError(f"{config}: missing or another than the version names; {_CURE}")
+    if checksum(config) != record.config:
+        raise InputError(f"{config}: another than the version names; {_CURE}")
     artifact = load_artifact(folder, _KIND, verify)
     rows = checked(artifact.settings, _Settings, str(folder), _CURE).rows
     tensors = artifact.tensors
@@ -133,7 +134,7 @@ def open_stored(
     names = Names.from_arrays(tensors.get("names", {}), rows, str(folder)) if texts else None
     metadata = None
     if columns is not None:
-        if _METADATA not in read_config(folder).files:
+        if _METADATA not in artifact.files:
             raise InputError(f"{folder}: no {_METADATA}; {_CURE}")
         metadata = Metadata(folder / _METADATA, rows, columns)
     return Stored(record, replace(segment, pages=Pages()), names, metadata)
@@ -180,14 +181,14 @@ def read_removals(catalogue: Path, record: RemovalRecord) -> dict[str, np.ndarra
         InputError: the file is missing, damaged or another.
     """
     path = catalogue / REMOVALS / record.name
-    if not is_plain(path) or path.stat().st_size != record.bytes or checksum(path) != record.sha256:
-        raise InputError(f"{path}: missing or another than the version names; {_CURE}")
-    removed = {}
-    for segment, place in read_places(path).items():
-        if place.dtype != np.uint32 or len(place.shape) != 1:
-            raise InputError(f"{path}: {place.dtype} of shape {place.shape}; {_CURE}")
-        removed[segment] = np.array(place.map()).astype(np.int64)
-    return removed
+    with open_plain(path, _CURE) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+            raise InputError(f"{path}: another than the version names; {_CURE}")
+        tensors = map_tensors(file, places_in(file, path))
+    for rows in tensors.values():
+        if rows.dtype != np.uint32 or rows.ndim != 1:
+            raise InputError(f"{path}: {rows.dtype} of shape {rows.shape}; {_CURE}")
+    return {segment: rows.astype(np.int64) for segment, rows in tensors.items()}
 
 
 def without_removals(

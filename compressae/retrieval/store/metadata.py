@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,6 @@ class Engine:
         self._threads = threads
         self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
-        self._volatile: set[str] = set()
         self._process = 0
         self._inherited: Any = None
 
@@ -118,7 +117,7 @@ class Engine:
             if names and names[0].lower() not in known:
                 raise ValueError(f"no column {names[0]!r}; expected some of {', '.join(columns)}")
             function = str(node.get("function_name", "")).lower()
-            if function in self._volatile | _CHANGING or function.startswith(_CHANGING_NAMES):
+            if function in _volatile() | _CHANGING or function.startswith(_CHANGING_NAMES):
                 raise ValueError(f"{function} answers otherwise another time; give its value")
 
     def _cursor(self) -> "duckdb.DuckDBPyConnection":
@@ -130,8 +129,6 @@ class Engine:
                 self._inherited = self._connection
                 config: dict[str, Any] = {} if self._threads is None else {"threads": self._threads}
                 self._connection = duckdb.connect(config=config)
-                volatile = "SELECT function_name FROM duckdb_functions() WHERE stability='VOLATILE'"
-                self._volatile = {name for (name,) in self._connection.execute(volatile).fetchall()}
                 for setting in (
                     "temp_directory = ''",
                     f"memory_limit = '{_MEMORY}'",
@@ -144,6 +141,14 @@ class Engine:
                     self._connection.execute(f"SET {setting}")
                 self._process = os.getpid()
             return self._connection.cursor()
+
+
+@cache
+def _volatile() -> frozenset[str]:
+    """Functions that DuckDB calls volatile; to ask takes longer than to evaluate a condition."""
+    with _duckdb().connect(config={"threads": 1}) as connection:
+        names = "SELECT function_name FROM duckdb_functions() WHERE stability='VOLATILE'"
+        return frozenset(name for (name,) in connection.execute(names).fetchall())
 
 
 class Metadata:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +12,14 @@ from typing import Annotated
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import SearchSettings
-from compressae.retrieval.io.artifacts import read_plain
 from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.plain import read_plain
 from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, checked, from_json
 
 FOLDER = "versions"
+#: A file that notes a number: no version that is older is the newest.
+NEWEST = "newest"
+_CURE = "roll back to an older version, or copy the catalogue again"
 #: What tells a catalogue from another that takes its place: random, in hexadecimal.
 Identity = Annotated[str, Pattern("[0-9a-f]{32}")]
 
@@ -108,6 +114,40 @@ def numbers(catalogue: Path) -> list[int]:
     return found
 
 
+def newest(catalogue: Path) -> int:
+    """Number of the newest version.
+
+    It is the largest number of a version's file, unless a larger one is noted. A writer notes a
+    number after the version is in place, so that one that is killed leaves the older number, which
+    is as good. The note is read first: what it says was there before the folder is listed.
+
+    Raises:
+        InputError: there is no version; or the file of the newest one is lost.
+    """
+    for _ in range(2):  # Another catalogue may take its place between the two.
+        at_least, largest = noted(catalogue), numbers(catalogue)[-1]
+        if largest >= at_least or path_of(catalogue, at_least).exists():
+            return max(largest, at_least)
+    raise InputError(
+        f"{path_of(catalogue, at_least)}: missing, and it was the newest version; {_CURE}"
+    )
+
+
+def noted(catalogue: Path) -> int:
+    """The number in the note of a catalogue's folder; 0 without one, as in older catalogues.
+
+    Raises:
+        InputError: the note is damaged.
+    """
+    path = catalogue / NEWEST
+    if not os.path.lexists(path):
+        return 0
+    raw = read_plain(path, "delete it")
+    if re.fullmatch(rb"[1-9][0-9]{0,18}\n", raw) is None:
+        raise InputError(f"{path}: damaged; delete it")
+    return int(raw)
+
+
 def path_of(catalogue: Path, number: int) -> Path:
     """The file of a version."""
     return catalogue / FOLDER / f"{number:010d}.json"
@@ -125,6 +165,9 @@ def write_version(catalogue: Path, version: Version) -> None:
     content = asdict(version)
     with replacing(path) as file:
         file.write_text(json.dumps({"sha256": _digest(content), "version": content}) + "\n")
+    # The version is in place: a note that cannot be written takes nothing back.
+    with suppress(InputError), replacing(catalogue / NEWEST) as file:
+        file.write_text(f"{version.number}\n")
 
 
 def read_version(catalogue: Path, number: int) -> Version:
@@ -134,16 +177,15 @@ def read_version(catalogue: Path, number: int) -> Version:
         InputError: there is no such version, or its file is damaged.
     """
     path = path_of(catalogue, number)
-    cure = "roll back to an older version, or copy the catalogue again"
     if not path.exists():
         raise InputError(f"{path}: no such version")
-    file = from_json(read_plain(path, cure), _File, str(path), cure)
+    file = from_json(read_plain(path, _CURE), _File, str(path), _CURE)
     if _digest(file.version) != file.sha256:
-        raise InputError(f"{path}: damaged (its checksum differs); {cure}")
-    version = checked(file.version, Version, str(path), cure)
+        raise InputError(f"{path}: damaged (its checksum differs); {_CURE}")
+    version = checked(file.version, Version, str(path), _CURE)
     names = [segment.name for segment in version.segments]
     if version.number != number or not names or len(set(names)) < len(names):
-        raise InputError(f"{path}: damaged or not of compressae; {cure}")
+        raise InputError(f"{path}: damaged or not of compressae; {_CURE}")
     return version
 
 

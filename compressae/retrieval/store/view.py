@@ -137,11 +137,14 @@ class Root:
         Raises:
             InputError: no whole catalogue.
         """
-        if read_config(path).kind in _OLDER:
+        try:
+            artifact = load_artifact(path, KIND, verify)
+        except InputError:
+            if read_config(path).kind not in _OLDER:
+                raise
             raise InputError(
                 f"{path}: an index of an older compressae; build it again: compressae index"
-            )
-        artifact = load_artifact(path, KIND, verify)
+            ) from None
         settings = checked(artifact.settings, _Settings, str(path), "copy the catalogue again")
         shared = {k: np.asarray(v) for k, v in artifact.tensors.get("codes", {}).items()}
         like = FORMS[settings.form].prototype(settings.codes, shared)

@@ -65,5 +65,5 @@ def _measure(cached: CachedSearch, queries: np.ndarray, order: np.ndarray) -> di
         "mean_ms": float(np.mean(times)),
         "p50_ms": float(p50),
         "p99_ms": float(p99),
-        "held_mb": len(cached) * (K * 12 + 16) / 1e6,
+        "held_mb": cached.nbytes / 1e6,
     }

@@ -232,3 +232,28 @@ def test_quantiles_are_bounds_of_buckets():
         100,
     )
     assert counters.rows_scored == 1000
+
+
+def test_results_take_no_more_bytes_than_they_may(catalogue, table):
+    cached = CachedSearch(catalogue, 100)
+    cached.search(table[:1], 5)
+    size = cached.nbytes
+    hits = catalogue.search(table[:1], 5)
+    assert size == 16 + hits.ids.nbytes + hits.scores.nbytes
+    small = CachedSearch(catalogue, 100, nbytes=3 * size)
+    for i in (0, 1, 2, 3, 3, 0):
+        small.search(table[i : i + 1], 5)
+        assert small.nbytes == len(small) * size <= 3 * size
+    assert counted(small) == (1, 5)  # The first one went when there were four.
+    small.search(table[:9], 50)  # None of them fits beside another.
+    assert small.nbytes <= 3 * size
+    catalogue.remove(hits.ids[0, :1])
+    small.search(table[:1], 5)
+    assert small.nbytes == size
+
+
+def test_a_result_that_is_kept_again_is_counted_once(catalogue, table):
+    cached = CachedSearch(catalogue, 100)
+    cached.search(table[[0, 0, 0]], 5)
+    assert len(cached) == 1
+    assert cached.nbytes == 16 + catalogue.search(table[:1], 5).ids.nbytes + 5 * 4

@@ -303,6 +303,50 @@ def test_a_damaged_newest_version_is_rolled_back(lists):
     assert len(Catalogue.open(lists.path)) == 30
 
 
+def test_a_lost_newest_version_is_noticed_and_rolled_back(lists):
+    lists.add(rows_of(1, 3))
+    lists.remove([4])
+    reader, _ = Catalogue.open(lists.path, version=2), lists.add(rows_of(2, 1))
+    (lists.path / "versions" / "0000000004.json").unlink()
+    for attempt in (
+        lambda: Catalogue.open(lists.path),
+        reader.refresh,
+        lambda: reader.add(rows_of(3, 1)),
+        lambda: reader.prune(),
+    ):
+        with pytest.raises(InputError, match=r"0000000004\.json: missing, and it was the newest"):
+            attempt()
+    assert [version.number for version in reader.versions()] == [1, 2, 3]
+    with pytest.raises(InputError, match="no such version"):
+        reader.rollback(4)
+    reader.rollback(3)
+    assert reader.version == 5
+    assert (Catalogue.open(lists.path, verify=True).version, len(reader)) == (5, 32)
+    reader.prune()
+    assert Catalogue.open(lists.path).version == 5
+
+
+@pytest.mark.parametrize("content", [None, "1\n"], ids=["of an older compressae", "behind"])
+def test_a_note_that_was_not_written_takes_no_version_back(lists, content):
+    lists.add(rows_of(1, 3))
+    note = lists.path / "newest"
+    assert note.read_text() == "2\n"
+    note.unlink() if content is None else note.write_text(content)
+    assert Catalogue.open(lists.path).version == 2
+    lists.remove([0])
+    assert (Catalogue.open(lists.path).version, note.read_text()) == (3, "3\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"x\n", b"-1\n", b"9" * 30, b"\x1b[31m\n"])
+def test_a_damaged_note_is_named(lists, content):
+    note = lists.path / "newest"
+    note.write_bytes(content)
+    with pytest.raises(InputError, match="newest: damaged; delete it"):
+        Catalogue.open(lists.path)
+    note.unlink()
+    assert Catalogue.open(lists.path).version == 1
+
+
 def test_bytes_written_follow_the_change(tmp_path):
     catalogue = Catalogue.create(tmp_path / "c", None, rows_of(0, 20_000))
 
@@ -470,8 +514,8 @@ def test_parts_that_are_missing_are_named(lists):
     assert config["settings"] == {"rows": 3}
     for path, message in (
         (segment / "rows.safetensors", r"rows\.safetensors: missing"),
-        (segment / "config.json", r"config\.json: missing or another"),
-        (segment, r"config\.json: missing or another"),
+        (segment / "config.json", r"config\.json: missing"),
+        (segment, r"config\.json: missing"),
         (lists.path / "versions", "no versions"),
         (lists.path / "config.json", r"holds no config\.json"),
     ):

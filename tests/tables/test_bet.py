@@ -130,7 +130,7 @@ def test_the_prediction_is_its_definition_whatever_the_order_of_rows():
 
 
 def test_the_predictor_learns_and_the_search_finds_more_than_chance():
-    search = WidthSearch(sampler(), goodness, seed=1, candidates=40, updates=30)
+    search = WidthSearch(sampler(), goodness, seed=1)
     trials = search.run(40)
     rng = np.random.default_rng(7)
     unseen = [sampler().draw(rng).widths for _ in range(200)]

@@ -92,9 +92,13 @@ def widths_of_shares(shares: Any, d_max: int, entries: int, least: int = 1) -> n
     peak = shares.max()
     scaled = np.maximum(shares / peak, _LEAST_SHARE) if peak > 0 else np.ones(n)
     low, high = 0.0, d_max / _LEAST_SHARE  # At ``high`` every row is full.
+    smallest = scaled.min()
     for _ in range(100):
         level = (low + high) / 2
-        missing = budget - np.clip(level * scaled, least, d_max).sum()
+        if level * smallest >= d_max:  # So they are here: nothing to add up.
+            missing = budget - n * d_max
+        else:
+            missing = budget - np.minimum(np.maximum(level * scaled, least), d_max).sum()
         if missing >= 0:
             low = level
         else:

@@ -297,12 +297,11 @@ def test_a_reader_that_has_enough_and_a_full_disk(made, tmp_path):
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_ends_in_the_same_model(made, tmp_path):
-    program = [sys.executable, "-m", "compressae", "train", str(made / "table.npy")]
-    settings = [*SMALL[:4], "--steps", "300", "--batch", "64"]
-    subprocess.run([*program, "-o", str(tmp_path / "whole"), *settings], check=True)
-    interrupted = [*program, "-o", str(tmp_path / "model"), *settings]
+    settings = [*SMALL[:4], "--steps", "100", "--batch", "64"]
+    succeed("train", made / "table.npy", "-o", tmp_path / "whole", *settings)
+    interrupted = ["train", str(made / "table.npy"), "-o", str(tmp_path / "model"), *settings]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *interrupted[3:]], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW, *interrupted], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr.readline().strip() == "step 20"
     process.send_signal(signal.SIGINT)
@@ -312,7 +311,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_resume_ends_in_the_same_model(made, tmp_p
         err.strip().splitlines()[-1] == "Error: stopped; repeat the command with --resume to go on"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.checkpoint", "whole"]
-    subprocess.run([*interrupted, "--resume"], check=True)
+    succeed(*interrupted, "--resume")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "whole"]
     one, two = (tmp_path / name / "model.safetensors" for name in ("whole", "model"))
     assert one.read_bytes() == two.read_bytes()

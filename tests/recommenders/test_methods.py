@@ -31,6 +31,12 @@ def bench_of(whole, folder, dim=32, model="mf", **recipe):
     return Workbench(setting, whole, 3, folder / "work", folder / "dense")
 
 
+@pytest.fixture(scope="module")
+def dense_folder(tmp_path_factory):
+    """Where the first method of a model leaves the trained dense rows for the others."""
+    return tmp_path_factory.mktemp("dense")
+
+
 @pytest.fixture
 def untrained(whole, tmp_path, monkeypatch):
     """A function that makes a workbench of d dimensions which trains nothing."""
@@ -123,9 +129,10 @@ def test_codebooks_want_as_many_rows(untrained, pairs_split, tmp_path):
 # What is on request has other settings alone.
 @pytest.mark.parametrize("name", sorted(n for n, m in METHODS.items() if not m.on_request))
 @pytest.mark.parametrize("model", MODELS)
-def test_each_method_trains_with_each_model(whole, tmp_path, name, model):
+def test_each_method_trains_with_each_model(whole, tmp_path, dense_folder, name, model):
     loss = dict(loss="bpr", decay=0.0) if model == "ncf" else {}
     bench = bench_of(whole, tmp_path, 32, model, **loss)
+    bench.dense_folder = dense_folder / model
     method = SMOKE_METHODS[name]
     budget = bench.n * 32 * 4 // (1 if name == "dense" or method.counts == "items" else 3)
     if model == "ncf" and method.counts == "items":

@@ -16,28 +16,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from catalogue_rows import D, N
 from commands import call
 from scipy import sparse
 from starlette.testclient import TestClient
 
-from compressae import CompresSAE, InputError, compress
+from compressae import InputError, compress
 from compressae.retrieval import Catalogue
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.service import Limits, Service
-
-N, D = 300, 10
-
-
-@pytest.fixture(scope="module")
-def table():
-    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = CompresSAE(D, 32, 4, seed=1)
-    model.settings = {"recipe": "pursuit"}
-    return model
 
 
 @pytest.fixture(params=["numbers", "texts"])

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from benchmarks.search.engines import Engine, inverted, scipy_product, seismic, sindi
 from benchmarks.search.measure import Point, Rounds, write
-from benchmarks.search.synthetic_codes import LATENTS, QUERIES, SETS, make_codes
+from benchmarks.search.synthetic_codes import CENTROIDS, LATENTS, QUERIES, SETS, make_codes
 from scipy.sparse import csr_array
 
 #: By name; the first one is what others are compared with.
@@ -35,14 +35,14 @@ def sparse(output: Path, rows: int, rounds: int, queries: int, smoke: bool) -> N
     Whole calls are timed, one query each, in the form that each engine's own API takes: ours and
     scipy one scipy CSR row; VSAG's SINDI bounds, ids and values; Seismic ids and values.
     """
-    count = QUERIES
+    count, centroids = QUERIES, CENTROIDS
     if smoke:
-        rows, rounds, queries, count = 5000, 1, 20, 100
+        rows, rounds, queries, count, centroids = 5000, 1, 20, 100, 500
     points: list[Point] = []
     missing: set[str] = set()
     for name, settings in SETS.items():
         click.echo(f"{name}: making {rows:,} codes", err=True)
-        documents, asked = map(as_csr, make_codes(rows, count, **settings))
+        documents, asked = map(as_csr, make_codes(rows, count, centroids=centroids, **settings))
         turns = Rounds(asked, exact_ids(documents, asked, TOP), queries, rounds)
         for engine_name, build in ENGINES.items():
             click.echo(f"{name}: building {engine_name}", err=True)

@@ -8,6 +8,7 @@ frequent about 17 times the median). Each row draws from the 48 favourite latent
 import numpy as np
 
 LATENTS = 4096
+CENTROIDS = 5000
 QUERIES = 1000
 #: The two sets of the benchmark: one centroid a row, and three under a strong background.
 SETS = {"clustered": {}, "mixed": {"mixing": 3, "background": 40, "level": 0.35}}
@@ -21,7 +22,7 @@ def make_codes(
     level: float = 0.22,
     h: int = LATENTS,
     k: int = 32,
-    centroids: int = 5000,
+    centroids: int = CENTROIDS,
     favourites: int = 48,
     seed: int = 7,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

@@ -4,26 +4,13 @@ import threading
 
 import numpy as np
 import pytest
+from catalogue_rows import N
 from scipy import sparse
 
-from compressae import CompresSAE, InputError, compress
+from compressae import InputError, compress
 from compressae.retrieval import CachedSearch, Catalogue, Counters
 from compressae.retrieval.io.embeddings import as_embeddings
 from compressae.retrieval.store.counters import BUCKETS
-
-N, D = 200, 10
-
-
-@pytest.fixture(scope="module")
-def table():
-    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = CompresSAE(D, 32, 4, seed=1)
-    model.settings = {"recipe": "pursuit"}
-    return model
 
 
 @pytest.fixture(params=["numbers", "texts"])

@@ -1,0 +1,3 @@
+"""Rows of the small catalogue that tests of its searches share."""
+
+N, D = 300, 10

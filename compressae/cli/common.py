@@ -161,10 +161,9 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--beam",
-            default=1,
-            show_default=True,
             type=click.IntRange(min=1),
-            help="Supports of a row that the choice of its latents keeps (packed values, CPU).",
+            help="Supports of a row that the choice of its latents keeps (packed values, CPU).  "
+            "[default: 1]",
         ),
         click.option(
             "--no-refit",
@@ -220,7 +219,7 @@ def encode_rows(
         "--importance": options["importance"],
         "--like": options["like"],
         "--queries": options["queries"],
-        "--beam": options["beam"] if options["beam"] > 1 else None,
+        "--beam": options["beam"],
     }
     if value_type not in (None, *PACKED_TYPES):
         for name, value in packed_only.items():
@@ -254,7 +253,7 @@ def encode_rows(
         device,
         options["similarity"],
         options["queries"],
-        options["beam"],
+        options["beam"] or 1,
     )
 
 

@@ -119,7 +119,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(made, tmp_path):
             ([made / "index", "--labels", tmp_path / name, "-o", out], message)
             for name, message in (
                 ("none.txt", "none.txt: could not be read (No such file"),
-                ("folder", "folder: could not be read (Is a directory"),
+                ("folder", "folder: no plain file; expected a text file of one label a line"),
                 ("short.txt", "59 labels for ids up to 59; expected at least 60"),
                 ("long.txt", "61 labels for 60 rows; expected 60: give"),
                 ("latin.txt", "latin.txt: line 1 is not UTF-8"),

@@ -2,8 +2,8 @@
 """Encoding and training throughput of one core, beside faiss's quantisers at equal bytes.
 
 EMBEDDINGS is a table of rows; OUTPUT gets encoding.json. --before is another checkout of this
-repository, whose figures are taken in the same run, in turns. Figures are medians of --rounds, in
-processor seconds of one thread. The quantiser is fitted before, and not timed; so are codebooks.
+repository, whose figures are taken in the same run, in turns. Figures are medians of --rounds (of
+training: one round), in processor seconds of one thread. Quantisers are fitted before, untimed.
 """
 
 import json
@@ -38,7 +38,7 @@ CODES = {8: ((8, 16), (8, 48)), 16: ((16, 16),)}
 @click.option("--latents", default="4096,16384", show_default=True, help="h, several by commas.")
 @click.option("--rows", default=8192, show_default=True, help="Rows that are encoded.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--steps", default=2, show_default=True, help="Training steps that are timed.")
+@click.option("--steps", default=2, show_default=True, help="Training steps timed; 0: none.")
 def main(
     embeddings: Path,
     output: Path,
@@ -87,9 +87,9 @@ def main(
                             }
                         )
                         show(points[-1])
-                seconds = in_turns(
-                    checkouts, rounds, "train", folder / "table.npy", h, trained_k, steps
-                )
+                if not steps:
+                    continue
+                seconds = in_turns(checkouts, 1, "train", folder / "table.npy", h, trained_k, steps)
                 for name, one in seconds.items():
                     points.append(
                         {

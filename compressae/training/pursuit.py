@@ -20,7 +20,7 @@ from compressae.training.config import TrainConfig
 _CPU = torch.device("cpu")
 #: Most rows that a dictionary is learned from; drawn once, held in memory.
 SAMPLE_ROWS = 1 << 18
-#: Steps of orthogonal matching pursuit while learning, on a GPU; encoding takes more.
+#: Steps of matching pursuit while learning; one latent at a time taught less at k = 8 and 16.
 _PURSUIT_STEPS = 4
 #: Conjugate-gradient steps of a dictionary update, and its ridge towards the old dictionary.
 _SOLVER_STEPS = 3
@@ -104,10 +104,11 @@ class PursuitRun:
     def _encode(self, x: Any) -> tuple[Any, Any]:
         """Latents and least-squares values (m, k) of rows x (m, d)."""
         k = self.config.nonzeros
+        counts = pursuit_schedule(k, _PURSUIT_STEPS)
         if self._tensors is None and Dictionary.fits(self.config.latents):
-            ids = select_latents(x, Dictionary(self.weights), k)
+            ids = select_latents(x, Dictionary(self.weights), k, counts=counts)
             return ids, refit(x, ids, self.weights, _REFIT_RIDGE)
-        return pursue(x, self.weights, pursuit_schedule(k, _PURSUIT_STEPS), _REFIT_RIDGE)
+        return pursue(x, self.weights, counts, _REFIT_RIDGE)
 
     def _solve(self) -> None:
         """Update the dictionary: solve (SᵀS + ridge) W = SᵀX + ridge·W_old by conjugate gradients,

@@ -257,13 +257,15 @@ class Writer:
         raise AssertionError("a second writer was let in")
 
 
-def read(folder: Path, texts: bool, seed: int, done: Any, said: Any) -> None:
+def read(folder: Path, texts: bool, seed: int, gate: Any, done: Any, said: Any) -> None:
     """Search at random versions until ``done``; put the number of checks, or what failed."""
     rng = np.random.default_rng(seed)
     checks = versions = 0
     try:
         catalogue = Catalogue.open(folder / "catalogue")
         state = State.load(folder / "states" / f"{catalogue.version}.npz")
+        state.check(catalogue, rng)  # Compile; then all begin together.
+        gate.wait()
         while not done.is_set():
             began = time.perf_counter()
             if rng.random() < 0.3:
@@ -304,14 +306,16 @@ def operations(count: int, seed: int, readers: int, folder: Path | None) -> None
             rng = np.random.default_rng([seed, texts])
             writer = Writer(Path(home), texts, rng)
             context = multiprocessing.get_context("spawn")
+            gate = context.Barrier(readers + 1, timeout=120)
             done, said = context.Event(), context.Queue()
             others = [
-                context.Process(target=read, args=(Path(home), texts, seed + r, done, said))
+                context.Process(target=read, args=(Path(home), texts, seed + r, gate, done, said))
                 for r in range(readers)
             ]
             for process in others:
                 process.start()
             try:
+                gate.wait()
                 for done_so_far in range(count // 2):
                     if done_so_far % 5000 == 0:
                         kind = "texts" if texts else "whole numbers"

@@ -2,7 +2,9 @@ import numba
 import numpy as np
 import pytest
 
+from compressae.kernels.pursuit import reference as pursuit
 from compressae.kernels.support import Dictionary, cpu, reference, select_latents
+from compressae.retrieval.io.embeddings import unit_rows
 
 
 def rows(shape, seed):
@@ -60,6 +62,16 @@ def by_projection(x, weights, k):
             left -= (q @ left) * q
             beside -= np.outer(beside @ q, q)
     return supports
+
+
+@pytest.mark.parametrize("counts", [[2, 3, 4], [9], [1] * 9], ids=str)
+def test_stages_are_those_of_matching_pursuit(counts):
+    x, weights = rows((60, 24), 16), unit_rows(rows((200, 24), 17))
+    supports = select_latents(x, Dictionary(weights), 9, counts=counts)
+    expected = pursuit.pursue(x, weights, counts, 1e-6)[0]
+    assert are_distinct(supports, 200)
+    same = np.sort(supports, axis=1) == np.sort(expected, axis=1)
+    assert same.all(1).mean() >= 0.95  # Near ties may fall either way.
 
 
 @pytest.mark.parametrize("beam", [2, 4, 9])
@@ -154,8 +166,10 @@ def test_no_rows():
         (dict(k=0), "k = 0: expected 1 to 5"),
         (dict(k=6), "k = 6: expected 1 to 5"),
         (dict(k=1, beam=0), "beam = 0: expected 1 or more"),
+        (dict(k=3, counts=[1, 1]), r"counts = \[1, 1\]: expected 3 in all"),
+        (dict(k=2, counts=[1, 1], beam=2), r"counts = \[1, 1\]: .*no beam"),
     ],
-    ids=["no latents", "more than there are", "no support"],
+    ids=["no latents", "more than there are", "no support", "stages of fewer", "stages and a beam"],
 )
 def test_refuses(options, said):
     with pytest.raises(ValueError, match=said):

@@ -8,6 +8,7 @@ Elad 2008). Products are those of int16 numbers, summed in int32: exact, so that
 row depends neither on the other rows nor on the number of threads.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,27 +70,39 @@ class Dictionary:
 
 
 def select_latents(
-    x: Any, dictionary: Dictionary, k: int, beam: int = 1, threads: int | None = None
+    x: Any,
+    dictionary: Dictionary,
+    k: int,
+    beam: int = 1,
+    counts: Sequence[int] | None = None,
+    threads: int | None = None,
 ) -> np.ndarray:
     """Choose the latents (n, k) of each row, in the order of their choice.
 
-    The first steps look at all latents. Later ones look at those that were the most useful then:
-    512, or 8 k if that is more. With a beam each of the later steps keeps the best ``beam``
-    supports instead of one (beam search, as in additive quantisers: Babenko and Lempitsky 2014).
-    O(d·h + k·h + k²·512·beam) a row.
+    Rows of at least 16 dimensions for each latent look at all latents in the first 3/8 of the steps
+    only; later steps look at those that were the most useful then: 512, or 8 k if that is more.
+    With a beam each of the later steps keeps the best ``beam`` supports instead of one (beam
+    search, as in additive quantisers: Babenko and Lempitsky 2014). O(d·h + k²·h) a row, or
+    O(d·h + k²·512·beam) and a seventh of k²·h. Calls of few rows write to the dictionary: one at a
+    time.
 
     Args:
         x: (n, d) float32 rows of any length.
         dictionary: the latents.
         k: latents of a row.
-        beam: supports kept; 1 is greedy, and then the first k' of k are those of k' alone.
+        beam: supports kept; 1 is greedy.
+        counts: latents of each stage, k in all, by their |W r| at its beginning: stagewise
+            orthogonal matching pursuit (Donoho, Tsaig, Drori and Starck 2012), which serves the
+            learning of a dictionary better. Without a beam. None chooses one at a time by error
+            reduction.
         threads: number of threads; every processor the process may use when None.
 
     Returns:
         (n, k) int32, distinct within a row.
 
     Raises:
-        ValueError: k or ``beam`` is out of range, or the rows have another width.
+        ValueError: k or ``beam`` is out of range, ``counts`` are not k in all or come with a
+            beam, or the rows have another width.
 
     >>> latents = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]], np.float32)
     >>> select_latents(np.array([[3, 4, 0.1]], np.float32), Dictionary(latents), k=1)
@@ -102,6 +115,8 @@ def select_latents(
         raise ValueError(f"k = {k}: expected 1 to {dictionary.latents}, the latents")
     if beam < 1:
         raise ValueError(f"beam = {beam}: expected 1 or more")
+    if counts is not None and (sum(counts) != k or min(counts) < 1 or beam > 1):
+        raise ValueError(f"counts = {list(counts)}: expected {k} in all, 1 or more each, no beam")
     if n * k >= dictionary.latents:
         dictionary.prepare(threads)
     else:
@@ -110,11 +125,15 @@ def select_latents(
     supports = np.empty((n, k), np.int32)
     latents = dictionary.arrays
     steps, width = cpu.steps_and_width(d, len(latents[0]), k, beam)
+    begins, least = np.ones(k, np.int64), cpu.LEAST
+    if counts is not None:  # begins[s] is the size of the stage that begins at step s.
+        steps, least = k, np.float32(1)
+        begins[np.cumsum(counts) - counts] = counts
 
     def choose(start: int, stop: int) -> None:
         work = cpu.workspace(latents, k, beam, steps, width)
         h = dictionary.latents
-        cpu.select(x, latents, h, beam, steps, width, work, supports, start, stop)
+        cpu.select(x, latents, h, beam, begins, least, steps, width, work, supports, start, stop)
 
     over_rows(choose, n, threads)
     return supports

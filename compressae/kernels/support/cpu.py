@@ -20,7 +20,7 @@ BLOCK = 64
 _ONE = 32767
 _SCALE, _SQUARE_SCALE = np.float32(1 / _ONE), np.float32(1 / _ONE**2)
 #: Least squared length of a latent's part beside the basis; rounding reaches a tenth of it.
-_LEAST = np.float32(1e-3)
+LEAST = np.float32(1e-3)
 #: Squared length of chosen latents: whatever their correlation, they reduce nothing.
 _CHOSEN = np.float32(1e30)
 #: Latents of a tile of a step, which stays in the first cache.
@@ -175,14 +175,14 @@ def _take_out(p, basis, path, factors, depth, start, stop):
 
 
 @_jit
-def _update(p, inverse, z, correlations, lengths, scores):
+def _update(p, inverse, z, least, correlations, lengths, scores):
     """Turn p into the products with the new basis vector, and move what depends on them."""
     for t in range(len(p)):
         product = p[t] * inverse
         correlation = correlations[t] - z * product
         length = lengths[t] - product * product
         p[t], correlations[t], lengths[t] = product, correlation, length
-        scores[t] = correlation * correlation / (length if length > _LEAST else _LEAST)
+        scores[t] = correlation * correlation / (length if length > least else least)
 
 
 @_jit
@@ -223,8 +223,8 @@ def _know(j, latents, fit):
 
 
 @_jit
-def _first_steps(products, h, steps, latents, fit, support):
-    """Choose the first latents of a row among all; products (h',) are with the row."""
+def _first_steps(products, h, steps, counts, least, latents, fit, support):
+    """Choose the first latents of a row among all; products (h',) are with the row; see select."""
     correlations, lengths, scores, basis, order, factors = fit[:6]
     gram = latents[2]
     _copy(products, correlations)
@@ -232,17 +232,22 @@ def _first_steps(products, h, steps, latents, fit, support):
         lengths[t] = 1
         scores[t] = products[t] * products[t]
     keys = scores.view(np.int32)  # Scores ≥ 0 order like their bits.
+    chosen = 0
     for s in range(steps):
-        j = _largest(keys)
-        support[s] = j
-        if s + 1 == len(support):
+        if s == chosen:  # The next stage: one latent, or several at once.
+            for _ in range(counts[s]):
+                support[chosen] = _largest(keys)
+                scores[support[chosen]] = -1
+                chosen += 1
+        if chosen == len(support):
             break
+        j = np.int64(support[s])
         _know(j, latents, fit)
         length = np.float32(1)
         for c in range(s):
             factors[c] = basis[c, j]
             length -= factors[c] * factors[c]
-        inverse = 1 / np.sqrt(max(length, _LEAST))
+        inverse = 1 / np.sqrt(max(length, LEAST))
         z = correlations[j] * inverse
         for a in range(0, h, _TILE):
             b = min(a + _TILE, h)
@@ -250,9 +255,9 @@ def _first_steps(products, h, steps, latents, fit, support):
             for t in range(b - a):
                 p[t] = np.float32(row[t]) * _SCALE
             _take_out(p, basis, order, factors, s, a, b)
-            _update(p, inverse, z, correlations[a:b], lengths[a:b], scores[a:b])
+            _update(p, inverse, z, least, correlations[a:b], lengths[a:b], scores[a:b])
         lengths[j] = _CHOSEN
-        for c in range(s + 1):
+        for c in range(chosen):
             scores[support[c]] = -1
 
 
@@ -280,7 +285,7 @@ def _narrow(width, steps, fit, tree, states):
 
 
 @_jit
-def _fit_node(node, state, now, new_state, n, steps, latents, fit, tree, states):
+def _fit_node(node, state, now, new_state, n, steps, least, latents, fit, tree, states):
     """Fit a row to the support of a new node: its products, and its state's numbers."""
     shortlist, node_products, parents, places, path = tree
     state_correlations, state_lengths, state_scores = states[:3]
@@ -298,13 +303,13 @@ def _fit_node(node, state, now, new_state, n, steps, latents, fit, tree, states)
         depth += 1
         above = parents[above]
     _take_out(p, node_products, path, factors, depth, 0, n)
-    inverse = 1 / np.sqrt(max(length, _LEAST))
+    inverse = 1 / np.sqrt(max(length, LEAST))
     z = state_correlations[now, state, place] * inverse
     correlations = state_correlations[1 - now, new_state, :n]
     lengths, scores = state_lengths[1 - now, new_state, :n], state_scores[1 - now, new_state, :n]
     _copy(state_correlations[now, state, :n], correlations)
     _copy(state_lengths[now, state, :n], lengths)
-    _update(p, inverse, z, correlations, lengths, scores)
+    _update(p, inverse, z, least, correlations, lengths, scores)
     lengths[place] = _CHOSEN
     above = node
     while above >= steps:
@@ -313,7 +318,7 @@ def _fit_node(node, state, now, new_state, n, steps, latents, fit, tree, states)
 
 
 @_jit
-def _later_steps(n, steps, beam, latents, fit, tree, states, choices, choice_marks, support):
+def _later_steps(n, steps, beam, least, latents, fit, tree, states, choices, choice_marks, support):
     """Choose the other latents: extend each state by its best ones, and keep the best extensions.
 
     choices (3, 2·beam) float64 are the extensions: reduction, state and place.
@@ -351,7 +356,7 @@ def _later_steps(n, steps, beam, latents, fit, tree, states, choices, choice_mar
             ends[1 - now, kept], marks[1 - now, kept] = made, mark
             reductions[1 - now, kept] = reduction
             if s + 1 < k:
-                _fit_node(made, state, now, kept, n, steps, latents, fit, tree, states)
+                _fit_node(made, state, now, kept, n, steps, least, latents, fit, tree, states)
             made += 1
             kept += 1
             if kept == beam:
@@ -411,8 +416,13 @@ def workspace(latents, k, beam, steps, width):
 
 
 @_jit
-def select(x, latents, h, beam, steps, width, work, supports, start, stop):
-    """Fill supports (n, k), rows start..stop; rows of the Gram matrix are filled in if need be."""
+def select(x, latents, h, beam, counts, least, steps, width, work, supports, start, stop):
+    """Fill supports (n, k), rows start..stop; rows of the Gram matrix are filled in if need be.
+
+    Step s of the first ``steps`` begins a stage of counts[s] latents, if those of the stage before
+    are all chosen. ``least`` is the least squared length that scores count with: 1 for scores that
+    are squared correlations.
+    """
     fit, tree, states, (choices, choice_marks), (numbers, products) = work
     k = supports.shape[1]
     for first in range(start, stop, BLOCK):
@@ -425,9 +435,19 @@ def select(x, latents, h, beam, steps, width, work, supports, start, stop):
         # Choose row by row.
         for i in range(count):
             support = supports[first + i]
-            _first_steps(products[i], h, steps, latents, fit, support)
+            _first_steps(products[i], h, steps, counts, least, latents, fit, support)
             if steps < k:
                 n = _narrow(width, steps, fit, tree, states)
                 _later_steps(
-                    n, steps, beam, latents, fit, tree, states, choices, choice_marks, support
+                    n,
+                    steps,
+                    beam,
+                    least,
+                    latents,
+                    fit,
+                    tree,
+                    states,
+                    choices,
+                    choice_marks,
+                    support,
                 )

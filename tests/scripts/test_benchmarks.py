@@ -216,3 +216,26 @@ def test_random_damage_ends_in_errors_or_answers():
     counts = json.loads(done.stdout)
     assert counts["kept: refused"] > 30 and counts["right: refused"] > 30
     assert not any(name.startswith("!") for name in counts)
+
+
+def test_encoding_is_timed(tmp_path):
+    """What its processes do, in this one; with what it records of faiss."""
+    from benchmarks.encoding import __main__ as encoding
+    from benchmarks.encoding import work
+
+    from compressae import CompresSAE, compress
+
+    table = np.random.default_rng(0).standard_normal((600, 32)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", table)
+    model = CompresSAE(32, 64, 4)
+    model.save(tmp_path / "model")
+    compress(model, table, residual_bytes=4).save(tmp_path / "codes")
+    names = (tmp_path / name for name in ("model", "codes", "rows.npy"))
+    assert work.encode(*map(str, names)) > 0
+    assert work.train(str(tmp_path / "rows.npy"), "64", "4", "1") > 0
+    record = encoding.Record(tmp_path / "out", None)
+    encoding.encode_by_faiss(record, "PQ", "PQ8np", table, 8, rounds=1)
+    written = json.loads((tmp_path / "out" / "encoding.json").read_text())
+    (point,) = written["points"]
+    assert point["code"] == "faiss PQ" and point["bytes"] == 8 and point["rows_a_second"] > 0
+    assert written["commit"] and written["before"] is None

@@ -48,7 +48,7 @@ class Dictionary:
             raise ValueError(f"{self.latents} latents: expected a Gram matrix of at most 1 GiB")
         padded = -(-self.latents // _LANES) * _LANES
         rows = np.zeros((padded, self.dim + self.dim % 2), np.int16)
-        cpu.to_int16(np.ascontiguousarray(weights, np.float32), rows, 0, self.latents)
+        cpu.to_int16(np.require(weights, np.float32, ["C", "W"]), rows, 0, self.latents)
         gram, is_known = np.empty((padded, padded), np.int16), np.zeros(padded, np.bool_)
         self.arrays = (rows, cpu.to_panels(rows), gram, is_known)
 
@@ -121,7 +121,7 @@ def select_latents(
         dictionary.prepare(threads)
     else:
         threads = 1  # Rows of the Gram matrix are filled in by one thread.
-    x = np.ascontiguousarray(x, np.float32)
+    x = np.require(x, np.float32, ["C", "W"])  # Of one type, so that one function is compiled.
     supports = np.empty((n, k), np.int32)
     latents = dictionary.arrays
     steps, width = cpu.steps_and_width(d, len(latents[0]), k, beam)

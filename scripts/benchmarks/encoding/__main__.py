@@ -55,71 +55,70 @@ def main(
     items = open_embeddings(embeddings)
     table = unit_rows(items.take(np.arange(len(items))))
     checkouts = {"ours": ROOT} | ({} if before is None else {"before": before.resolve()})
-    points = []
+    record = Record(output, before)
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         np.save(folder / "rows.npy", table[:rows])
         np.save(folder / "table.npy", table)
         for h in map(int, latents.split(",")):
-            for trained_k, forms in CODES.items():
-                config = TrainConfig(latents=h, nonzeros=trained_k, steps=2)
-                model = train(table, config, device="cpu")  # Speed does not depend on its quality.
-                model_path = folder / f"model {h} {trained_k}"
-                model.save(model_path)
-                for k, residual_bytes in forms:
-                    codes = compress(
-                        CompresSAE.load(model_path), table[:4096], nonzeros=k,
-                        residual_bytes=residual_bytes, device="cpu",
-                    )  # fmt: skip
-                    codes_path = folder / f"codes {h} {k} {residual_bytes}"
-                    codes.save(codes_path)
-                    seconds = in_turns(
-                        checkouts, rounds, "encode", model_path, codes_path, folder / "rows.npy"
-                    )
-                    for name, one in seconds.items():
-                        points.append(
-                            {
-                                "what": f"encode, h = {h}, {k} nonzeros and {residual_bytes} "
-                                "residual bytes",
-                                "code": name,
-                                "bytes": codes.nbytes / len(codes),
-                                "rows_a_second": round(rows / one),
-                            }
-                        )
-                        show(points[-1])
-                if not steps:
-                    continue
-                seconds = in_turns(checkouts, 1, "train", folder / "table.npy", h, trained_k, steps)
-                for name, one in seconds.items():
-                    points.append(
-                        {
-                            "what": f"train, h = {h}, k = {trained_k}",
-                            "code": name,
-                            "seconds_a_step": round(one, 2),
-                        }
-                    )
-                    show(points[-1])
+            for k, forms in CODES.items():
+                encode(record, table, folder, h, k, forms, checkouts, rounds)
+                if steps:
+                    sizes = h, k, steps
+                    seconds = in_turns(checkouts, 1, "train", folder / "table.npy", *sizes)
+                    for name, own in seconds.items():
+                        record.add(f"train, h = {h}, k = {k}", name, seconds_a_step=round(own, 2))
     for size in (32, 64):
-        for name, factory in (
-            ("PQ", f"PQ{size}"), ("OPQ", f"OPQ{size},PQ{size}"), ("RQ", f"RQ{size}x8"),
-        ):  # fmt: skip
-            if name == "RQ" and size > 32:
-                continue  # Training alone takes a quarter of an hour.
-            points.append(faiss_point(name, factory, table, size, rounds))
-            show(points[-1])
-    output.mkdir(parents=True, exist_ok=True)
-    record = {
-        "machine": machine(),
-        "commit": commit(ROOT),
-        "command": " ".join(["python", "scripts/benchmarks/encoding", *sys.argv[1:]]),
-        "before": None if before is None else commit(before),
-        "points": points,
-    }
-    (output / "encoding.json").write_text(json.dumps(record, indent=1) + "\n")
+        # "np": without faiss's annealing of the order of centroids, which changes no code's error.
+        for name, factory in (("PQ", f"PQ{size}np"), ("OPQ", f"OPQ{size},PQ{size}np")):
+            encode_by_faiss(record, name, factory, table, size, rounds)
+    encode_by_faiss(record, "RQ", "RQ32x8", table, 32, rounds)
 
 
-def show(point: dict) -> None:
-    click.echo("; ".join(f"{key} {value}" for key, value in point.items()))
+class Record:
+    """The points so far, printed and written one by one."""
+
+    def __init__(self, output: Path, before: Path | None) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        self.path, self.points = output / "encoding.json", []
+        self.about = {
+            "machine": machine(),
+            "commit": commit(ROOT),
+            "before": None if before is None else commit(before),
+        }
+
+    def add(self, what: str, code: str, **figures: float) -> None:
+        self.points.append({"what": what, "code": code, **figures})
+        click.echo("; ".join(f"{key} {value}" for key, value in self.points[-1].items()))
+        self.path.write_text(json.dumps({**self.about, "points": self.points}, indent=1) + "\n")
+
+
+def encode(
+    record: Record,
+    table: np.ndarray,
+    folder: Path,
+    h: int,
+    k: int,
+    forms: tuple[tuple[int, int], ...],
+    checkouts: dict[str, Path],
+    rounds: int,
+) -> None:
+    """Rows a second of each form of codes of one model, whose quality their speed is not of."""
+    train(table, TrainConfig(latents=h, nonzeros=k, steps=2), device="cpu").save(folder / "model")
+    model, rows = CompresSAE.load(folder / "model"), folder / "rows.npy"
+    for nonzeros, residual in forms:
+        codes = compress(
+            model, table[:4096], nonzeros=nonzeros, residual_bytes=residual, device="cpu"
+        )
+        codes.save(folder / "codes")
+        seconds = in_turns(checkouts, rounds, "encode", folder / "model", folder / "codes", rows)
+        for name, own in seconds.items():
+            record.add(
+                f"encode, h = {h}, {nonzeros} nonzeros and {residual} residual bytes",
+                name,
+                bytes=round(codes.nbytes / len(codes)),
+                rows_a_second=round(len(np.load(rows, mmap_mode="r")) / own),
+            )
 
 
 def commit(checkout: Path) -> str:
@@ -143,18 +142,19 @@ def in_turns(checkouts: dict[str, Path], rounds: int, *arguments: object) -> dic
     return {name: float(np.median(own)) for name, own in seconds.items()}
 
 
-def faiss_point(name: str, factory: str, table: np.ndarray, size: int, rounds: int) -> dict:
+def encode_by_faiss(
+    record: Record, name: str, factory: str, table: np.ndarray, size: int, rounds: int
+) -> None:
     """Rows a second that a quantiser of faiss encodes, trained on few rows."""
     index = faiss.index_factory(table.shape[1], factory)
-    index.train(table[:8192])
-    few = table[:2048]
-    seconds = []
+    index.train(table[:4096])
+    few, seconds = table[:2048], []
     for _ in range(rounds):
         start = time.process_time()
         index.sa_encode(few)
         seconds.append(time.process_time() - start)
     rate = round(len(few) / float(np.median(seconds)))
-    return {"what": "encode", "code": f"faiss {name}", "bytes": size, "rows_a_second": rate}
+    record.add("encode", f"faiss {name}", bytes=size, rows_a_second=rate)
 
 
 if __name__ == "__main__":

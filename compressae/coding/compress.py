@@ -12,7 +12,7 @@ from compressae.coding.budget import allot, check_budget, check_importance
 from compressae.coding.coder import Coder, fit_quantizer, pack_rows
 from compressae.kernels.backend import current, fetch, tensors_on
 from compressae.kernels.packed import SPARE
-from compressae.kernels.support import Dictionary
+from compressae.kernels.support import MOST_LATENTS, Dictionary
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import Codes, PackedCodes, SparseCodes
 from compressae.retrieval.codes.quantizer import RowQuantizer, fit_error_weighting
@@ -93,8 +93,7 @@ def compress(
         queries: (q, d) a sample of the queries to come, which are not like the rows where users
             search for items: errors are weighted by their second moment. The rows' own when None.
         beam: supports of a row that the choice of its latents keeps; on the CPU, and without a
-            budget. 4 take half as long again; they pay where there is no residual code, or a small
-            one.
+            budget. More take longer, and pay where there is no residual code.
 
     Returns:
         ``PackedCodes`` (n, h).
@@ -331,8 +330,8 @@ def _check_beam(
         )
     if tensors is not None or not Dictionary.fits(model.latents):
         raise InputError(
-            f"a beam of {beam}: latents are chosen by one on the CPU, from at most 23,000; leave "
-            "it out"
+            f"a beam of {beam}: latents are chosen by one on the CPU, from at most "
+            f"{MOST_LATENTS:,}; leave it out"
         )
 
 

@@ -20,7 +20,7 @@ from compressae.training.config import TrainConfig
 _CPU = torch.device("cpu")
 #: Most rows that a dictionary is learned from; drawn once, held in memory.
 SAMPLE_ROWS = 1 << 18
-#: Steps of matching pursuit while learning; one latent at a time taught less at k = 8 and 16.
+#: Steps of matching pursuit while learning: one latent at a time learns a worse dictionary.
 _PURSUIT_STEPS = 4
 #: Conjugate-gradient steps of a dictionary update, and its ridge towards the old dictionary.
 _SOLVER_STEPS = 3

@@ -6,7 +6,6 @@ Kernels are launched by their own launchers on tensors of the CPU; launches comp
 capability, as they would on its first use, and then return without running.
 """
 
-import functools
 import json
 import re
 import subprocess
@@ -43,7 +42,6 @@ class _Absent:
         return torch.device("cpu")
 
 
-@functools.cache  # Workloads share kernels.
 def resources(cubin: bytes) -> dict[str, int]:
     """Registers a thread, and bytes of stack and local memory (where spilled registers go)."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

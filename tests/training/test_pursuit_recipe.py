@@ -49,8 +49,10 @@ def test_encoder_and_decoder_are_one_matrix_of_unit_rows(table):
     assert model.settings["recipe"] == "pursuit" and model.settings["device"] == "cpu"
 
 
-def test_an_update_is_the_least_squares_dictionary(table, monkeypatch):
+@pytest.mark.parametrize("dense", [0, 32], ids=["sparse products", "formed SᵀS"])
+def test_an_update_is_the_least_squares_dictionary(table, monkeypatch, dense):
     """With enough steps of its solver, the update solves SᵀS W + ridge W = SᵀX + ridge W₀."""
+    monkeypatch.setattr("compressae.training.pursuit._DENSE", dense)
     monkeypatch.setattr("compressae.training.pursuit._SOLVER_STEPS", 200)
     run = PursuitRun(as_embeddings(table), CONFIG)
     run.ids, run.values = pursue(run.x, run.weights, [1, 1, 1])

@@ -2,7 +2,7 @@
 
 Orthogonal least squares (Chen, Billings and Luo 1989): each step takes the latent that reduces the
 error of the refitted row most. Orthogonal matching pursuit takes the one of largest |W r| instead,
-which leaves 1 to 2 % more error on sentence embeddings. Rows and latents are multiplied once;
+which leaves more error. Rows and latents are multiplied once;
 every later step follows from the Gram matrix of the latents (Batch-OMP: Rubinstein, Zibulevsky and
 Elad 2008). Products are those of int16 numbers, summed in int32: exact, so that the support of a
 row depends neither on the other rows nor on the number of threads.
@@ -16,8 +16,8 @@ import numpy as np
 from compressae.kernels.support import cpu
 from compressae.kernels.threads import over_rows
 
-#: Most bytes of a Gram matrix: h = 16,384 takes half of them.
-_MOST_GRAM = 1 << 30
+#: Most latents: their Gram matrix takes 1 GiB.
+MOST_LATENTS = 23_104
 #: Latents are padded to a multiple of this.
 _LANES = 64
 
@@ -34,7 +34,7 @@ class Dictionary:
     """
 
     #: Latents (h', d') int16, the same in panels, their Gram matrix (h', h') int16, and which of
-    #: its rows are known; h' and d' are padded.
+    #: its rows are filled; h' and d' are padded.
     arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
     def __init__(self, weights: np.ndarray) -> None:
@@ -49,24 +49,24 @@ class Dictionary:
         padded = -(-self.latents // _LANES) * _LANES
         rows = np.zeros((padded, self.dim + self.dim % 2), np.int16)
         cpu.to_int16(np.require(weights, np.float32, ["C", "W"]), rows, 0, self.latents)
-        gram, is_known = np.empty((padded, padded), np.int16), np.zeros(padded, np.bool_)
-        self.arrays = (rows, cpu.to_panels(rows), gram, is_known)
+        gram, is_filled = np.empty((padded, padded), np.int16), np.zeros(padded, np.bool_)
+        self.arrays = (rows, cpu.to_panels(rows), gram, is_filled)
 
     @staticmethod
     def fits(latents: int) -> bool:
         """Whether the Gram matrix of so many latents takes at most 1 GiB."""
-        return 2 * (latents + _LANES) ** 2 <= _MOST_GRAM
+        return latents <= MOST_LATENTS
 
     def prepare(self, threads: int | None = None) -> None:
-        """Compute the whole Gram matrix, if it is not known yet."""
-        rows, panels, gram, is_known = self.arrays
-        if not is_known.all():
+        """Compute the whole Gram matrix, unless all of it is there."""
+        rows, panels, gram, is_filled = self.arrays
+        if not is_filled.all():
             over_rows(
                 lambda a, b: cpu.fill_gram(rows, panels, gram, a, b),
                 len(rows) // cpu.BLOCK,
                 threads,
             )
-            is_known[:] = True
+            is_filled[:] = True
 
 
 def select_latents(

@@ -2,9 +2,9 @@
 
 Let Q = q_1 … q_s be the orthonormal basis that a row's chosen latents span, in the order of their
 choice, and r its residual. Each latent w keeps its correlation w·r and the squared length of its
-part beside the basis, 1 − Σ (w·q_c)². The quotient (w·r)² / that length is by how much the error
-falls if w is chosen. Choosing w_j adds q = (w_j − Σ (w_j·q_c) q_c) / length, and the products w·q
-of all latents follow from row j of the Gram matrix and the products w·q_c, which are kept.
+part orthogonal to the basis, 1 − Σ (w·q_c)². The error falls by (w·r)² over that squared length if
+w is chosen. Choosing w_j adds q = (w_j − Σ (w_j·q_c) q_c) / length, and the products w·q of all
+latents follow from row j of the Gram matrix and the products w·q_c, which are kept.
 """
 
 import numba
@@ -19,7 +19,7 @@ BLOCK = 64
 #: int16 that stands for 1, and what a product of two such numbers is multiplied with.
 _ONE = 32767
 _SCALE, _SQUARE_SCALE = np.float32(1 / _ONE), np.float32(1 / _ONE**2)
-#: Least squared length of a latent's part beside the basis; rounding reaches a tenth of it.
+#: Least squared length of a latent's part orthogonal to the basis; rounding reaches a tenth of it.
 LEAST = np.float32(1e-3)
 #: Squared length of chosen latents: whatever their correlation, they reduce nothing.
 _CHOSEN = np.float32(1e30)
@@ -159,7 +159,7 @@ def _subtract_one(p, a, of_a):
 
 
 @_jit
-def _take_out(p, basis, path, factors, depth, start, stop):
+def _project_out(p, basis, path, factors, depth, start, stop):
     """Subtract from p the products basis[path[c]][start:stop], times factors, of c < depth."""
     c = 0
     while c + 4 <= depth:
@@ -186,8 +186,8 @@ def _update(p, inverse, z, least, correlations, lengths, scores):
 
 
 @_jit
-def _mark(latent):
-    """A number of a latent, whose sum tells supports apart (splitmix64)."""
+def _hash(latent):
+    """Hash a latent (splitmix64); the sum over a support does not depend on its order."""
     z = np.uint64(latent + 1) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -203,6 +203,7 @@ def _copy(source, out):
 
 @_jit
 def _first_largest(numbers, count):
+    """Index of the first largest of the first ``count`` numbers."""
     best = 0
     for t in range(1, count):
         if numbers[t] > numbers[best]:
@@ -211,15 +212,15 @@ def _first_largest(numbers, count):
 
 
 @_jit
-def _know(j, latents, fit):
-    """Fill row j of the Gram matrix, if it is not known."""
-    rows, panels, gram, is_known = latents
+def _fill_gram_row(j, latents, fit):
+    """Fill row j of the Gram matrix, if it is not filled yet."""
+    rows, panels, gram, is_filled = latents
     one_row, one_product = fit[-2:]
-    if not is_known[j]:
+    if not is_filled[j]:
         _copy(rows[j], one_row[0])
         _multiply(one_row, panels, _SCALE, one_product)
         _round(one_product[:1], gram[j : j + 1])
-        is_known[j] = True
+        is_filled[j] = True
 
 
 @_jit
@@ -242,7 +243,7 @@ def _first_steps(products, h, steps, counts, least, latents, fit, support):
         if chosen == len(support):
             break
         j = np.int64(support[s])
-        _know(j, latents, fit)
+        _fill_gram_row(j, latents, fit)
         length = np.float32(1)
         for c in range(s):
             factors[c] = basis[c, j]
@@ -254,7 +255,7 @@ def _first_steps(products, h, steps, counts, least, latents, fit, support):
             p, row = basis[s, a:b], gram[j, a:b]
             for t in range(b - a):
                 p[t] = np.float32(row[t]) * _SCALE
-            _take_out(p, basis, order, factors, s, a, b)
+            _project_out(p, basis, order, factors, s, a, b)
             _update(p, inverse, z, least, correlations[a:b], lengths[a:b], scores[a:b])
         lengths[j] = _CHOSEN
         for c in range(chosen):
@@ -266,7 +267,7 @@ def _narrow(width, steps, fit, tree, states):
     """Start the tree: a chain of the first steps' nodes, and one state. Returns its latents."""
     correlations, lengths, scores, basis = fit[:4]
     shortlist, node_products, parents = tree[:3]
-    state_correlations, state_lengths, state_scores, ends, reductions, marks = states
+    state_correlations, state_lengths, state_scores, ends, reductions, hashes = states
     n = _shortlist(scores.view(np.int32), width, shortlist)
     for c in range(steps):
         for u in range(n):
@@ -280,7 +281,7 @@ def _narrow(width, steps, fit, tree, states):
         state_correlations[0, 0, u] = correlations[t]
         state_lengths[0, 0, u] = lengths[t]
         state_scores[0, 0, u] = scores[t]
-    ends[0, 0], reductions[0, 0], marks[0, 0] = steps - 1, 0, 0
+    ends[0, 0], reductions[0, 0], hashes[0, 0] = steps - 1, 0, 0
     return n
 
 
@@ -292,7 +293,7 @@ def _fit_node(node, state, now, new_state, n, steps, least, latents, fit, tree, 
     factors, gram = fit[5], latents[2]
     place = places[node]
     j = np.int64(shortlist[place])
-    _know(j, latents, fit)
+    _fill_gram_row(j, latents, fit)
     p, row = node_products[node, :n], gram[j]
     for u in range(n):
         p[u] = np.float32(row[shortlist[u]]) * _SCALE
@@ -302,7 +303,7 @@ def _fit_node(node, state, now, new_state, n, steps, least, latents, fit, tree, 
         length -= factors[depth] * factors[depth]
         depth += 1
         above = parents[above]
-    _take_out(p, node_products, path, factors, depth, 0, n)
+    _project_out(p, node_products, path, factors, depth, 0, n)
     inverse = 1 / np.sqrt(max(length, LEAST))
     z = state_correlations[now, state, place] * inverse
     correlations = state_correlations[1 - now, new_state, :n]
@@ -318,19 +319,21 @@ def _fit_node(node, state, now, new_state, n, steps, least, latents, fit, tree, 
 
 
 @_jit
-def _later_steps(n, steps, beam, least, latents, fit, tree, states, choices, choice_marks, support):
+def _later_steps(n, steps, beam, least, latents, fit, tree, states, choices, support):
     """Choose the other latents: extend each state by its best ones, and keep the best extensions.
 
-    choices (3, 2·beam) float64 are the extensions: reduction, state and place.
+    ``choices`` are the extensions (3, 2·beam) float64, reduction, state and place, and the hashes
+    (2·beam,) uint64 of their supports.
     """
+    choices, choice_hashes = choices
     shortlist, _, parents, places, _ = tree
-    state_scores, ends, reductions, marks = states[2:]
+    state_scores, ends, reductions, hashes = states[2:]
     keys = state_scores.view(np.int32)
     k, branches = len(support), 1 if beam == 1 else 2
-    now, alive, made = 0, 1, steps
+    now, state_count, made = 0, 1, steps
     for s in range(steps, k):
         count = 0
-        for state in range(alive):
+        for state in range(state_count):
             for _ in range(branches):
                 place = _largest(keys[now, state])
                 score = state_scores[now, state, place]
@@ -339,21 +342,21 @@ def _later_steps(n, steps, beam, least, latents, fit, tree, states, choices, cho
                 state_scores[now, state, place] = -1
                 choices[0, count] = reductions[now, state] + score
                 choices[1, count], choices[2, count] = state, place
-                choice_marks[count] = marks[now, state] + _mark(shortlist[place])
+                choice_hashes[count] = hashes[now, state] + _hash(shortlist[place])
                 count += 1
         kept = 0
         for _ in range(count):
             best = _first_largest(choices[0], count)
-            reduction, mark = choices[0, best], choice_marks[best]
+            reduction, support_hash = choices[0, best], choice_hashes[best]
             choices[0, best] = -1
             is_twice = False  # The same support, its latents in another order.
             for other in range(kept):
-                is_twice |= marks[1 - now, other] == mark
+                is_twice |= hashes[1 - now, other] == support_hash
             if is_twice:
                 continue
             state = int(choices[1, best])
             parents[made], places[made] = ends[now, state], int(choices[2, best])
-            ends[1 - now, kept], marks[1 - now, kept] = made, mark
+            ends[1 - now, kept], hashes[1 - now, kept] = made, support_hash
             reductions[1 - now, kept] = reduction
             if s + 1 < k:
                 _fit_node(made, state, now, kept, n, steps, least, latents, fit, tree, states)
@@ -361,10 +364,10 @@ def _later_steps(n, steps, beam, least, latents, fit, tree, states, choices, cho
             kept += 1
             if kept == beam:
                 break
-        now, alive = 1 - now, kept
+        now, state_count = 1 - now, kept
 
     # Read the best support from its last choice to its first.
-    node = ends[now, _first_largest(reductions[now], alive)]
+    node = ends[now, _first_largest(reductions[now], state_count)]
     for s in range(k - 1, steps - 1, -1):
         support[s] = shortlist[places[node]]
         node = parents[node]
@@ -387,7 +390,7 @@ def workspace(latents, k, beam, steps, width):
     nodes = steps + beam * (k - steps)
     fit = (  # Of a row during the first steps, over all latents.
         np.empty(h, np.float32),  # correlations w·r
-        np.empty(h, np.float32),  # squared lengths of the parts beside the basis
+        np.empty(h, np.float32),  # squared lengths of the parts orthogonal to the basis
         np.full(h, -1, np.float32),  # scores: error reductions, −1 of what cannot be chosen
         np.empty((steps, h), np.float32),  # basis: w·q_c
         np.arange(steps),  # order: 0, 1, 2, …
@@ -408,7 +411,7 @@ def workspace(latents, k, beam, steps, width):
         np.empty((2, beam, lanes), np.float32),  # scores
         np.empty((2, beam), np.int32),  # ends: the last node
         np.empty((2, beam), np.float32),  # reductions since the first steps
-        np.empty((2, beam), np.uint64),  # marks, equal of equal supports
+        np.empty((2, beam), np.uint64),  # hashes, equal of equal supports
     )
     choices = np.empty((3, 2 * beam)), np.empty(2 * beam, np.uint64)
     block = np.zeros((BLOCK, d), np.int16), np.empty((BLOCK, h), np.float32)
@@ -423,7 +426,7 @@ def select(x, latents, h, beam, counts, least, steps, width, work, supports, sta
     are all chosen. ``least`` is the least squared length that scores count with: 1 for scores that
     are squared correlations.
     """
-    fit, tree, states, (choices, choice_marks), (numbers, products) = work
+    fit, tree, states, choices, (numbers, products) = work
     k = supports.shape[1]
     for first in range(start, stop, BLOCK):
         # Multiply a block of rows with all latents.
@@ -438,16 +441,4 @@ def select(x, latents, h, beam, counts, least, steps, width, work, supports, sta
             _first_steps(products[i], h, steps, counts, least, latents, fit, support)
             if steps < k:
                 n = _narrow(width, steps, fit, tree, states)
-                _later_steps(
-                    n,
-                    steps,
-                    beam,
-                    least,
-                    latents,
-                    fit,
-                    tree,
-                    states,
-                    choices,
-                    choice_marks,
-                    support,
-                )
+                _later_steps(n, steps, beam, least, latents, fit, tree, states, choices, support)

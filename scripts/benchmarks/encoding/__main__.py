@@ -32,9 +32,9 @@ CODES = {8: ((8, 16), (8, 48)), 16: ((16, 16),)}
 
 
 @click.command(help=__doc__)
-@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.argument("embeddings", type=click.Path(exists=True, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--before", type=click.Path(path_type=Path), help="Another checkout.")
+@click.option("--before", type=click.Path(exists=True, path_type=Path), help="Another checkout.")
 @click.option("--latents", default="4096,16384", show_default=True, help="h, several by commas.")
 @click.option("--rows", default=8192, show_default=True, help="Rows that are encoded.")
 @click.option("--rounds", default=3, show_default=True)

@@ -23,8 +23,10 @@ fingerprint="$(cat pyproject.toml constraints.txt | cksum) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
     echo "installing into $VIRTUAL_ENV (the first time takes a minute or more)" >&2
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
-    # annoy has no wheels: without a compiler its rows of a report say that it is missing.
-    python -m pip install --quiet --disable-pip-version-check -c constraints.txt annoy ||
-        echo "annoy was not installed (it needs a C++ compiler); the rest works without it" >&2
+    # Not every machine has wheels of these, or a compiler for annoy: a report says which are missing.
+    for library in annoy rabitqlib scann turbovec; do
+        python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$library" ||
+            echo "$library was not installed; a report leaves that baseline out" >&2
+    done
     echo "$fingerprint" >"$stamp"
 fi

@@ -75,9 +75,8 @@ class _Sizes(click.ParamType):
     default="all",
     show_default=True,
     type=_Methods(),
-    help="Names, separated by commas, with settings as in 'pq:code_bytes=32/64'. Known: "
-    + ", ".join(METHODS)
-    + ".",
+    help="Names, separated by commas, with settings as in 'pq:code_bytes=32/64'; 'all' is all "
+    "but lsq, which takes an hour or more. Known: " + ", ".join(METHODS) + ".",
 )
 @click.option(
     "--bytes",

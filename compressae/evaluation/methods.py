@@ -113,7 +113,8 @@ class Method:
 
 
 def parse(methods: str | Sequence[Any]) -> list[Method]:
-    """Parse methods of an evaluation; "all" stands for every method.
+    """Parse methods of an evaluation; "all" stands for every method that is not
+    slow to train.
 
     Args:
         methods: text, "pq, hnsw:links=32:ef=50/100", or a list as YAML has it: names, such texts,
@@ -137,7 +138,8 @@ def parse(methods: str | Sequence[Any]) -> list[Method]:
         elif not isinstance(part, str):
             raise InputError(f"method {part!r}: expected a name, or a name and its settings")
         elif part.strip() == "all":
-            parsed += [Method(name) for name in METHODS]
+            slow = {name for name, entry in BASELINES.items() if entry.slow}
+            parsed += [Method(name) for name in METHODS if name not in slow]
         elif part.strip():
             parsed.append(_from_text(part.strip()))
     if not parsed:
@@ -367,6 +369,10 @@ def _check(setting: str, value: Any, default: Any) -> None:
             raise InputError(f"{setting}={value!r}: expected a word")
         return
     if default is None and (value is None or (value, setting) == ("all", "candidates")):
+        return
+    if isinstance(default, float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"{setting}={value!r}: expected a number from 0 to 1")
         return
     least = 0 if setting == "residual_bytes" else 1
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -211,7 +211,7 @@ def machine() -> dict[str, Any]:
         "numba": numba.__version__,
         "numpy": np.__version__,
         "faiss": _version("faiss"),
-        "annoy": _version("annoy"),
+        **{name: _version(name) for name in ("annoy", "rabitqlib", "scann", "turbovec")},
     }
 
 

@@ -16,7 +16,7 @@ from compressae.retrieval.io.atomic import replacing
 
 _KEYS = {"about", "metrics", "methods"}
 _FILES = {"report.html", "report.json", "report.md", "report.png", "hits.npz"}
-_SIZES = ("code B/item", "held B/item", "constant MB")
+_SIZES = ("code B/item", "held B/item", "constant MB", "all B/item")
 _TIMES = ("build s", "p50 ms", "p99 ms", "queries/s")
 #: Columns that a narrow terminal drops, in this order.
 _DISPENSABLE = (
@@ -24,13 +24,15 @@ _DISPENSABLE = (
     "p99 ms",
     "recall@1",
     "build s",
+    "all B/item",
     "constant MB",
     "queries/s",
     "recall@100",
 )
 NOTES = (
     "Held bytes are those that search reads and that grow with the number of items: codes, ids, "
-    "links, posting lists; constant bytes are weights, codebooks and centroids.",
+    "links, posting lists; constant bytes are weights, codebooks and centroids, as libraries hold "
+    "them; all bytes are both, shared over these items.",
     "± is half of the 95 % interval of the mean over queries (percentile bootstrap, 1,000 "
     "resamples). Score r is the mean over queries of Pearson's correlation between the scores of "
     "the results and exact scores.",
@@ -60,6 +62,7 @@ def _cells(entry: dict[str, Any], names: list[str]) -> list[str]:
         f"{entry['code_bytes']:,.0f}",
         f"{entry['bytes_an_item']:,.0f}",
         f"{entry['constant_bytes'] / 1e6:.1f}",
+        f"{entry['all_bytes_an_item']:,.0f}",
         *(_figure(entry["metrics"][name]) for name in names),
         f"{entry['build_seconds']:.1f}",
         f"{entry['p50_ms']:.2f}",

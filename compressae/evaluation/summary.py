@@ -206,6 +206,8 @@ def _entry(evaluation: Evaluation, record: Record) -> dict[str, Any]:
         "code_bytes": record.code_bytes,
         "bytes_an_item": record.bytes_an_item,
         "constant_bytes": record.constant_bytes,
+        "all_bytes_an_item": record.bytes_an_item
+        + record.constant_bytes / evaluation.about["items"],
         "trained_rows": record.trained_rows,
         "build_seconds": record.build_seconds,
         "p50_ms": float(np.percentile(record.times_ms, 50)),

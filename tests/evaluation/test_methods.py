@@ -30,8 +30,9 @@ def test_text_and_lists_say_the_same():
         "combine": "product",
         "code_bytes": 1.5,
     }
-    assert [method.name for method in parse("all")] == list(METHODS)
-    assert [method.name for method in parse(["pq, all"])] == ["pq", *METHODS]
+    quick = [name for name in METHODS if name != "lsq"]
+    assert [method.name for method in parse("all")] == quick
+    assert [method.name for method in parse(["pq, all"])] == ["pq", *quick]
     assert parse([{"pq": {"code_bytes": "32/64"}}]) == parse("pq:code_bytes=32/64")
     assert not Method("sparse", {"typo": 3}).needs_model and Method("sparse").needs_model
 

@@ -46,13 +46,14 @@ def test_the_split_is_one_permutation_of_seed_0():
 
 def test_every_method_is_measured_in_the_order_given(parts, result):
     model, corpus, queries, _, _ = parts
-    assert list(dict.fromkeys(record.method for record in result.records)) == list(METHODS)
+    measured = list(dict.fromkeys(record.method for record in result.records))
+    assert measured == [name for name in METHODS if name != "lsq"]  # Slow: not among "all".
     too_small = {"qr-add", "qr-product", "chinese-remainder"}
     for record in result.records:
         if record.method in too_small:  # 48 rows are needed, 5.3 bytes a row.
             assert "tell 580 rows apart" in record.error
             continue
-        if record.method == "annoy" and record.error and "needs annoy" in record.error:
+        if record.error and record.error.endswith("pip install 'compressae[baselines]'"):
             continue
         assert record.error is None, record
         assert len(record.times_ms) == 20 and (record.times_ms > 0).all()
@@ -251,6 +252,8 @@ def test_a_scoring_pays_for_what_it_reads_alone(parts):
         ("pq:code_bytes=8.5", "expected a whole number"),
         ("qr-add:sweeps=-1", "sweeps=-1"),
         ("truncate:values=3", "values=3: expected a word"),
+        ("scann:threshold=2", "expected a number from 0 to 1"),
+        ("scann:threshold=high", "expected a number from 0 to 1"),
         ("asymmetric:query_nonzeros=8.5", "expected a whole number"),
         ("asymmetric:candidates=many", "expected a whole number"),
         ([{"hnsw": {"ef": []}}], "ef: no value"),

@@ -143,7 +143,8 @@ def test_products_are_exact():
     multiply(numbers, panels, np.float32(1), products)
     exact = numbers.astype(np.int64) @ latents.astype(np.int64).T
     np.testing.assert_array_equal(products, exact.astype(np.float32))
-    dictionary.prepare(threads=2)
+    assert not dictionary.prepare(17, threads=2)  # A quarter of the latents is 17.5.
+    assert dictionary.prepare(1, threads=2)  # Calls add up.
     whole = latents.astype(np.int64) @ latents.astype(np.int64).T
     np.testing.assert_allclose(gram, np.minimum(whole / 32767, 32767), atol=0.6)
 

@@ -20,13 +20,15 @@ from compressae.kernels.threads import over_rows
 MOST_LATENTS = 23_104
 #: Latents are padded to a multiple of this.
 _LANES = 64
+#: A row of the Gram matrix alone takes so many times as long as one of all of them.
+_ALONE = 4
 
 
 class Dictionary:
     """Latents as ``select_latents`` reads them: int16, with their Gram matrix.
 
-    The Gram matrix takes 2·h² bytes. It is computed when many rows come; for few rows only those
-    of its rows that they need are.
+    The Gram matrix takes 2·h² bytes. It is computed when many rows have come; for few rows only
+    those of its rows that they need are.
 
     >>> dictionary = Dictionary(np.eye(3, dtype=np.float32))
     >>> dictionary.latents, dictionary.dim
@@ -51,15 +53,27 @@ class Dictionary:
         cpu.to_int16(np.require(weights, np.float32, ["C", "W"]), rows, 0, self.latents)
         gram, is_filled = np.empty((padded, padded), np.int16), np.zeros(padded, np.bool_)
         self.arrays = (rows, cpu.to_panels(rows), gram, is_filled)
+        self._chosen = 0
 
     @staticmethod
     def fits(latents: int) -> bool:
         """Whether the Gram matrix of so many latents takes at most 1 GiB."""
         return latents <= MOST_LATENTS
 
-    def prepare(self, threads: int | None = None) -> None:
-        """Compute the whole Gram matrix, unless all of it is there."""
+    def prepare(self, choices: int, threads: int | None = None) -> bool:
+        """Compute the whole Gram matrix, once single rows of it would take as long.
+
+        Args:
+            choices: latents that are to be chosen now; calls add up.
+            threads: see ``select_latents``.
+
+        Returns:
+            Whether the matrix is there.
+        """
         rows, panels, gram, is_filled = self.arrays
+        self._chosen += choices
+        if _ALONE * self._chosen < self.latents:
+            return False
         if not is_filled.all():
             over_rows(
                 lambda a, b: cpu.fill_gram(rows, panels, gram, a, b),
@@ -67,6 +81,7 @@ class Dictionary:
                 threads,
             )
             is_filled[:] = True
+        return True
 
 
 def select_latents(
@@ -117,9 +132,7 @@ def select_latents(
         raise ValueError(f"beam = {beam}: expected 1 or more")
     if counts is not None and (sum(counts) != k or min(counts) < 1 or beam > 1):
         raise ValueError(f"counts = {list(counts)}: expected {k} in all, 1 or more each, no beam")
-    if n * k >= dictionary.latents:
-        dictionary.prepare(threads)
-    else:
+    if not dictionary.prepare(n * k, threads):
         threads = 1  # Rows of the Gram matrix are filled in by one thread.
     x = np.require(x, np.float32, ["C", "W"])  # Of one type, so that one function is compiled.
     supports = np.empty((n, k), np.int32)

@@ -44,6 +44,7 @@ class Entry:
         fixed: settings that make the class this method.
         search_settings: settings that may be changed on the built index, and the values that an
             evaluation tries by default.
+        slow: takes an hour or more to train on 50,000 rows: an evaluation of "all" leaves it out.
     """
 
     home: str
@@ -51,6 +52,7 @@ class Entry:
     what: str
     fixed: dict[str, Any] = field(default_factory=dict)
     search_settings: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    slow: bool = False
 
     def builder(self) -> Callable[..., Baseline]:
         """Import the class that is built."""
@@ -100,8 +102,19 @@ BASELINES = {
     "ne-pq": Entry(
         "norm_explicit:NormExplicitPQ", _CODES, "directions by PQ and a byte for the norm, decoded"
     ),
-    "rq": Entry("residual:RQ", _CODES, "residual quantisation, scanned (faiss)"),
+    "rq": Entry("additive:RQ", _CODES, "residual quantisation, scanned (faiss)"),
+    "prq": Entry("additive:PRQ", _CODES, "residual quantisation of parts, scanned (faiss)"),
+    "lsq": Entry(
+        "additive:LSQ", _CODES, "local search quantisation of parts, scanned (faiss)", slow=True
+    ),
+    "scann": Entry("scann:ScaNN", _CODES, "anisotropic product quantisation, scanned (ScaNN)"),
     "rabitq": Entry("rabitq:RaBitQ", _CODES, "RaBitQ, 1 to 8 bits a dimension, scanned (faiss)"),
+    "rabitqlib": Entry(
+        "rabitqlib:RaBitQLibrary", _CODES, "RaBitQ around centroids of lists, scanned (rabitqlib)"
+    ),
+    "turboquant": Entry(
+        "turboquant:TurboQuant", _CODES, "TurboQuant, 2 or 4 bits a dimension, scanned (turbovec)"
+    ),
     "ivf-pq": Entry(
         "ivf:IVFPQ",
         _INDEX,

@@ -5,18 +5,14 @@ from typing import Any
 import faiss
 import numpy as np
 
-from compressae.retrieval.baselines.ordering import write_hits
+from compressae.retrieval.baselines.library_index import LibraryIndex
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.index.exact import check_queries
-from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.io.embeddings import as_compared, as_embeddings
+from compressae.retrieval.io.embeddings import as_compared
 
 
-class FaissIndex:
-    """n items in an index of faiss, compared by inner product: of unit rows for cosine.
-
-    Results are ordered by score and id; among rows that tie for the last place, faiss chooses.
+class FaissIndex(LibraryIndex):
+    """n items in an index of faiss.
 
     Args:
         index: empty, of faiss.METRIC_INNER_PRODUCT.
@@ -45,7 +41,7 @@ class FaissIndex:
                 f"{items.name}: {rows} rows to train on; this needs at least {least}; give more "
                 "rows"
             )
-        self.index, self._n, self.similarity = index, len(items), items.similarity
+        self.index, self.shape, self.similarity = index, items.shape, items.similarity
         self.trained_rows = 0
         if not index.is_trained:
             index.train(training_rows(items, train_rows))
@@ -54,21 +50,12 @@ class FaissIndex:
         for _, batch in items.batches():
             index.add(batch)
         self.nbytes = written_bytes(index) - self.constant_nbytes
-        self.code_nbytes = self._n * code_bytes
+        self.code_nbytes = len(self) * code_bytes
 
-    def __len__(self) -> int:
-        return self._n
-
-    def search(self, queries: Any, K: int) -> Hits:
-        """Search with faiss for queries (q, d)."""
-        queries = as_embeddings(queries, "queries").compared_by(self.similarity)
-        check_queries(queries.shape[1], self.index.d, queries.name, K)
-        hits = Hits.empty(len(queries), K)
-        for first, batch in queries.batches():
-            scores, ids = self.index.search(batch, K)
-            scores[ids < 0] = -np.inf
-            write_hits(hits, first, ids, scores)
-        return hits
+    def best(self, queries: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ``LibraryIndex.best``."""
+        scores, ids = self.index.search(queries, K)
+        return scores, ids
 
 
 def written_bytes(index: Any) -> int:

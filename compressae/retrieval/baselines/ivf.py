@@ -5,12 +5,9 @@ from typing import Any
 import faiss
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
-from compressae.retrieval.baselines.sample import TRAIN_ROWS
+from compressae.retrieval.baselines.sample import ROWS_A_LIST, TRAIN_ROWS
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import as_compared
-
-#: Rows a centroid that k-means needs (faiss's own bound).
-_ROWS_A_LIST = 39
 
 
 class IVFPQ(FaissIndex):
@@ -35,7 +32,7 @@ class IVFPQ(FaissIndex):
         items = as_compared(items)
         n, d = items.shape
         if lists is None:
-            most = max(1, min(int(4 * n**0.5), min(n, train_rows) // _ROWS_A_LIST))
+            most = max(1, min(int(4 * n**0.5), min(n, train_rows) // ROWS_A_LIST))
             lists = 1 << (most.bit_length() - 1)
         if lists < 1:
             raise InputError(f"{lists} lists: expected at least 1")

@@ -6,6 +6,8 @@ from compressae.retrieval.io.embeddings import Embeddings
 
 #: Rows that codebooks are trained on at most: faiss's own bound for 256 centroids.
 TRAIN_ROWS = 65_536
+#: Rows a centroid that k-means needs (faiss's own bound).
+ROWS_A_LIST = 39
 
 
 def sample_rows(n: int, most: int) -> np.ndarray:

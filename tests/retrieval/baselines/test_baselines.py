@@ -63,8 +63,35 @@ def annoy(items, queries):
         return np.array(found), os.stat(f"{folder}/annoy").st_size / N
 
 
-def beam(index):
-    index.rq.max_beam_size = 5
+def greedy(index):
+    index.rq.max_beam_size = 1
+
+
+def scann(items, queries):
+    package = pytest.importorskip("scann", reason="needs scann (pip install scann)")
+    builder = package.scann_ops_pybind.builder(items, 10, "dot_product")
+    index = builder.score_ah(
+        2, anisotropic_quantization_threshold=0.2, hash_type="lut256", training_sample_size=N
+    ).build()
+    return index.search_batched(queries, final_num_neighbors=100)[0].astype(np.int64), 8
+
+
+def turboquant(items, queries):
+    package = pytest.importorskip("turbovec", reason="needs turbovec (pip install turbovec)")
+    index = package.TurboQuantIndex(D, 4)
+    index.calibrate(items)
+    empty = len(index.to_bytes())
+    index.add(items)
+    return index.search(queries, 100)[1], (len(index.to_bytes()) - empty) / N
+
+
+def rabitqlib(items, queries):
+    """4 bits around one centroid, by the library's own file."""
+    package = pytest.importorskip("rabitqlib", reason="needs rabitqlib (pip install rabitqlib)")
+    wide = [np.pad(x, ((0, 0), (0, 64 - D))) for x in (items, queries)]
+    index = package.IvfIndex(64, N, 1, 4, metric="ip")
+    index.build(wide[0], wide[0].mean(0, keepdims=True), np.zeros(N, np.uint32))
+    return index.search(wide[1], 100, 1)[0].astype(np.int64), 64 * 4 / 8 + 24
 
 
 def probe(index):
@@ -77,7 +104,13 @@ DIRECTLY = {
     "int4": ({}, factory("SQ4")),
     "pq": ({"code_bytes": 8}, factory("PQ8np")),
     "opq": ({"code_bytes": 4}, factory("OPQ4,PQ4np")),
-    "rq": ({"code_bytes": 4, "beam": 5}, factory("RQ4x8", beam)),
+    "rq": ({"code_bytes": 4}, factory("RQ4x8")),
+    "rq, greedy": ({"code_bytes": 4, "beam": 1}, factory("RQ4x8", greedy)),
+    "prq": ({"code_bytes": 3}, factory("PRQ1x3x8")),
+    "lsq": ({"code_bytes": 3}, factory("PLSQ1x3x8")),
+    "scann": ({"code_bytes": 8}, scann),
+    "rabitqlib": ({"code_bytes": 60, "lists": 1}, rabitqlib),
+    "turboquant": ({"code_bytes": 12}, turboquant),
     "rabitq": ({"code_bytes": 12}, factory("RR16,RaBitQ")),
     "ivf-pq": ({"code_bytes": 4, "lists": 16, "nprobe": 4}, factory("IVF16,PQ8x4fs", probe)),
     "hnsw": ({"links": 8, "ef": 120, "ef_construction": 60}, hnsw),
@@ -90,9 +123,10 @@ def test_recall_and_bytes_are_those_of_the_library(name, rows):
     items, queries, truth = rows
     settings, directly = DIRECTLY[name]
     ids, held = directly(items, queries)
-    searcher = build(name, 5 * items, **settings)  # Lengths do not matter.
+    searcher = build(name.split(",")[0], 5 * items, **settings)  # Lengths do not matter.
     found = searcher.search(2 * queries, 100).ids
-    close = 0.02 if name in ("rabitq", "rq") else 0.003  # Other rotations; another summation.
+    # Other rotations; another summation.
+    close = 0.02 if name in ("rabitq", "rabitqlib", "rq", "rq, greedy", "prq", "lsq") else 0.003
     assert recall_at(found, truth, 100) == pytest.approx(recall_at(ids, truth, 100), abs=close)
     assert 0.4 < recall_at(found, truth, 100) <= 1
     assert searcher.nbytes / N == pytest.approx(held, abs=0.1)
@@ -212,10 +246,24 @@ def test_partitions_tell_all_rows_apart(kind, n, rows):
     assert (picks >= 0).all() and (picks < found.sizes).all()
 
 
+@pytest.mark.parametrize(("d", "given", "size"), [(384, 64, 64), (384, 100, 96), (16, 9, 9)])
+def test_parts_of_additive_quantisers_are_equal(d, given, size):
+    for name in ("prq", "lsq"):
+        assert BASELINES[name].code_size(d, {"code_bytes": given}) == size
+
+
+def test_parts_of_a_row_are_quantised_apart(rows):
+    """Two parts of 8 stages: their codebooks see half of the dimensions each."""
+    items = rows[0][:400]
+    searcher = build("prq", items, code_bytes=17, beam=1)
+    assert searcher.code_nbytes == 16 * 400
+    assert searcher.constant_nbytes == 4 * 256 * 16 * 8
+
+
 def test_too_few_rows_or_bytes_are_refused(monkeypatch):
     rng = np.random.default_rng(0)
     items = rng.standard_normal((200, 16)).astype(np.float32)
-    for name in ("pq", "opq", "rq"):
+    for name in ("pq", "opq", "rq", "prq", "lsq", "scann"):
         with pytest.raises(InputError, match="200 rows to train on; this needs at least 256"):
             build(name, items)
     with pytest.raises(InputError, match="tell 200 rows apart; give more"):
@@ -226,6 +274,10 @@ def test_too_few_rows_or_bytes_are_refused(monkeypatch):
         "truncate": {"values": "int4"},
         "pq": {"code_bytes": 0},
         "rq": {"beam": 0},
+        "prq": {"beam": 0},
+        "lsq": {"code_bytes": 0},
+        "rabitqlib": {"lists": 0},
+        "turboquant": {"code_bytes": 0},
         "rabitq": {"code_bytes": 0},
         "ivf-pq": {"nprobe": 0},
         "hnsw": {"ef": 0},
@@ -238,13 +290,14 @@ def test_too_few_rows_or_bytes_are_refused(monkeypatch):
     importing = builtins.__import__
 
     def without(name, *arguments, **more):
-        if name == "annoy":
+        if name in ("annoy", "rabitqlib", "scann", "turbovec"):
             raise ImportError
         return importing(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"pip install 'compressae\[baselines\]'"):
-        build("annoy", items)
+    for name in ("annoy", "rabitqlib", "scann", "turboquant"):
+        with pytest.raises(InputError, match=r"pip install 'compressae\[baselines\]'"):
+            build(name, np.tile(items, (2, 1)))
 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "annoy"])
@@ -253,7 +306,8 @@ def test_dot_products_are_those_of_rows_with_their_lengths(name):
     items, users = factors(2000)
     table = as_embeddings(items[1:-1]).compared_by("dot")
     known = BASELINES[name].settings()
-    quick = {"code_bytes": 32 if name in ("binary", "pca") else 16, "iterations": 4}
+    sizes = {"binary": 32, "pca": 32, "rq": 4, "prq": 4, "lsq": 2}
+    quick = {"code_bytes": sizes.get(name, 16), "iterations": 4}
     settings = {setting: value for setting, value in quick.items() if setting in known}
     hits = build(name, table, **settings).search(users, 10)
     truth, cosine = (exact_search(items[1:-1], users, 10, s).ids for s in ("dot", "cosine"))

@@ -28,7 +28,7 @@ FLOORS = {
     ],
     "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
     "compressae.retrieval.io": [
-        "embeddings artifacts labels interactions", "atomic tensorfile", "plain schema",
+        "embeddings artifacts labels interactions", "atomic tensorfile parquet", "plain schema",
     ],
     "compressae.training": [
         "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",

@@ -10,7 +10,6 @@ from compressae.cli import common
 from compressae.evaluation.drift import Drift
 from compressae.evaluation.drift import check as check_drift
 from compressae.model import CompresSAE
-from compressae.retrieval.io.embeddings import open_embeddings
 
 #: Exit code where the batch does not fit.
 RETRAIN = 3
@@ -28,6 +27,7 @@ RETRAIN = 3
     help="Table to compare with: the training table of MODEL, or rows that it is known to fit.  "
     "[default: figures that training kept]",
 )
+@common.column_option
 @common.json_option
 @click.pass_context
 def check(
@@ -37,8 +37,8 @@ def check(
 
     Nothing is written. Exit code 0: it fits; 3: train again; 1: failed; 2: wrong usage.
     """
-    table = None if reference is None else open_embeddings(reference)
-    drift = check_drift(CompresSAE.load(model), open_embeddings(embeddings), table)
+    table = None if reference is None else common.open_table(reference)
+    drift = check_drift(CompresSAE.load(model), common.open_table(embeddings), table)
     if as_json:
         click.echo(
             json.dumps({**asdict(drift), "retrain": drift.retrain, "verdict": drift.verdict})

@@ -12,8 +12,14 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import check_destination
-from compressae.retrieval.io.embeddings import SIMILARITIES
+from compressae.retrieval.io.embeddings import (
+    SIMILARITIES,
+    Embeddings,
+    open_embeddings,
+    table_files,
+)
 from compressae.retrieval.io.labels import read_labels
+from compressae.retrieval.io.parquet import read_columns
 from compressae.retrieval.io.plain import check_plain
 
 if TYPE_CHECKING:
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
     from compressae.retrieval.codes import Codes
 
 EMBEDDINGS = click.argument("embeddings", type=click.Path(path_type=Path))
+#: Name under which a command keeps its --column.
+_COLUMN = "compressae.column"
 
 
 class Command(click.Command):
@@ -73,6 +81,22 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
         function
     )
+
+
+def column_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--column, of the tables that ``open_table`` opens."""
+    return click.option(
+        "--column",
+        expose_value=False,
+        callback=lambda context, _, column: context.meta.update({_COLUMN: column}),
+        help="Column of vectors of .parquet tables.  [default: the only one of lists of floats, or "
+        "the one named embedding, embeddings or vector]",
+    )(function)
+
+
+def open_table(path: Path) -> Embeddings:
+    """Open a table of embeddings; of a .parquet the column that --column says."""
+    return open_embeddings(path, click.get_current_context().meta.get(_COLUMN))
 
 
 def output_option(what: str) -> Callable[..., Any]:
@@ -252,7 +276,7 @@ def encode_rows(
         show,
         device,
         options["similarity"],
-        options["queries"],
+        None if options["queries"] is None else open_table(options["queries"]),
         options["beam"] or 1,
     )
 
@@ -295,43 +319,80 @@ def load_ids(path: Path, column: str | None = None) -> np.ndarray:
 
 
 def _id_column(path: Path, column: str) -> np.ndarray:
-    """Load ids (m,) from a column of a .parquet file."""
-    from compressae.retrieval.store.metadata import as_table
-
-    table = as_table(path, None)
-    if column not in table.column_names:
-        raise InputError(
-            f"{path}: no column {column!r} for ids; expected one of {', '.join(table.column_names)}"
-        )
-    ids = table[column]
+    """Load ids (m,) from a column of a .parquet file, or of a folder of them."""
+    ids = columns_of(path, [column])[column].combine_chunks()
     if ids.null_count:
         raise InputError(f"{path}: {ids.null_count} empty ids in {column!r}; expected one a row")
     texts = str(ids.type) in ("string", "large_string", "string_view")
-    return np.array(ids.to_pylist(), str) if texts else ids.to_numpy()
+    return np.array(ids.to_pylist(), str) if texts else ids.to_numpy(zero_copy_only=False)
+
+
+def columns_of(path: Path, columns: Sequence[str]) -> Any:
+    """Read columns of a .parquet file, or of a folder of them, as an Arrow table.
+
+    Raises:
+        InputError: it is something else, or has no such column.
+    """
+    files = table_files(path)
+    odd = [file for file in files if file.suffix != ".parquet"]
+    if odd:
+        raise InputError(f"{odd[0]}: no .parquet file, which has columns; expected one")
+    return read_columns(files, columns)
 
 
 def metadata_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--metadata and --id-column."""
-    metadata = click.option(
-        "--metadata",
-        type=click.Path(path_type=Path),
-        help="A .parquet of a row for each item: its columns, by which 'search --where' filters.",
+    """--metadata, --metadata-columns and --id-column, read by ``ids_and_metadata``."""
+    options = (
+        click.option(
+            "--metadata",
+            type=click.Path(path_type=Path),
+            help="A .parquet of a row for each item: its columns, by which 'search --where' "
+            "filters.",
+        ),
+        click.option(
+            "--metadata-columns",
+            help="Columns of the table of embeddings, a .parquet, that are metadata, "
+            "comma-separated: in place of --metadata.",
+        ),
+        click.option(
+            "--id-column",
+            help="Column that holds the ids, whole numbers or texts: of --ids, or else of "
+            "--metadata or the table of embeddings.",
+        ),
     )
-    column = click.option(
-        "--id-column",
-        help="Column of --ids, or else of --metadata, that holds the ids: whole numbers or texts.",
-    )
-    return metadata(column(function))
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
-def given_ids(ids: Path | None, metadata: Path | None, column: str | None) -> np.ndarray | None:
-    """Ids as --ids, --metadata and --id-column give them; None without."""
-    source = metadata if ids is None and column is not None else ids
-    if source is not None:
-        return load_ids(source, column)
-    if column is not None:
-        raise click.UsageError("--id-column is of --ids or --metadata, which are missing")
-    return None
+def ids_and_metadata(
+    ids: Path | None,
+    metadata: Path | None,
+    metadata_columns: str | None,
+    id_column: str | None,
+    table: Path | None,
+) -> tuple[np.ndarray | None, Any]:
+    """Ids (m,) and the table of metadata, as the options give them; None without.
+
+    Args:
+        ids, metadata, metadata_columns, id_column: values of the options.
+        table: of embeddings; None where there is none.
+    """
+    from compressae.retrieval.store.metadata import as_table
+
+    if metadata is not None and metadata_columns is not None:
+        raise click.UsageError("--metadata and --metadata-columns: give one of them")
+    if table is None and metadata_columns is not None:
+        raise click.UsageError("--metadata-columns are of a table of embeddings, which is missing")
+    source = metadata or table if ids is None and id_column is not None else ids
+    if source is None and id_column is not None:
+        raise click.UsageError("--id-column is of --ids, --metadata or a table, which are missing")
+    names = None if source is None else load_ids(source, id_column)
+    if metadata_columns is not None:
+        assert table is not None
+        columns = [column.strip() for column in metadata_columns.split(",")]
+        return names, as_table(columns_of(table, columns), None)
+    return names, None if metadata is None else as_table(metadata, None)
 
 
 def sparse_rows(path: Path) -> Any:

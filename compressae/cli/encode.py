@@ -8,7 +8,6 @@ import click
 from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes.base import KIND
-from compressae.retrieval.io.embeddings import open_embeddings
 
 
 @click.command(
@@ -24,6 +23,7 @@ from compressae.retrieval.io.embeddings import open_embeddings
 @common.output_option("Folder of the codes.")
 @common.code_options
 @common.device_option
+@common.column_option
 @common.json_option
 def encode(
     embeddings: Path,
@@ -36,7 +36,7 @@ def encode(
 ) -> None:
     """Compress every row of EMBEDDINGS to a sparse code."""
     common.check_output(output, KIND, overwrite)
-    items = open_embeddings(embeddings)
+    items = common.open_table(embeddings)
     from compressae.model import CompresSAE
 
     encoder = CompresSAE.load(model)

@@ -22,7 +22,7 @@ from compressae.model import CompresSAE
 from compressae.retrieval.baselines.sample import sample_rows
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.exact import check_queries
-from compressae.retrieval.io.embeddings import Embeddings, Similarity, open_embeddings
+from compressae.retrieval.io.embeddings import Embeddings, Similarity
 from compressae.retrieval.io.interactions import read_interactions
 from compressae.training.config import held_out_rows
 
@@ -136,6 +136,7 @@ class _Sizes(click.ParamType):
 )
 @settings_option
 @common.training_options
+@common.column_option
 @common.json_option
 def evaluate(
     embeddings: Path,
@@ -180,7 +181,7 @@ def evaluate(
     report.check_report_destination(output, overwrite)
 
     # Queries, the rows that are searched, and labels.
-    items = open_embeddings(embeddings)
+    items = common.open_table(embeddings)
     weights = None
     if importance is not None:
         weights = common.load_numbers(importance, "one number a row", "fiub")
@@ -193,7 +194,7 @@ def evaluate(
         )
     labels: list[dict[int, float]] | None = None
     about: dict[str, Any] = {}
-    weigh_by: Any = query_sample
+    weigh_by: Any = None if query_sample is None else common.open_table(query_sample)
     pairs = None
     if interactions is not None and test is not None:
         pairs, judged, others = _judged(interactions, test, len(query_rows), len(corpus), users)
@@ -261,7 +262,7 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries (q, d), the rows that are searched for, and the names of the queries."""
     if isinstance(queries, Path):
-        table = open_embeddings(queries)
+        table = common.open_table(queries)
         table = table.compared_by("dot") if similarity == "dot" else table
         check_queries(table.shape[1], items.shape[1], table.name, 1)
         return table.to_array(), np.arange(len(items)), np.arange(len(table))

@@ -9,7 +9,6 @@ from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes import Codes, load_codes
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.store.catalogue import Catalogue, check_place, check_row_ids
 from compressae.retrieval.store.metadata import as_table
 
@@ -21,6 +20,7 @@ from compressae.retrieval.store.metadata import as_table
         "index codes -m model -o index",
         "index items.npy -m model -o index --similarity dot --queries users.npy --ids ids.npy",
         "index items.npy -m model -o index --metadata items.parquet --id-column sku",
+        "index items.parquet -m model -o index --id-column sku --metadata-columns price,in_stock",
         "index documents.npz -o index",
     ),
 )
@@ -36,6 +36,7 @@ from compressae.retrieval.store.metadata import as_table
 @common.metadata_options
 @common.code_options
 @common.device_option
+@common.column_option
 @common.json_option
 def index(
     source: Path,
@@ -44,6 +45,7 @@ def index(
     overwrite: bool,
     ids: Path | None,
     metadata: Path | None,
+    metadata_columns: str | None,
     id_column: str | None,
     device: str,
     as_json: bool,
@@ -58,18 +60,19 @@ def index(
     is_matrix = source.suffix == ".npz"
     is_coded = is_matrix or (source / "config.json").exists()
     if not is_coded and model is None:
-        open_embeddings(source)  # A file that cannot be read is reported before the missing model.
+        common.open_table(source)  # What cannot be read is reported before the missing model.
         raise click.UsageError("embeddings need a model: give -m MODEL")
     if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     check_place(output, overwrite)
-    names = common.given_ids(ids, metadata, id_column)
-    table = None if metadata is None else as_table(metadata, None)
+    names, table = common.ids_and_metadata(
+        ids, metadata, metadata_columns, id_column, None if is_coded else source
+    )
     codes: Codes
     projection = None
     if not is_coded:
         assert model is not None
-        items = open_embeddings(source)
+        items = common.open_table(source)
         check_row_ids(names, len(items))  # Before rows are encoded, which takes longest.
         if table is not None:
             as_table(table, len(items))

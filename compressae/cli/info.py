@@ -9,7 +9,6 @@ import click
 from compressae.cli import common
 from compressae.retrieval.index.compressed import QUERY_NONZEROS, SearchSettings
 from compressae.retrieval.io.artifacts import Config, load_artifact, read_config
-from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.store import KIND as CATALOGUE
 from compressae.retrieval.store import Catalogue
 
@@ -29,6 +28,7 @@ _SHOWN = {
     help="Of an index: read every file and compare it with its checksum, and the lists with the "
     "codes.",
 )
+@common.column_option
 @common.json_option
 def info(artifact: Path, verify: bool, as_json: bool) -> None:
     """Describe ARTIFACT, a saved folder or a table of embeddings, and check its files.
@@ -36,7 +36,7 @@ def info(artifact: Path, verify: bool, as_json: bool) -> None:
     Of an index it shows the versions that are kept. --json prints all of its config.
     """
     if not (artifact / "config.json").exists():
-        items = open_embeddings(artifact)
+        items = common.open_table(artifact)
         table = {"kind": "embeddings", "rows": len(items), "dim": items.shape[1]}
         common.say({**table, "dtype": items.dtype_name, "bytes": items.nbytes}, as_json)
         return

@@ -13,7 +13,7 @@ from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.coding.plan import TRAINED_NONZEROS, Plan, fitting
 from compressae.coding.plan import plan as measured_plans
-from compressae.retrieval.io.embeddings import SIMILARITIES, open_embeddings
+from compressae.retrieval.io.embeddings import SIMILARITIES
 
 _COLUMNS = (
     "h",
@@ -57,6 +57,7 @@ _COLUMNS = (
     help="How queries are compared with rows; dot, the dot product, for a recommender.",
 )
 @click.option("--codes-only", is_flag=True, help="Leave the posting lists out of the memory.")
+@common.column_option
 @common.json_option
 def plan(
     embeddings: Path | None,
@@ -88,7 +89,7 @@ def plan(
             raise click.UsageError("give --dim, or EMBEDDINGS")
         plans = fitting(int(items), dim, memory, choices, lists=not codes_only)
     else:
-        sample = open_embeddings(embeddings)
+        sample = common.open_table(embeddings)
         if dim not in (None, sample.shape[1]):
             raise click.UsageError(f"--dim {dim}, but {embeddings} has {sample.shape[1]} columns")
         with progress("planning") as show:

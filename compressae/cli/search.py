@@ -17,7 +17,6 @@ from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.request import SCORINGS
 from compressae.retrieval.io.atomic import check_file_destination
-from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.io.interactions import read_interactions
 from compressae.retrieval.io.labels import read_labels
 from compressae.retrieval.store import Catalogue
@@ -100,6 +99,7 @@ from compressae.retrieval.store import Catalogue
     help="cpu, cuda or auto. A GPU compares up to 15 queries with all items; for more, sketches "
     "choose the items.",
 )
+@common.column_option
 @common.json_option
 def search(
     index: Path,
@@ -161,7 +161,7 @@ def search(
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(catalogue.index, device)
-        table: Any = open_embeddings(queries) if not _is_saved(queries) else load_codes(queries)
+        table: Any = common.open_table(queries) if not _is_saved(queries) else load_codes(queries)
         hits = catalogue.search(
             table,
             count,
@@ -170,7 +170,7 @@ def search(
             query_nonzeros=query_nonzeros,
             allowed=searchable,
             where=where,
-            rerank=rerank,
+            rerank=None if rerank is None else common.open_table(rerank),
             rerank_candidates=rerank_candidates,
             exclude=None if left_out is None else _a_row_each(left_out, len(table), exclude),
             on=searcher,

@@ -10,7 +10,6 @@ import click
 from compressae.cli import common
 from compressae.kernels.threads import available_threads
 from compressae.retrieval.errors import InputError, MissingExtraError
-from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.service import Limits, Service
 from compressae.retrieval.store import Catalogue
 
@@ -96,7 +95,7 @@ def serve(
     except ImportError:
         raise MissingExtraError("uvicorn", "serve", "serving") from None
     catalogue = Catalogue.open(index, threads=1)
-    table = None if rerank is None else open_embeddings(rerank)
+    table = None if rerank is None else common.open_table(rerank)
     limits = Limits(max_bytes, max_queries, max_results, max_candidates, max_requests)
     service = Service(catalogue, threads or available_threads(), cache, refresh, table, limits)
     app = service.app()

@@ -15,7 +15,7 @@ from compressae.evaluation.drift import LEAST_ROWS, measure_reference
 from compressae.model import CompresSAE
 from compressae.retrieval.index.projection import KIND
 from compressae.retrieval.io.artifacts import check_destination
-from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+from compressae.retrieval.io.embeddings import Embeddings
 from compressae.training.distributed import Replicas, launched
 from compressae.training.loop import TrainProgress
 from compressae.training.loop import train as train_model
@@ -39,6 +39,7 @@ from compressae.training.loop import train as train_model
     help="Rows held out of training, for the queries of 'evaluate'.",
 )
 @click.option("--resume", is_flag=True, help="Resume from the checkpoint MODEL.checkpoint.")
+@common.column_option
 @common.json_option
 def train(
     embeddings: Path,
@@ -49,7 +50,7 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train a sparse autoencoder on EMBEDDINGS (.npy, .safetensors or a folder of shards).
+    """Train a sparse autoencoder on EMBEDDINGS (.npy, .safetensors, .parquet or a folder of them).
 
     Writes a checkpoint MODEL.checkpoint once a minute and at Ctrl-C; --resume continues from it.
 
@@ -75,7 +76,7 @@ def _train(
     common.check_output(output, KIND, overwrite)
     checkpoint = output.with_name(output.name + ".checkpoint")
     check_destination(checkpoint, "checkpoint")
-    items = open_embeddings(embeddings)
+    items = common.open_table(embeddings)
     try:
         model = run(items, config, settings["device"], checkpoint, resume)
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.tuning import Setting
 from compressae.retrieval.index.tuning import tune as tune_index
-from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.store import Catalogue
 
 
@@ -42,6 +41,7 @@ from compressae.retrieval.store import Catalogue
     type=click.Path(path_type=Path),
     help="The items' embeddings, to measure recall against exact cosine too.",
 )
+@common.column_option
 @common.json_option
 def tune(
     index: Path, queries: Path, count: int, recall: float, exact: Path | None, as_json: bool
@@ -56,8 +56,9 @@ def tune(
     searcher = catalogue.index
     if not isinstance(searcher, CompressedIndex):
         raise InputError(f"{index}: takes sparse queries, whose search is exact; nothing to tune")
+    items = None if exact is None else common.open_table(exact)
     with progress("tuning") as show:
-        settings = tune_index(searcher, open_embeddings(queries), count, recall, exact, show)
+        settings = tune_index(searcher, common.open_table(queries), count, recall, items, show)
     with catalogue.writing() as change:
         change.configure(searcher.search_settings)
     best = _entry(settings[0])

@@ -8,15 +8,15 @@ import click
 from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
+from compressae.retrieval.io.embeddings import Embeddings
 from compressae.retrieval.store import Catalogue
-from compressae.retrieval.store.metadata import as_table
 
 
 @click.command(
     cls=common.Command,
     examples=(
         "update index --add new.npy --ids new_ids.npy --remove gone.npy",
+        "update index --add new.parquet --id-column sku --metadata-columns price",
         "update index --metadata prices.parquet --id-column sku",
         "update index --compact --prune 2",
         "update index --rollback 3",
@@ -52,6 +52,7 @@ from compressae.retrieval.store.metadata import as_table
     type=click.FloatRange(min=0),
     help="Seconds to wait for another process that writes.",
 )
+@common.column_option
 @common.json_option
 def update(
     index: Path,
@@ -59,6 +60,7 @@ def update(
     add: Path | None,
     ids: Path | None,
     metadata: Path | None,
+    metadata_columns: str | None,
     id_column: str | None,
     compact: bool,
     rollback: int | None,
@@ -83,8 +85,7 @@ def update(
         raise click.UsageError("--ids are those of --add or --metadata, which are missing")
     # Everything is read, checked and encoded before the index is locked.
     removed_ids = None if remove is None else common.load_ids(remove)
-    new_ids = common.given_ids(ids, metadata, id_column)
-    columns = None if metadata is None else as_table(metadata, None)
+    new_ids, columns = common.ids_and_metadata(ids, metadata, metadata_columns, id_column, add)
     if columns is not None and add is None and new_ids is None:
         raise click.UsageError("--metadata of which rows? Give --ids or --id-column")
     if rollback is not None:
@@ -95,7 +96,7 @@ def update(
     rows = None
     if add is not None:
         dense = catalogue.projection is not None
-        table: Any = open_embeddings(add) if dense else common.sparse_rows(add)
+        table: Any = common.open_table(add) if dense else common.sparse_rows(add)
         if new_ids is not None and len(new_ids) != len(table):
             raise InputError(f"{len(new_ids)} ids for {len(table)} rows; expected one a row")
         rows = _encode(catalogue, table) if dense else table

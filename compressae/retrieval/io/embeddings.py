@@ -1,7 +1,7 @@
-"""Read dense tables in row batches: `.npy`, `.safetensors`, a folder of shards, or an array.
+"""Read dense tables in row batches: `.npy`, `.safetensors`, `.parquet`, a folder, or an array.
 
-Files are mapped for each read and unmapped after it, so that resident memory stays at one batch
-for a table of any size.
+Files are mapped for each read and unmapped after it, or decoded a few MiB at a time, so that
+resident memory stays at one batch for a table of any size.
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.parquet import ParquetColumn, arrow_vectors
 from compressae.retrieval.io.plain import check_plain
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
 
@@ -24,6 +25,9 @@ SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot")
 #: Float32 numbers of one batch, about (64 MiB).
 BATCH_NUMBERS = 1 << 24
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
+#: Kinds of files.
+_SUFFIXES = (".npy", ".safetensors", ".parquet")
+_KINDS = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
 _EXPECTED = f"expected a 2-d table of {', '.join(_FLOATS)}"
 
 
@@ -41,12 +45,16 @@ class Shard:
     name: str
     shape: tuple[int, int]
     dtype_name: str
-    source: np.ndarray | TensorPlace
+    source: np.ndarray | TensorPlace | ParquetColumn
 
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
         """Read rows (m,) as a new float32 array (m, d)."""
-        raw = self.source.map() if isinstance(self.source, TensorPlace) else self.source
-        numbers = raw[rows]
+        if isinstance(self.source, ParquetColumn):
+            numbers = self.source.read(rows)
+        elif isinstance(self.source, TensorPlace):
+            numbers = self.source.map()[rows]
+        else:
+            numbers = self.source[rows]
         if self.dtype_name == "bfloat16":
             return (numbers.astype(np.uint32) << 16).view(np.float32)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf; check_rows refuses.
@@ -274,12 +282,14 @@ def split_lengths(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return unit, length * peak[:, 0]
 
 
-def as_embeddings(table: Any, name: str = "array") -> Embeddings:
+def as_embeddings(table: Any, name: str = "array", column: str | None = None) -> Embeddings:
     """Convert a dense table (n, d) to ``Embeddings``.
 
     Args:
-        table: ``Embeddings``, a path, a numpy array or a torch tensor.
-        name: name of an array or tensor in error messages.
+        table: ``Embeddings``, a path, a numpy array, a torch tensor, or whatever exports an Arrow
+            stream with a column of lists: a table of pyarrow, polars, pandas, datasets, DuckDB …
+        name: name of an array, tensor or Arrow table in error messages.
+        column: of an Arrow table or parquet file; see ``open_embeddings``.
 
     Raises:
         InputError: the table is not 2-d, has no rows or holds no floats; or see
@@ -291,7 +301,11 @@ def as_embeddings(table: Any, name: str = "array") -> Embeddings:
     if isinstance(table, Embeddings):
         return table
     if isinstance(table, str | Path):
-        return open_embeddings(table)
+        return open_embeddings(table, column)
+    if hasattr(table, "__arrow_c_stream__"):
+        name = "table" if name == "array" else name
+        parts = arrow_vectors(table, column, name)
+        return Embeddings([Shard(name, p.shape, p.dtype.name, p) for p in parts], name)
     if type(table).__module__.split(".")[0] == "torch":
         table = table.detach().float().cpu().numpy()
     array = np.asarray(table)
@@ -309,13 +323,16 @@ def as_compared(items: Any, name: str = "array") -> Embeddings:
     return table.compared_by("cosine") if table.similarity is None else table
 
 
-def open_embeddings(path: str | Path) -> Embeddings:
+def open_embeddings(path: str | Path, column: str | None = None) -> Embeddings:
     """Open a table (n, d) of float16, bfloat16, float32 or float64 without reading it.
 
     Args:
         path: a ``.npy`` file; a ``.safetensors`` file with one 2-d float tensor, or with one named
-            ``embeddings`` among several; or a folder of such files, in the natural order of their
-            names (``part-2`` before ``part-10``).
+            ``embeddings`` among several; a ``.parquet`` file with a column of lists of floats, of
+            fixed or equal size; or a folder of such files, in the natural order of their names
+            (``part-2`` before ``part-10``).
+        column: the column of parquet files. When None the only one of lists of floats, or the one
+            that is named embedding, embeddings or vector.
 
     Raises:
         InputError: it is no such table, or its shards differ in width; the message names the file.
@@ -334,17 +351,12 @@ def open_embeddings(path: str | Path) -> Embeddings:
     ((3, 2), 'mixed')
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    files = [path]
-    if path.is_dir():
-        files = sorted(
-            (p for p in path.iterdir() if p.suffix in (".npy", ".safetensors")), key=_natural
-        )
-        if not files or (path / "config.json").exists():
-            what = "a saved artifact" if files else "no .npy or .safetensors file in it"
-            raise InputError(f"{path}: {what}; expected a folder of embedding shards")
-    shards = [_open_shard(file) for file in files]
+    files = table_files(path)
+    shards = [_open_shard(file, column) for file in files]
+    # Jobs that write parquet leave files without rows.
+    shards = [s for s in shards if s.shape[0] or not isinstance(s.source, ParquetColumn)] or shards
+    for shard in shards:
+        _check_shape(shard.shape, shard.dtype_name, shard.name)
     for shard in shards:
         if shard.shape[1] != shards[0].shape[1]:
             raise InputError(
@@ -354,8 +366,29 @@ def open_embeddings(path: str | Path) -> Embeddings:
     return Embeddings(shards, str(path))
 
 
-def _open_shard(path: Path) -> Shard:
+def table_files(path: Path) -> list[Path]:
+    """Files of a table: the file itself, or those of a folder in the natural order of their names.
+
+    Raises:
+        InputError: a folder of something else.
+        FileNotFoundError: there is no such file or folder.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    files = sorted((p for p in path.iterdir() if p.suffix in _SUFFIXES), key=_natural)
+    if not files or (path / "config.json").exists():
+        what = "a saved artifact" if files else f"no {_KINDS} file in it"
+        raise InputError(f"{path}: {what}; expected a folder of embedding shards")
+    return files
+
+
+def _open_shard(path: Path, column: str | None) -> Shard:
     check_plain(path, _EXPECTED)
+    if path.suffix == ".parquet":
+        vectors = ParquetColumn(path, column)
+        return Shard(str(path), vectors.shape, vectors.dtype_name, vectors)
     if path.suffix == ".npy":
         place = _npy_place(path)
         dtype_name = place.dtype_name
@@ -363,9 +396,7 @@ def _open_shard(path: Path) -> Shard:
         place = _safetensors_place(path)
         dtype_name = {"BF16": "bfloat16"}.get(place.dtype_name, place.dtype.name)
     else:
-        raise InputError(
-            f"{path}: unknown kind of file; expected .npy, .safetensors or a folder of them"
-        )
+        raise InputError(f"{path}: unknown kind of file; expected {_KINDS} or a folder of them")
     _check_shape(place.shape, dtype_name, str(path))
     return Shard(str(path), (place.shape[0], place.shape[1]), dtype_name, place)
 

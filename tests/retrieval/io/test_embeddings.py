@@ -121,7 +121,7 @@ def test_files_that_cannot_be_read_are_named_with_the_cure(rows, tmp_path):
 
 
 def test_shards_of_different_widths_and_empty_folders(rows, tmp_path):
-    with pytest.raises(InputError, match="no .npy or .safetensors file"):
+    with pytest.raises(InputError, match="no .npy, .safetensors or .parquet file"):
         open_embeddings(tmp_path)
     np.save(tmp_path / "a.npy", rows)
     np.save(tmp_path / "b.npy", rows[:, :4])

@@ -6,9 +6,10 @@ import faiss
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
 from compressae.retrieval.baselines.product import CENTROIDS
-from compressae.retrieval.baselines.sample import TRAIN_ROWS
+from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
+from compressae.retrieval.codes.quantizer import principal_parts
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import as_compared
+from compressae.retrieval.io.embeddings import Embeddings, as_compared
 
 #: Centroids that are added for each part of a row, where a row has parts.
 _STAGES = 8
@@ -46,6 +47,8 @@ class RQ(FaissIndex):
 class PRQ(FaissIndex):
     """faiss's IndexProductResidualQuantizer: parts of a row, of 8 stages each, scanned.
 
+    Rows are rotated first, by ``principal_parts``.
+
     Args:
         items: (n, d), n ≥ 256.
         code_bytes: stages of all parts; rounded down to equal parts of a divisor of d.
@@ -65,8 +68,10 @@ class PRQ(FaissIndex):
         for part in range(parts):
             part_quantizer = index.prq.subquantizer(part)
             _set_up(faiss.downcast_AdditiveQuantizer(part_quantizer), beam)  # type: ignore[attr-defined]
-        super().__init__(index, items, parts * stages, train_rows, CENTROIDS)
-        self.constant_nbytes = 4 * CENTROIDS * d * stages  # faiss writes the codebooks twice.
+        super().__init__(
+            _rotated(index, parts, items, train_rows), items, parts * stages, train_rows, CENTROIDS
+        )
+        self.constant_nbytes = _part_bytes(d, stages)
 
     @staticmethod
     def code_size(d: int, code_bytes: int) -> int:
@@ -78,8 +83,8 @@ class PRQ(FaissIndex):
 class LSQ(FaissIndex):
     """faiss's IndexProductLocalSearchQuantizer (LSQ++: Martinez et al., 2018), scanned.
 
-    Parts of a row, of 8 codebooks each, whose numbers are found by local search. Whole rows at once
-    would take hours to train.
+    Parts of a row, rotated first as by ``PRQ``, of 8 codebooks each, whose numbers are found by
+    local search. Whole rows at once would take hours to train.
 
     Args:
         items: (n, d), n ≥ 256.
@@ -95,10 +100,27 @@ class LSQ(FaissIndex):
         index = faiss.IndexProductLocalSearchQuantizer(  # type: ignore[call-arg]
             d, parts, stages, 8, faiss.METRIC_INNER_PRODUCT, _LOOK_UP
         )
-        super().__init__(index, items, parts * stages, train_rows, CENTROIDS)
-        self.constant_nbytes = 4 * CENTROIDS * d * stages  # As of PRQ.
+        super().__init__(
+            _rotated(index, parts, items, train_rows), items, parts * stages, train_rows, CENTROIDS
+        )
+        self.constant_nbytes = _part_bytes(d, stages)
 
     code_size = PRQ.code_size
+
+
+def _rotated(index: Any, parts: int, items: Embeddings, train_rows: int) -> Any:
+    """An index of parts behind the rotation that shares the variance among them."""
+    d = items.shape[1]
+    rotation = faiss.LinearTransform(d, d, False)
+    axes = principal_parts(training_rows(items, train_rows), parts).T
+    faiss.copy_array_to_vector(axes.ravel(), rotation.A)  # type: ignore[attr-defined]
+    rotation.is_trained = True
+    return faiss.IndexPreTransform(rotation, index)
+
+
+def _part_bytes(d: int, stages: int) -> int:
+    """Bytes of the codebooks of all parts, which faiss writes twice, and of the rotation."""
+    return 4 * CENTROIDS * d * stages + 4 * d * d
 
 
 def _check(code_bytes: int, beam: int = 1) -> None:

@@ -407,17 +407,14 @@ def _lloyd(column: np.ndarray, count: int, rounds: int = 40) -> tuple[np.ndarray
 def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit a product quantiser of weighted residuals r·A: a rotation and centroids.
 
-    Residuals are rotated to their principal axes. The axes are allocated to m parts of nearly equal
-    products of variances (eigenvalue allocation, the parametric form of OPQ: Ge et al. 2013). faiss
-    trains the centroids of each part.
+    Residuals are rotated by ``principal_parts``, and faiss trains the centroids of each part.
 
     Args:
         weighted: (n, d) float32, n ≥ 256.
         m: parts, one byte each, at most d.
 
     Returns:
-        rotation (d, m·s) float32 with orthonormal or zero columns, and codebooks (m, 256, s)
-        float32, s = ⌈d / m⌉.
+        rotation (d, m·s) float32, and codebooks (m, 256, s) float32, s = ⌈d / m⌉.
 
     >>> residuals = np.random.default_rng(0).standard_normal((300, 6), dtype=np.float32)
     >>> rotation, codebooks = fit_residual(residuals, m=2)
@@ -426,8 +423,31 @@ def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     """
     import faiss
 
-    d = weighted.shape[1]
-    variance, axes = np.linalg.eigh((weighted.T @ weighted / len(weighted)).astype(np.float64))
+    rotation = principal_parts(weighted, m)
+    part = rotation.shape[1] // m
+    quantizer = faiss.ProductQuantizer(m * part, m, 8)
+    quantizer.cp.min_points_per_centroid = 1
+    quantizer.train(np.ascontiguousarray(weighted @ rotation))
+    centroids = faiss.vector_to_array(quantizer.centroids).reshape(m, _CENTROIDS, part)
+    return rotation, np.ascontiguousarray(centroids)
+
+
+def principal_parts(x: np.ndarray, m: int) -> np.ndarray:
+    """Rotate to principal axes in m parts of nearly equal products of variances (d, m·s) float32.
+
+    Eigenvalue allocation, the parametric form of OPQ (Ge et al. 2013). Columns are orthonormal, or
+    zero where m·s, s = ⌈d / m⌉, is more than d.
+
+    Args:
+        x: (n, d) float32.
+        m: parts, at most d.
+
+    >>> x = np.diag([8, 4, 2, 1]).astype(np.float32)
+    >>> np.abs(principal_parts(x, 2)).argmax(0)  # 8 and 1 in one part, 4 and 2 in the other.
+    array([0, 3, 1, 2])
+    """
+    d = x.shape[1]
+    variance, axes = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
     # Each axis, by descending variance, goes to the part of least log product so far.
     part = -(-d // m)
     members: list[list[int]] = [[] for _ in range(m)]
@@ -442,8 +462,4 @@ def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     rotation = np.zeros((d, m * part), np.float32)
     for p, part_axes in enumerate(members):
         rotation[:, p * part : p * part + len(part_axes)] = axes[:, part_axes]
-    quantizer = faiss.ProductQuantizer(m * part, m, 8)
-    quantizer.cp.min_points_per_centroid = 1
-    quantizer.train(np.ascontiguousarray(weighted @ rotation))
-    centroids = faiss.vector_to_array(quantizer.centroids).reshape(m, _CENTROIDS, part)
-    return rotation, np.ascontiguousarray(centroids)
+    return rotation

@@ -257,7 +257,7 @@ def test_parts_of_a_row_are_quantised_apart(rows):
     items = rows[0][:400]
     searcher = build("prq", items, code_bytes=17, beam=1)
     assert searcher.code_nbytes == 16 * 400
-    assert searcher.constant_nbytes == 4 * 256 * 16 * 8
+    assert searcher.constant_nbytes == 4 * 256 * 16 * 8 + 4 * 16 * 16
 
 
 def test_too_few_rows_or_bytes_are_refused(monkeypatch):

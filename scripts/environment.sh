@@ -22,6 +22,12 @@ stamp="$VIRTUAL_ENV/.compressae-$1"
 fingerprint="$(cat pyproject.toml constraints.txt | cksum) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
     echo "installing into $VIRTUAL_ENV (the first time takes a minute or more)" >&2
+    # PyPI's torch for Linux brings gigabytes of CUDA: without a GPU take its CPU build.
+    if [ "$(uname -s)" = Linux ] && [ ! -e /dev/nvidiactl ] && ! python -m pip show -q torch 2>/dev/null; then
+        python -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 15 --no-deps \
+            -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null ||
+            echo "no CPU build of torch can be had from download.pytorch.org: taking PyPI's" >&2
+    fi
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
     # Not every machine has wheels of these, or a compiler for annoy: a report says which are missing.
     for library in annoy rabitqlib scann turbovec; do

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 import rooms
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,3 +127,36 @@ def test_wheel_from_sdist_holds_the_rooms_as_real_files(tmp_path):
     assert [name for name, content in expected.items() if held[name] != content] == []
     assert any(name.startswith("compressae/kernels/topk/") for name in expected)
     assert {"compressae/data/WORDNET_LICENSE.txt", "compressae/py.typed"} <= set(expected)
+    described = message_from_bytes(held[f"compressae-{version}.dist-info/METADATA"])
+    assert "Typing :: Typed" in described.get_all("Classifier")
+    assert {"gpu", "serve"} <= set(described.get_all("Provides-Extra"))
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "compressae" / "py.typed").is_file()
+
+
+def test_classifiers_exist_and_go_with_the_settings():
+    known = pytest.importorskip("trove_classifiers", reason="needs trove_classifiers (hatchling)")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["classifiers"]) <= known.classifiers
+    minors = [int(c.rpartition(".")[2]) for c in project["classifiers"] if ":: 3." in c]
+    assert project["requires-python"] == f">=3.{min(minors)}"
+
+
+def test_what_is_cited_is_this_version_and_its_paper():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
+    assert citation["version"] == project["version"] and citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"]
+    (paper,) = citation["references"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert paper["url"].endswith("2505.11388") and {"type", "title", "authors"} <= set(paper)
+    for shown in (
+        f"{{{paper['title']}}}",
+        f"{{{paper['doi']}}}",
+        f"version = {{{project['version']}}}",
+    ):
+        assert shown in readme

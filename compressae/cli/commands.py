@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from compressae.cli.common import Command
 
@@ -33,7 +34,8 @@ class _Lazy(click.Group):
         seconds."""
         name, *rest = args
         is_path = name in _COMMANDS and rest and not rest[0].startswith("-")
-        if is_path and "--help" not in rest and not Path(rest[0]).exists():
+        is_run = "--help" not in rest and not ctx.resilient_parsing  # Not of a shell's completion.
+        if is_path and is_run and not Path(rest[0]).exists():
             raise click.ClickException(f"{rest[0]}: no such file or folder")
         return super().resolve_command(ctx, args)
 
@@ -45,6 +47,15 @@ class _Lazy(click.Group):
             return None
         command: Command = getattr(import_module(f"compressae.cli.{name}"), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names of commands without importing one."""
+        names = [
+            CompletionItem(name, help=text)
+            for name, text in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):  # From the table above, which imports no torch.

@@ -78,7 +78,9 @@ def uses_triton(data: Any, backend: Backend = "auto") -> bool:
             "TRITON_INTERPRET=1 before Python starts to run kernels in Triton's interpreter"
         )
     if not has_triton():
-        raise ValueError(f"a tensor on {device} without Triton; pip install triton (Linux)")
+        raise ValueError(
+            f"a tensor on {device} needs Triton (Linux); pip install 'compressae[gpu]'"
+        )
     return True
 
 

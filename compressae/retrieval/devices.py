@@ -5,7 +5,7 @@ import re
 from typing import TYPE_CHECKING
 
 from compressae.kernels.backend import has_triton
-from compressae.retrieval.errors import InputError
+from compressae.retrieval.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,8 @@ def pick_device(device: str) -> "torch.device":
     "auto" is a GPU where torch finds one and Triton, which runs kernels there, is installed.
 
     Raises:
-        InputError: another name, or "cuda" where torch finds no GPU or Triton is missing.
+        InputError: another name, or "cuda" where torch finds no GPU.
+        MissingExtraError: "cuda" without Triton.
 
     >>> pick_device("cpu")
     device(type='cpu')
@@ -53,8 +54,5 @@ def pick_device(device: str) -> "torch.device":
             f"device {device!r}: torch finds {count} GPUs here; expected 0 to {count - 1}"
         )
     if device != "cpu" and not has_triton():
-        raise InputError(
-            f"device {device!r} without Triton, which runs kernels there; pip install triton "
-            "(Linux), or choose cpu"
-        )
+        raise MissingExtraError("triton", "gpu", f"device {device!r} (on Linux)")
     return torch.device(device)

@@ -170,7 +170,9 @@ def test_auto_takes_a_gpu_that_kernels_run_on(monkeypatch):
         pick_device("cuda:2")
     monkeypatch.setattr("compressae.retrieval.devices.has_triton", lambda: False)
     assert pick_device("auto").type == "cpu"
-    with pytest.raises(InputError, match="without Triton, which .* pip install triton"):
+    with pytest.raises(
+        InputError, match=r"'cuda' .* needs triton; pip install 'compressae\[gpu\]'"
+    ):
         pick_device("cuda")
     with pytest.raises(InputError, match="device 'tpu': expected auto, cpu, cuda"):
         pick_device("tpu")

@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 if find_spec("triton") is None:
-    sys.exit("Error: Triton is not installed; pip install triton (Linux)")
+    sys.exit("Error: Triton is not installed; pip install 'compressae[gpu]' (Linux)")
 if "--smoke" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[3]))  # The source tree needs no installation.

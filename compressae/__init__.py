@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressae.coding.compress import compress, encode, encode_like
+    from compressae.coding.plan import choose_form
     from compressae.model import CompresSAE
     from compressae.retrieval.errors import InputError
     from compressae.retrieval.io.embeddings import open_embeddings
@@ -24,6 +25,7 @@ _HOME = {
     "InputError": "retrieval.errors",
     "TrainConfig": "training.config",
     "TrainProgress": "training.loop",
+    "choose_form": "coding.plan",
     "compress": "coding.compress",
     "encode": "coding.compress",
     "encode_like": "coding.compress",
@@ -37,6 +39,7 @@ __all__ = [
     "InputError",
     "TrainConfig",
     "TrainProgress",
+    "choose_form",
     "compress",
     "encode",
     "encode_like",

@@ -158,6 +158,13 @@ def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Bytes of a row's residual code (packed values).",
         ),
         click.option(
+            "--bytes",
+            "code_bytes",
+            type=click.IntRange(min=1),
+            help="Bytes of a row's code: nonzeros and residual bytes are chosen by the recall that "
+            "they have on 8,192 rows.",
+        ),
+        click.option(
             "--budget",
             help="Bytes of all codes, such as '4 GB' or '48 B/row': rows then differ in nonzeros.",
         ),
@@ -233,10 +240,25 @@ def encode_rows(
         InputError: options exclude each other; or a file among them is missing or no array.
     """
     from compressae.coding.compress import compress, encode
+    from compressae.coding.plan import choose_form
     from compressae.retrieval.codes import PackedCodes
     from compressae.retrieval.codes.size import PACKED_TYPES
 
     value_type, nonzeros = options["value_type"], options["code_nonzeros"]
+    residual_bytes = options["residual_bytes"]
+    queries = None if options["queries"] is None else open_table(options["queries"])
+    if options["code_bytes"] is not None:
+        taken = ("value_type", "code_nonzeros", "residual_bytes", "budget", "like", "no_refit")
+        if any(options[name] for name in taken):
+            raise InputError(
+                "--bytes chooses values, nonzeros and residual bytes: leave out --values, "
+                "--nonzeros, --residual-bytes, --budget, --like and --no-refit"
+            )
+        form = choose_form(
+            model, items, options["code_bytes"], queries, options["similarity"], show
+        )
+        value_type, nonzeros = form["value_type"], form["nonzeros"]
+        residual_bytes = form["residual_bytes"]
     packed_only = {
         "--residual-bytes": options["residual_bytes"],
         "--budget": options["budget"],
@@ -269,14 +291,14 @@ def encode_rows(
         items,
         value_type,
         nonzeros,
-        options["residual_bytes"],
+        residual_bytes,
         options["budget"],
         importance,
         None if like is None else PackedCodes.load(like),
         show,
         device,
         options["similarity"],
-        None if options["queries"] is None else open_table(options["queries"]),
+        queries,
         options["beam"] or 1,
     )
 

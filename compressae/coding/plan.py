@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from compressae.coding.compress import compress
+from compressae.coding.compress import check_width, compress
 from compressae.kernels.packed import SPARE
 from compressae.model import CompresSAE
+from compressae.retrieval.baselines.sample import sample_rows
 from compressae.retrieval.codes.size import (
     PackedType,
     check_latents,
+    fit_row,
     list_bytes,
     parse_bytes,
     quantizer_bytes,
@@ -40,6 +42,13 @@ _OTHER_VALUE_TYPE: PackedType = "int4"
 TRAINED_NONZEROS = 16
 #: Rows that a sample needs.
 _LEAST_ROWS = 2000
+#: Nonzeros that ``choose_form`` tries, its rows, queries, and recall that counts as equal.
+_CHOICES = (1, 2, 4, 6, 8, 12, 16, 24, 32)
+#: Fewer nonzeros than this share of those that would fit are not tried.
+_FEWEST = 12
+_CHOICE_ROWS, _CHOICE_QUERIES, _LEVEL = 8192, 400, 0.002
+#: Values that are tried at the best of them.
+_FINER: PackedType = "int3"
 #: Most queries of a table of their own that are answered.
 _MOST_QUERIES = 1000
 
@@ -234,6 +243,88 @@ def plan(
     if progress is not None:
         progress(steps, steps, "")
     return sorted(measured, key=_recall, reverse=True)
+
+
+def choose_form(
+    model: CompresSAE,
+    items: Any,
+    code_bytes: int,
+    queries: Any = None,
+    similarity: Similarity | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, Any]:
+    """Choose nonzeros, residual bytes and values of codes of a size, by the recall they measure.
+
+    Codes 8,192 rows in each form that fills ``code_bytes`` and answers held-out queries by a scan.
+    Among forms within .002 of the best recall@100 the one of fewest nonzeros is chosen, whose
+    posting lists are shortest.
+
+    Args:
+        model: a trained model.
+        items: (n, d) embeddings of the table, n ≥ 2000.
+        code_bytes: most bytes of a row's code.
+        queries: (q, d) queries like those to come, which weight errors too; rows of the table that
+            are held out when None.
+        similarity: "cosine" or "dot"; the model's when None.
+        progress: called with (forms done, all forms, the next form).
+
+    Returns:
+        Arguments of ``compress``: ``nonzeros``, ``residual_bytes``, ``value_type``.
+
+    Raises:
+        InputError: not one nonzero fits; fewer rows; or see ``compress``.
+
+    >>> from compressae import TrainConfig, load_sample, train
+    >>> items = load_sample().embeddings.subset(np.arange(2500))
+    >>> model = train(items, TrainConfig(latents=256, nonzeros=8, steps=4))
+    >>> form = choose_form(model, items, code_bytes=24)
+    >>> sorted(form), form["residual_bytes"] > 0
+    (['nonzeros', 'residual_bytes', 'value_type'], True)
+    """
+    items = as_embeddings(items)
+    check_width(model, items)
+    n, h, d = len(items), model.latents, model.dim
+    if n < _LEAST_ROWS:
+        raise InputError(f"{items.name}: {n} rows; a choice needs at least {_LEAST_ROWS:,}")
+    similarity = similarity or model.similarity
+    sample = items.subset(sample_rows(n, _CHOICE_ROWS))
+    asked, corpus_rows = held_out_rows(len(sample), _CHOICE_QUERIES)
+    corpus, users = sample.subset(np.sort(corpus_rows)), None
+    query_table = sample.subset(asked)
+    if queries is not None:  # Half of them weight errors, half are answered.
+        queries = as_embeddings(queries, "queries")
+        halves = np.random.default_rng(0).permutation(len(queries))[: 2 * _CHOICE_QUERIES]
+        query_table, users = queries.subset(halves[::2]), queries.subset(halves[1::2])
+        if len(halves) < 2:
+            raise InputError(f"{queries.name}: {len(queries)} queries; expected at least 2")
+
+    # Every k whose codes fit, the rest of the bytes to the residual; then finer values at the best.
+    most = fit_row(code_bytes, h, value_bits(_VALUE_TYPE), d, 1, residual=False)[0]
+    counts = sorted({k for k in _CHOICES if most / _FEWEST <= k < most} | {most})
+    measure, steps = _Measure(query_table, corpus, n, similarity, users), len(counts) + 1
+    plans: list[Plan] = []
+
+    def measured(k: int, value_type: PackedType) -> None:
+        bits = value_bits(value_type)
+        m = min(code_bytes - int(row_lengths(h, bits, 0, k)[k]), d)
+        if progress is not None:
+            progress(len(plans), steps, f"k = {k}, {m} residual bytes")
+        if m >= 0:
+            sizes = _size(n, d, h, k, bits, m, lists=True)
+            plans.append(measure(model, Plan(h, k, value_type, m, *sizes)))
+
+    for k in counts:
+        measured(k, _VALUE_TYPE)
+    measured(max(plans, key=_recall).nonzeros, _FINER)
+    if progress is not None:
+        progress(steps, steps, "")
+    least = max(map(_recall, plans)) - _LEVEL
+    best = min((one for one in plans if _recall(one) >= least), key=lambda one: one.nonzeros)
+    return {
+        "nonzeros": best.nonzeros,
+        "residual_bytes": best.residual_bytes,
+        "value_type": best.value_type,
+    }
 
 
 def _recall(plan: Plan) -> float:

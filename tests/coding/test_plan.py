@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from code_forms import make_codes
+from commands import refused, succeed
 
-from compressae import CompresSAE, InputError
+from compressae import CompresSAE, InputError, TrainConfig, choose_form, compress, train
 from compressae.cli import main
 from compressae.coding.plan import _size, fitting, plan
 from compressae.kernels.packed import SPARE
-from compressae.retrieval import CompressedIndex
+from compressae.retrieval import Catalogue, CompressedIndex, exact_search, recall_at
 from compressae.retrieval.codes.packed import PackedCodes
+from compressae.retrieval.codes.size import row_lengths, value_bits
 
 D = 16
 
@@ -130,3 +132,63 @@ def test_the_command(table, tmp_path):
     ]:
         code, out, err = call(*wrong)
         assert code in (1, 2) and out == "" and said in err and "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return train(table, TrainConfig(latents=128, nonzeros=6, steps=6))
+
+
+@pytest.mark.parametrize("size", [6, 12, 18])
+def test_a_form_fits_its_bytes_and_is_about_the_best(table, model, size):
+    form = choose_form(model, table, size)
+    lengths = row_lengths(128, value_bits(form["value_type"]), form["residual_bytes"], 64)
+    assert lengths[form["nonzeros"]] <= size
+    held, rest = np.split(np.random.default_rng(0).permutation(len(table)), [200])
+    truth = exact_search(table[rest], table[held], 100).ids
+
+    def recall(form):
+        index = CompressedIndex(model.projection, compress(model, table[rest], **form))
+        return recall_at(index.search(table[held], 100, candidates="all").ids, truth, 100)
+
+    others = [
+        {"nonzeros": k, "residual_bytes": size - lengths_of(k)}
+        for k in (1, 2, 4, 6, 8)
+        if 0 <= size - lengths_of(k) <= D
+    ]
+    assert recall(form) > max(map(recall, others)) - 0.02
+
+
+def lengths_of(k):
+    return int(row_lengths(128, 2, 0, 64)[k])
+
+
+def test_a_form_for_queries_of_their_own(table, model):
+    users = table[:300] * np.linspace(0.1, 3, D, dtype=np.float32)
+    form = choose_form(model, table, 14, users, "dot")
+    codes = compress(model, table, similarity="dot", queries=users, **form)
+    assert codes.nbytes <= 14 * len(table) + SPARE
+
+
+def test_a_form_of_too_little_is_refused(table, model):
+    with pytest.raises(InputError, match="2 bytes a row: 1 nonzeros take 3; give more"):
+        choose_form(model, table, 2)
+    with pytest.raises(InputError, match="500 rows; a choice needs at least 2,000"):
+        choose_form(model, table[:500], 20)
+    with pytest.raises(InputError, match="1 queries; expected at least 2"):
+        choose_form(model, table, 20, table[:1])
+    with pytest.raises(InputError, match="rows of 15 columns"):
+        choose_form(model, table[:, :15].copy(), 20)
+
+
+def test_an_index_of_a_size(table, model, tmp_path):
+    model.save(tmp_path / "model")
+    np.save(tmp_path / "items.npy", table)
+    made = ("index", tmp_path / "items.npy", "-m", tmp_path / "model", "-o", tmp_path / "index")
+    refused(tmp_path, "--bytes chooses values", *made, "--bytes", 12, "--nonzeros", 4)
+    succeed(*made, "--bytes", 12)
+    codes = Catalogue.open(tmp_path / "index").like
+    assert codes.nbytes / len(codes) <= 12.1
+    form = choose_form(model, table, 12)
+    assert codes.residual_bytes == form["residual_bytes"]
+    assert codes.settings["nonzeros"] == form["nonzeros"]

@@ -17,12 +17,13 @@ FLOORS = {
         "sample", "retrieval", "kernels",
     ],
     "compressae.retrieval": [
-        "service", "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
+        "service export", "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
     ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
         "projection exact", "exclusion hot", "segments", "graph hits sketch",
     ],
+    "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
     "compressae.retrieval.store": [
         "cached", "catalogue counters", "change", "view", "files", "names metadata version",
     ],

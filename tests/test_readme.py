@@ -12,6 +12,7 @@ from compressae.cli import main
 
 ROOT = Path(__file__).parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+EXPORT = ROOT / "docs" / "export.md"
 RECOMMENDER = ROOT / "docs" / "recommender.md"
 
 
@@ -58,17 +59,25 @@ def test_the_recommender_guides_python_runs(tmp_path, monkeypatch, capsys):
     assert names["codes"].nbytes <= 24 * 3000 and names["hits"].ids.shape == (800, 20)
 
 
+def test_the_export_pages_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run(EXPORT)
+    exact = names["catalogue"].search(names["x"], 10, candidates="all").ids[0].tolist()
+    assert len(set(exact) & {id for id, _ in names["by_sql"]}) >= 9
+    assert len(set(exact) & set(names["by_scipy"].tolist())) >= 9
+    assert len(set(exact) & set(names["reranked"].ids[0].tolist())) >= 9
+
+
 def shown_commands(page):
     """(command, the rest of its line) of a page's indented blocks."""
     return re.findall(r"^    compressae (\w+) (.*)$", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("page", [README, GUIDE, RECOMMENDER], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, GUIDE, RECOMMENDER, EXPORT], ids=lambda page: page.name)
 def test_commands_and_options_exist(page):
     commands = shown_commands(page)
-    assert {"train", "evaluate", "index", "search", "update", "check"} <= {
-        name for name, _ in commands
-    }
+    usual = {"train", "evaluate", "index", "search", "update", "check"}
+    assert ({"export"} if page is EXPORT else usual) <= {name for name, _ in commands}
     for name, rest in commands:
         options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}
         for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", rest.split("#")[0]):

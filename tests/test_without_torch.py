@@ -96,11 +96,12 @@ def test_a_search_needs_no_torch(folder):
         assert not np.isin(changed, np.arange(50)).any() and (changed >= 400).any()
 
 
-@pytest.mark.parametrize("command", ["info", "search", "--help"])
-def test_commands_that_serve_start_without_torch(folder, command):
+@pytest.mark.parametrize("command", ["info", "search", "export", "--help"])
+def test_commands_that_serve_start_without_torch(folder, tmp_path, command):
     arguments = {
         "info": ["info", folder / "packed"],
         "search": ["search", folder / "packed", folder / "queries.npy", "-k", 3],
+        "export": ["export", folder / "packed", "--to", "scipy", "-o", tmp_path / "rows.npz"],
         "--help": ["--help"],
     }[command]
     code = (

@@ -16,6 +16,7 @@ _COMMANDS = {
     "serve": "Answer searches of an index over HTTP.",
     "tune": "Set the fastest search that reaches a recall.",
     "update": "Add, replace and remove rows of an index.",
+    "export": "Write the rows of an index for another engine.",
     "inspect": "Write a page that shows the latents of an index.",
     "evaluate": "Compare compressed search with dense search on a table.",
     "check": "Test whether a model still fits new embeddings.",

@@ -110,6 +110,11 @@ class Codes(ABC):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """Decode rows start..stop to CSR: bounds (m + 1,), latents, values, ``row_factors``."""
 
+    def row_bytes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Packed bytes of rows start..stop: bounds (m + 1,) int64 and bytes (b,) uint8, residual
+        codes included; None for plain codes."""
+        return None
+
     @abstractmethod
     def row_factors(
         self, factors: np.ndarray | None, start: int = 0, stop: int | None = None

@@ -144,6 +144,18 @@ class PackedCodes(Codes):
         values = self.quantizer.levels[ranks, codes]
         return indptr, ids, values, self.row_factors(factors, start, stop)
 
+    def row_bytes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        lengths = self.rows.layout.lengths
+        if self.counts is None:
+            bounds = np.arange(stop - start + 1, dtype=np.int64) * int(lengths[-1])
+            begin = start * int(lengths[-1])
+        else:
+            block = start // ROW_BLOCK
+            begin = int(self.rows.blocks[block]) if len(self.rows.blocks) > block else 0
+            begin += int(lengths[self.counts[block * ROW_BLOCK : start]].sum())
+            bounds = np.concatenate([[0], np.cumsum(lengths[self.counts[start:stop]])])
+        return bounds, self.data[begin : begin + int(bounds[-1])]
+
     def unpack(self, values: ValueType = "float32") -> SparseCodes:
         """Unpack the nonzeros to plain codes, gains applied; residual codes are left out.
 

@@ -25,7 +25,13 @@ from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
 from compressae.retrieval.store import version as version_files
 from compressae.retrieval.store.change import Change, names_of, numbers_of
-from compressae.retrieval.store.files import REMOVALS, SEGMENTS, verify_lists, write_segment
+from compressae.retrieval.store.files import (
+    REMOVALS,
+    SEGMENTS,
+    Stored,
+    verify_lists,
+    write_segment,
+)
 from compressae.retrieval.store.metadata import as_table, gather
 from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
 from compressae.retrieval.store.version import Version, now, read_version, write_version
@@ -225,6 +231,11 @@ class Catalogue:
     def has_text_ids(self) -> bool:
         """Whether ids are texts."""
         return self._root.texts
+
+    @property
+    def stored(self) -> tuple[Stored, ...]:
+        """Segments of the version that is open, as they lie on disk."""
+        return self._view.stored
 
     @property
     def columns(self) -> dict[str, str]:

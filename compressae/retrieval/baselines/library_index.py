@@ -41,3 +41,12 @@ class LibraryIndex:
             ids = ids.astype(np.int64, copy=False)
             write_hits(hits, first, ids, np.where(ids < 0, np.float32(-np.inf), scores))
         return hits
+
+
+def padded(x: np.ndarray, width: int) -> np.ndarray:
+    """Rows (m, width) float32: x (m, d) and columns of zeros.
+
+    >>> padded(np.ones((1, 2), np.float32), 3)
+    array([[1., 1., 0.]], dtype=float32)
+    """
+    return np.pad(x, ((0, 0), (0, width - x.shape[1])))

@@ -7,7 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from compressae.retrieval.baselines.library_index import LibraryIndex
+from compressae.retrieval.baselines.library_index import LibraryIndex, padded
 from compressae.retrieval.baselines.sample import ROWS_A_LIST, TRAIN_ROWS, training_rows
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.io.embeddings import as_compared
@@ -48,8 +48,8 @@ class RaBitQLibrary(LibraryIndex):
         self.trained_rows = min(n, train_rows)
         self.lists = max(1, min(lists, self.trained_rows // ROWS_A_LIST))
         means = faiss.Kmeans(width, self.lists, seed=0, min_points_per_centroid=1)
-        means.train(_padded(training_rows(items, train_rows), width))
-        rows = _padded(items.to_array(), width)
+        means.train(padded(training_rows(items, train_rows), width))
+        rows = padded(items.to_array(), width)
         nearest = means.index.search(rows, 1)[1][:, 0].astype(np.uint32)
         self._index = IvfIndex(width, n, self.lists, _bits(width, code_bytes), metric="ip")
         self._index.build(rows, means.centroids, nearest)
@@ -67,7 +67,7 @@ class RaBitQLibrary(LibraryIndex):
 
     def best(self, queries: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray]:
         """See ``LibraryIndex.best``."""
-        x = _padded(queries, self._index.dim)
+        x = padded(queries, self._index.dim)
         ids, distances = self._index.search(x, min(K, len(self)), self.lists)
         return np.float32(1) - distances, ids
 
@@ -83,8 +83,3 @@ def _bits(width: int, code_bytes: int) -> int:
         raise InputError(f"{code_bytes} bytes a row: expected at least 1")
     bits = range(1, _MOST_BITS + 1)
     return max((b for b in bits if _row_bytes(width, b) <= code_bytes), default=1)
-
-
-def _padded(x: np.ndarray, width: int) -> np.ndarray:
-    """Rows (m, d) with columns of zeros up to a width."""
-    return np.pad(x, ((0, 0), (0, width - x.shape[1])))

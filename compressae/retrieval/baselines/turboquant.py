@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from compressae.retrieval.baselines.library_index import LibraryIndex
+from compressae.retrieval.baselines.library_index import LibraryIndex, padded
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.io.embeddings import as_compared
@@ -39,10 +39,10 @@ class TurboQuant(LibraryIndex):
         self.shape, self.similarity = (n, d), items.similarity
         self.trained_rows = min(n, train_rows)
         self._index = TurboQuantIndex(width, _bits(width, code_bytes))
-        self._index.calibrate(_padded(training_rows(items, train_rows), width))
+        self._index.calibrate(padded(training_rows(items, train_rows), width))
         self.constant_nbytes = len(self._index.to_bytes())
         for _, batch in items.batches():
-            self._index.add(_padded(batch, width))
+            self._index.add(padded(batch, width))
         self.code_nbytes = self.nbytes = n * row_bytes
 
     @staticmethod
@@ -52,7 +52,7 @@ class TurboQuant(LibraryIndex):
 
     def best(self, queries: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray]:
         """See ``LibraryIndex.best``."""
-        scores, ids = self._index.search(_padded(queries, _width(self.shape[1])), K)
+        scores, ids = self._index.search(padded(queries, _width(self.shape[1])), K)
         return scores, ids
 
 
@@ -65,8 +65,3 @@ def _bits(width: int, code_bytes: int) -> int:
     if code_bytes < 1:
         raise InputError(f"{code_bytes} bytes a row: expected at least 1")
     return max((b for b in _BITS if width * b // 8 + 4 <= code_bytes), default=_BITS[0])
-
-
-def _padded(x: np.ndarray, width: int) -> np.ndarray:
-    """Rows (m, d) with columns of zeros up to a width."""
-    return np.pad(x, ((0, 0), (0, width - x.shape[1])))

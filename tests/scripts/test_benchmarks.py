@@ -234,8 +234,8 @@ def test_encoding_is_timed(tmp_path):
     assert work.encode(*map(str, names)) > 0
     assert work.train(str(tmp_path / "rows.npy"), "64", "4", "1") > 0
     record = encoding.Record(tmp_path / "out", None)
-    encoding.encode_by_faiss(record, "PQ", "PQ8np", table, 8, rounds=1)
+    encoding.encode_by_faiss(record, "pq", table, rounds=1, code_bytes=8)
     written = json.loads((tmp_path / "out" / "encoding.json").read_text())
     (point,) = written["points"]
-    assert point["code"] == "faiss PQ" and point["bytes"] == 8 and point["rows_a_second"] > 0
+    assert point["code"] == "faiss pq" and point["code_bytes"] == 8 and point["rows_a_second"] > 0
     assert written["commit"] and written["before"] is None

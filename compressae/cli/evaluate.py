@@ -76,7 +76,7 @@ class _Sizes(click.ParamType):
     show_default=True,
     type=_Methods(),
     help="Names, separated by commas, with settings as in 'pq:code_bytes=32/64'; 'all' is all "
-    "but lsq, which takes an hour or more. Known: " + ", ".join(METHODS) + ".",
+    "but lsq, which is slow to train. Known: " + ", ".join(METHODS) + ".",
 )
 @click.option(
     "--bytes",

@@ -199,10 +199,8 @@ def plan(
     asked = sample.subset(query_rows) if hold_out else as_embeddings(queries, "queries")
     if asked.shape[1] != dim:
         raise InputError(f"{asked.name}: rows of {asked.shape[1]} columns; expected {dim}")
-    if not hold_out:  # Half of the queries weight errors, half are answered.
-        halves = np.random.default_rng(0).permutation(len(asked))[: 2 * _MOST_QUERIES]
-        users = asked.subset(halves[1::2])
-        asked = asked.subset(halves[::2])
+    if not hold_out:
+        asked, users = _halves(asked, _MOST_QUERIES)
     measure = _Measure(asked, corpus, items, similarity, users)
     steps = len(latent_counts) + len(plans) + 1
     done = 0
@@ -291,12 +289,11 @@ def choose_form(
     asked, corpus_rows = held_out_rows(len(sample), _CHOICE_QUERIES)
     corpus, users = sample.subset(np.sort(corpus_rows)), None
     query_table = sample.subset(asked)
-    if queries is not None:  # Half of them weight errors, half are answered.
+    if queries is not None:
         queries = as_embeddings(queries, "queries")
-        halves = np.random.default_rng(0).permutation(len(queries))[: 2 * _CHOICE_QUERIES]
-        query_table, users = queries.subset(halves[::2]), queries.subset(halves[1::2])
-        if len(halves) < 2:
+        if len(queries) < 2:
             raise InputError(f"{queries.name}: {len(queries)} queries; expected at least 2")
+        query_table, users = _halves(queries, _CHOICE_QUERIES)
 
     # Every k whose codes fit, the rest of the bytes to the residual; then finer values at the best.
     most = fit_row(code_bytes, h, value_bits(_VALUE_TYPE), d, 1, residual=False)[0]
@@ -325,6 +322,12 @@ def choose_form(
         "residual_bytes": best.residual_bytes,
         "value_type": best.value_type,
     }
+
+
+def _halves(queries: Embeddings, most: int) -> tuple[Embeddings, Embeddings]:
+    """Queries that are answered, and others that weight errors: at most ``most`` of each."""
+    rows = np.random.default_rng(0).permutation(len(queries))[: 2 * most]
+    return queries.subset(rows[::2]), queries.subset(rows[1::2])
 
 
 def _recall(plan: Plan) -> float:

@@ -44,7 +44,7 @@ class Entry:
         fixed: settings that make the class this method.
         search_settings: settings that may be changed on the built index, and the values that an
             evaluation tries by default.
-        slow: takes an hour or more to train on 50,000 rows: an evaluation of "all" leaves it out.
+        slow: slow to train: an evaluation of "all" leaves it out.
     """
 
     home: str

@@ -84,7 +84,7 @@ class LSQ(FaissIndex):
     """faiss's IndexProductLocalSearchQuantizer (LSQ++: Martinez et al., 2018), scanned.
 
     Parts of a row, rotated first as by ``PRQ``, of 8 codebooks each, whose numbers are found by
-    local search. Whole rows at once would take hours to train.
+    local search, which is slow.
 
     Args:
         items: (n, d), n ≥ 256.

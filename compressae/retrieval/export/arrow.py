@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.errors import InputError
 from compressae.retrieval.export.rows import ExportRows, RowBatch, check_new_file
 from compressae.retrieval.io.atomic import check_writable, replacing
+from compressae.retrieval.io.parquet import require_pyarrow
 from compressae.retrieval.store.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -139,16 +140,8 @@ def parquet_writer(
 
 
 def pyarrow() -> Any:
-    """The library.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import pyarrow
-    except ImportError:
-        raise MissingExtraError("pyarrow", "parquet", "export to parquet") from None
-    return pyarrow
+    """The library; see ``require_pyarrow``."""
+    return require_pyarrow("export to parquet")
 
 
 def _schema(rows: ExportRows, packed: bool) -> "pa.Schema":

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,9 @@ class ParquetColumn:
     """
 
     def __init__(self, path: Path, column: str | None = None, kept_bytes: int = 1 << 29) -> None:
-        pyarrow = _pyarrow(str(path))
+        pyarrow = require_pyarrow(str(path))
         self.path, self.kept_bytes = path, kept_bytes
-        with _Damage(path, pyarrow):
+        with _damage_named(path, pyarrow):
             with self._open() as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
             groups = range(self._metadata.num_row_groups)
@@ -140,11 +141,11 @@ class ParquetColumn:
 
     def _scan(self, start: int) -> Iterator[np.ndarray]:
         """Yield the rows from ``start`` on, in parts that hold some."""
-        pyarrow = _pyarrow(str(self.path))
+        pyarrow = require_pyarrow(str(self.path))
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
         row = int(self._starts[group])
         size = max(1, _DECODED // self.shape[1])
-        with _Damage(self.path, pyarrow), self._open(self._metadata) as file:
+        with _damage_named(self.path, pyarrow), self._open(self._metadata) as file:
             groups = range(group, file.num_row_groups)
             for batch in file.iter_batches(size, groups, [self.column], use_threads=False):
                 numbers = np.arange(row, row + len(batch))
@@ -156,8 +157,8 @@ class ParquetColumn:
 
     def _first_width(self) -> int:
         """d of a column of lists of any length: that of the first row."""
-        pyarrow = _pyarrow(str(self.path))
-        with _Damage(self.path, pyarrow), self._open(self._metadata) as file:
+        pyarrow = require_pyarrow(str(self.path))
+        with _damage_named(self.path, pyarrow), self._open(self._metadata) as file:
             for batch in file.iter_batches(1, columns=[self.column], use_threads=False):
                 return first_width(batch.column(0), str(self.path))
         raise InputError(f"{self.path}: no rows; expected {len(self)}; {_CURE}")
@@ -287,7 +288,7 @@ def arrow_vectors(table: Any, column: str | None, name: str) -> list[np.ndarray]
     [array([[1., 2.],
            [3., 4.]])]
     """
-    pa = _pyarrow(name)
+    pa = require_pyarrow(name)
     try:
         reader = pa.RecordBatchReader.from_stream(table)
         chosen = pick_column(reader.schema, column, name)
@@ -311,12 +312,12 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
         InputError: a file has no such column, or the files' types differ.
         MissingExtraError: pyarrow is not installed.
     """
-    pa = _pyarrow(str(paths[0]))
+    pa = require_pyarrow(str(paths[0]))
     import pyarrow.parquet
 
     tables = []
     for path in paths:
-        with _Damage(path, pa):
+        with _damage_named(path, pa):
             names = pyarrow.parquet.read_schema(path).names
             missing = [column for column in columns if names.count(column) != 1]
             if missing:
@@ -332,26 +333,30 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
         )
 
 
-class _Damage:
-    """Names the file in errors of what is read in the block."""
-
-    def __init__(self, path: Path, pyarrow: Any) -> None:
-        self.path, self.pyarrow = path, pyarrow
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PermissionError | FileNotFoundError):
-            return
-        if isinstance(error, self.pyarrow.ArrowException | OSError | UnicodeError):
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self.path}: no whole parquet file ({reason}); {_CURE}") from error
+@contextmanager
+def _damage_named(path: Path, pa: Any) -> Iterator[None]:
+    """Name the file in errors of what is read in the block."""
+    try:
+        yield
+    except (PermissionError, FileNotFoundError):
+        raise
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: no whole parquet file ({reason}); {_CURE}") from error
 
 
-def _pyarrow(use: str) -> Any:
+def require_pyarrow(use: str, extra: str = "parquet") -> Any:
+    """Import pyarrow.
+
+    Args:
+        use: what needs it, for the error message.
+        extra: the extra of compressae that installs it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import pyarrow
     except ImportError:
-        raise MissingExtraError("pyarrow", "parquet", use) from None
+        raise MissingExtraError("pyarrow", extra, use) from None
     return pyarrow

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.io.parquet import require_pyarrow
 
 if TYPE_CHECKING:
     import duckdb
@@ -394,11 +395,7 @@ def _reason(error: Exception) -> str:
 
 
 def _pyarrow(use: str) -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise MissingExtraError("pyarrow", "sql", use) from None
-    return pyarrow
+    return require_pyarrow(use, "sql")
 
 
 def _duckdb() -> Any:

@@ -11,6 +11,7 @@ import torch
 from compressae.kernels import packed
 from compressae.kernels.backend import fetch, namespace, put
 from compressae.kernels.decode import decode
+from compressae.kernels.matmul import Panels, matmul
 from compressae.kernels.pursuit import pursue, pursuit_schedule
 from compressae.kernels.quantize import quantize_on_support
 from compressae.kernels.refit import error_reduction, refit
@@ -100,11 +101,14 @@ class Coder:
 
     @cached_property
     def _placed_weighting(self) -> Any:
-        """Error weighting (d, d) on the coder's device."""
-        return self.put(self.error_weighting)
+        """Error weighting (d, d) on the coder's device; panels of it on the CPU."""
+        is_array = self.device is None
+        return Panels.of(self.error_weighting) if is_array else self.put(self.error_weighting)
 
     def weigh(self, x: Any) -> Any:
         """Multiply rows x (m, d) by the error weighting."""
+        if self.device is None:
+            return matmul(x, self._placed_weighting)
         return x @ self._placed_weighting
 
     @cached_property

@@ -141,13 +141,7 @@ def panel_products(
         half, real = ir.VectorType(_I32, 8), ir.VectorType(ir.FloatType(), 8)
 
         def pointer(which, offset, kind):
-            array = context.make_array(signature.args[which])(context, builder, arguments[which])
-            return builder.bitcast(builder.gep(array.data, [offset]), kind.as_pointer())
-
-        def splat(number, kind):
-            nothing = ir.Constant(kind, ir.Undefined)
-            one = builder.insert_element(nothing, number, _I32(0))
-            return builder.shuffle_vector(one, nothing, _places([0] * 8))
+            return _pointer(context, builder, signature, arguments, which, offset, kind)
 
         at, stride, start, pairs, place, width, scale = (
             arguments[i] for i in (1, 2, 4, 5, 7, 8, 9)
@@ -170,7 +164,7 @@ def panel_products(
                 )
                 pair = builder.load(pointer(0, builder.add(at, offset), _I32))
                 pair.align = 2
-                factor = builder.sext(builder.bitcast(splat(pair, half), short), wide)
+                factor = builder.sext(builder.bitcast(_splat(builder, pair, half), short), wide)
                 for column in range(column_count):
                     products = builder.mul(factor, latents[column])
                     even = builder.shuffle_vector(products, products, _places(range(0, 16, 2)))
@@ -182,13 +176,80 @@ def panel_products(
                 total = builder.sitofp(builder.load(sums[r][column]), real)
                 offset = builder.add(builder.mul(width, number(r)), number(8 * column))
                 stored = builder.store(
-                    builder.fmul(total, splat(scale, real)),
+                    builder.fmul(total, _splat(builder, scale, real)),
                     pointer(6, builder.add(place, offset), real),
                 )
                 stored.align = 4
         return context.get_dummy_value()
 
     return types.void(rows, at, stride, panels, start, pairs, out, place, width, scale), code
+
+
+@intrinsic
+def panel_matmul(typing_context, rows, at, stride, panels, start, depth, out, place, width):
+    """Multiply four float32 rows with a panel of 16 columns.
+
+    Equal to ``out[place + width·r + l] = Σ_t rows[at + stride·r + t] · column_l[t]`` for r of 0…3
+    and l of 0…15, t over ``depth`` numbers. A panel begins at ``panels[start]``: (depth, 16). Each
+    sum is a chain of fused multiply-adds in the order of t, whatever the other rows are.
+    """
+
+    def code(context, builder, signature, arguments):
+        row_count, column_count = 4, 2
+        single = ir.FloatType()
+        real = ir.VectorType(single, 8)
+        at, stride, start, depth, place, width = (arguments[i] for i in (1, 2, 4, 5, 7, 8))
+        number = depth.type
+        name = "llvm.fma.v8f32"
+        multiply_add = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(real, [real] * 3), name
+        )
+
+        def pointer(which, offset, kind):
+            return _pointer(context, builder, signature, arguments, which, offset, kind)
+
+        sums = [
+            [cgutils.alloca_once_value(builder, ir.Constant(real, [0.0] * 8)) for _ in range(2)]
+            for _ in range(row_count)
+        ]
+        with cgutils.for_range(builder, depth) as loop:
+            columns = []
+            for column in range(column_count):
+                offset = builder.add(builder.mul(loop.index, number(16)), number(8 * column))
+                loaded = builder.load(pointer(3, builder.add(start, offset), real))
+                loaded.align = 4
+                columns.append(loaded)
+            for r in range(row_count):
+                offset = builder.add(builder.mul(stride, number(r)), loop.index)
+                entry = builder.load(pointer(0, builder.add(at, offset), single))
+                factor = _splat(builder, entry, real)
+                for column in range(column_count):
+                    total = builder.load(sums[r][column])
+                    total = builder.call(multiply_add, [factor, columns[column], total])
+                    builder.store(total, sums[r][column])
+        for r in range(row_count):
+            for column in range(column_count):
+                offset = builder.add(builder.mul(width, number(r)), number(8 * column))
+                stored = builder.store(
+                    builder.load(sums[r][column]), pointer(6, builder.add(place, offset), real)
+                )
+                stored.align = 4
+        return context.get_dummy_value()
+
+    return types.void(rows, at, stride, panels, start, depth, out, place, width), code
+
+
+def _pointer(context, builder, signature, arguments, which, offset, kind):
+    """Address of entry ``offset`` of the array that is argument ``which``, as one of ``kind``."""
+    array = context.make_array(signature.args[which])(context, builder, arguments[which])
+    return builder.bitcast(builder.gep(array.data, [offset]), kind.as_pointer())
+
+
+def _splat(builder, number, kind):
+    """A vector of eight times one number."""
+    nothing = ir.Constant(kind, ir.Undefined)
+    one = builder.insert_element(nothing, number, _I32(0))
+    return builder.shuffle_vector(one, nothing, _places([0] * 8))
 
 
 def _places(numbers):

@@ -6,15 +6,38 @@ the result does not depend on the number of threads.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import pairwise
 
 
 def available_threads() -> int:
-    """Count the processors this process may use."""
+    """Count the processors this process may use, or those of ``limited``."""
+    limit = _limit.get()
+    if limit is not None:
+        return limit
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_limit: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """Use so many threads within a ``with`` block, where a kernel is not told; None changes nothing.
+
+    >>> with limited(3):
+    ...     available_threads()
+    3
+    """
+    token = _limit.set(threads or _limit.get())
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 _worker = threading.local()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from compressae.kernels.backend import beside, namespace
+from compressae.kernels.matmul import Centroids, Panels, matmul, nearest_centroids
 from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
 from compressae.retrieval.codes.size import id_bits
 from compressae.retrieval.errors import InputError
@@ -144,6 +145,17 @@ class RowQuantizer:
         return np.ascontiguousarray(self.codebooks.transpose(0, 2, 1))
 
     @cached_property
+    def _panels(self) -> dict[str, Panels]:
+        """Matrices that arrays of rows are multiplied with."""
+        matrices = {"restore": self.restore.T, "weighted_restore": self.weighted_restore.T}
+        return {name: Panels.of(a) for name, a in {"project": self.project, **matrices}.items()}
+
+    @cached_property
+    def _centroids(self) -> Centroids:
+        """Codebooks as rows are compared with them."""
+        return Centroids.of(self.codebooks)
+
+    @cached_property
     def _copies(self) -> dict[tuple[str, str], Any]:
         """Copies of arrays on devices, by (array name, device)."""
         return {}
@@ -179,6 +191,9 @@ class RowQuantizer:
         xp, (m, _, s) = namespace(residual), self.codebooks.shape
         if not m:
             return xp.asarray(residual[:, :0], dtype=xp.uint8)
+        if isinstance(residual, np.ndarray):
+            parts = matmul(residual, self._panels["project"])
+            return nearest_centroids(parts, self._centroids)
         # The centroid of least ‖y − c‖² is that of least ‖c‖²/2 − y·c.
         parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
         books = self._beside("codebooks", residual)
@@ -193,7 +208,10 @@ class RowQuantizer:
         """
         books = self._beside("codebooks", codes)
         parts = level_values(books, codes).reshape(len(codes), -1)
-        return parts @ self._beside("weighted_restore" if weighted else "restore", codes).T
+        name = "weighted_restore" if weighted else "restore"
+        if isinstance(codes, np.ndarray):
+            return matmul(parts, self._panels[name])
+        return parts @ self._beside(name, codes).T
 
     @cached_property
     def weighted_restore(self) -> np.ndarray:

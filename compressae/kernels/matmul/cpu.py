@@ -1,0 +1,60 @@
+"""Products of rows with panels of 16 columns, compiled by numba."""
+
+import numba
+import numpy as np
+
+from compressae.kernels.intrinsics import at_least, lowest_bit, panel_matmul
+
+#: Columns of a panel, rows multiplied with one together, and rows that stay in the cache.
+PANEL, TOGETHER, BLOCK = 16, 4, 64
+
+
+@numba.njit(nogil=True, cache=True)
+def matmul(x, panels, out, start, stop):
+    """Fill rows start..stop of out (m, n) with x (m, k) @ panels (n/16, k, 16); 4 divides all m."""
+    k, n = x.shape[1], out.shape[1]
+    flat_x, flat_panels, flat_out = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
+    for first in range(start, stop, BLOCK):
+        for p in range(n // PANEL):
+            for i in range(first, min(first + BLOCK, stop), TOGETHER):
+                panel_matmul(
+                    flat_x, i * k, k, flat_panels, p * PANEL * k, k, flat_out, i * n + PANEL * p, n
+                )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _largest(scores):
+    """Index of the first largest of 256 scores."""
+    best = scores[0]
+    for c in range(len(scores)):
+        best = max(best, scores[c])
+    for at in range(0, len(scores), 64):
+        bits = at_least(scores, at, best)
+        if bits:
+            return at + np.int64(lowest_bit(bits))
+    return 0
+
+
+@numba.njit(nogil=True, cache=True)
+def nearest(parts, panels, half_norms, codes, start, stop):
+    """Fill rows start..stop of codes (m, p) with the nearest of 256 centroids of each part.
+
+    ``parts`` (m, p·s); ``panels`` (p, 16, s, 16) of the centroids as columns; ``half_norms``
+    (p, 256); 4 divides all m.
+    """
+    count, s = panels.shape[0], panels.shape[2]
+    width = parts.shape[1]
+    flat_parts, flat_panels = parts.reshape(-1), panels.reshape(-1)
+    scores = np.empty((TOGETHER, 256), np.float32)
+    flat_scores = scores.reshape(-1)
+    for p in range(count):
+        for i in range(start, stop, TOGETHER):
+            for q in range(256 // PANEL):
+                panel_matmul(
+                    flat_parts, i * width + p * s, width, flat_panels, (p * 16 + q) * s * PANEL, s,
+                    flat_scores, PANEL * q, 256,
+                )  # fmt: skip
+            for r in range(TOGETHER):
+                for c in range(256):
+                    scores[r, c] -= half_norms[p, c]
+                codes[i + r, p] = _largest(scores[r])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressae.coding.compress import compress, encode, encode_like
+    from compressae.coding.fit import fit_quantizer
     from compressae.coding.plan import choose_form
     from compressae.model import CompresSAE
     from compressae.retrieval.errors import InputError
@@ -29,6 +30,7 @@ _HOME = {
     "compress": "coding.compress",
     "encode": "coding.compress",
     "encode_like": "coding.compress",
+    "fit_quantizer": "coding.fit",
     "load_sample": "sample",
     "open_embeddings": "retrieval.io.embeddings",
     "train": "training.loop",
@@ -43,6 +45,7 @@ __all__ = [
     "compress",
     "encode",
     "encode_like",
+    "fit_quantizer",
     "load_sample",
     "open_embeddings",
     "train",

@@ -13,8 +13,8 @@ from typing import Any
 #: list a room is a module, a package, or several side by side that do not import each other.
 FLOORS = {
     "compressae": [
-        "__main__", "cli", "evaluation", "tables", "coding", "training", "model", "model_ops",
-        "sample", "retrieval", "kernels",
+        "__main__", "cli", "cluster evaluation", "tables", "coding", "training", "model",
+        "model_ops", "sample", "retrieval", "kernels",
     ],
     "compressae.retrieval": [
         "service export", "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
@@ -25,16 +25,18 @@ FLOORS = {
     ],
     "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
     "compressae.retrieval.store": [
-        "cached", "catalogue counters", "change", "view", "files", "names metadata version",
+        "cached sharded", "catalogue counters", "shards change", "view", "files",
+        "names metadata version",
     ],
-    "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
+    "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "size"],
     "compressae.retrieval.io": [
         "embeddings artifacts labels interactions", "atomic tensorfile parquet", "plain schema",
     ],
     "compressae.training": [
         "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",
     ],
-    "compressae.coding": ["plan", "compress", "coder budget"],
+    "compressae.cluster": ["pool ray", "encode", "units"],
+    "compressae.coding": ["plan", "compress", "fit", "coder budget"],
     "compressae.evaluation": [
         "report", "plots", "summary", "protocol", "methods", "drift",
         "quality labels atlas interactions", "pages",

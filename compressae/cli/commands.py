@@ -10,7 +10,8 @@ from compressae.cli.common import Command
 
 _COMMANDS = {
     "train": "Train a sparse autoencoder on a table of embeddings.",
-    "encode": "Compress a table to sparse codes.",
+    "fit-quantizer": "Fit what the codes of a table share, to encode it in parts.",
+    "encode": "Compress a table to sparse codes, whole or in shards.",
     "index": "Build a search index from codes or embeddings.",
     "search": "Find the nearest items of queries.",
     "serve": "Answer searches of an index over HTTP.",
@@ -22,6 +23,7 @@ _COMMANDS = {
     "check": "Test whether a model still fits new embeddings.",
     "plan": "List codes that fit a memory size, with their expected recall.",
     "info": "Describe an artifact or a table.",
+    "warm": "Compile the kernels, in an image or before workers start.",
 }
 
 
@@ -46,7 +48,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: Command = getattr(import_module(f"compressae.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command: Command = getattr(import_module(f"compressae.cli.{module}"), module)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -19,8 +19,9 @@ from compressae.retrieval.io.embeddings import (
     table_files,
 )
 from compressae.retrieval.io.labels import read_labels
-from compressae.retrieval.io.parquet import read_columns
+from compressae.retrieval.io.parquet import id_values, read_columns
 from compressae.retrieval.io.plain import check_plain
+from compressae.retrieval.store.shards import is_sharded, source_files
 
 if TYPE_CHECKING:
     from compressae.model import CompresSAE
@@ -96,7 +97,13 @@ def column_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def open_table(path: Path) -> Embeddings:
     """Open a table of embeddings; of a .parquet the column that --column says."""
-    return open_embeddings(path, click.get_current_context().meta.get(_COLUMN))
+    return open_embeddings(path, chosen_column())
+
+
+def chosen_column() -> str | None:
+    """The column that --column says."""
+    column: str | None = click.get_current_context().meta.get(_COLUMN)
+    return column
 
 
 def output_option(what: str) -> Callable[..., Any]:
@@ -134,77 +141,99 @@ def model_option(required: bool, what: str) -> Callable[..., Any]:
     )
 
 
+#: Options of the codes, read by ``encode_rows``.
+_CODE_OPTIONS = (
+    click.option(
+        "--values",
+        "value_type",
+        type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
+        help="Type of the stored values; int4, int3 and int2 pack ids into bits too.  "
+        "[default: int2]",
+    ),
+    click.option(
+        "--nonzeros",
+        "code_nonzeros",
+        type=click.IntRange(min=1),
+        help="Nonzeros a row.  [default: the model's]",
+    ),
+    click.option(
+        "--residual-bytes",
+        default=0,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Bytes of a row's residual code (packed values).",
+    ),
+    click.option(
+        "--bytes",
+        "code_bytes",
+        type=click.IntRange(min=1),
+        help="Bytes of a row's code: nonzeros and residual bytes are chosen by the recall that "
+        "they have on 8,192 rows.",
+    ),
+    click.option(
+        "--budget",
+        help="Bytes of all codes, such as '4 GB' or '48 B/row': rows then differ in nonzeros.",
+    ),
+    click.option(
+        "--similarity",
+        type=click.Choice(SIMILARITIES),
+        help="How queries are compared with rows; with dot, the dot product, rows keep their "
+        "lengths.  [default: the model's]",
+    ),
+    click.option(
+        "--queries",
+        type=click.Path(path_type=Path),
+        help="A table of queries like those to come, by which errors are weighted: users, "
+        "say.  [default: the rows themselves]",
+    ),
+    click.option(
+        "--beam",
+        type=click.IntRange(min=1),
+        help="Supports of a row that the choice of its latents keeps (packed values, CPU).  "
+        "[default: 1]",
+    ),
+)
+#: Those that only rows have, and not the quantiser that they share.
+_ROW_OPTIONS = (
+    click.option(
+        "--importance",
+        type=click.Path(path_type=Path),
+        help="A .npy of one number a row: its weight in the budget.  [default: equal]",
+    ),
+    click.option(
+        "--like",
+        type=click.Path(path_type=Path),
+        help="A quantiser of fit-quantizer, or packed codes whose quantiser to use.",
+    ),
+    click.option(
+        "--no-refit",
+        is_flag=True,
+        help="Use the encoder's values, as the paper does (float32, float16 or int8).",
+    ),
+)
+
+
 def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the codes, read by ``encode_rows``."""
-    options = (
-        click.option(
-            "--values",
-            "value_type",
-            type=click.Choice(["float32", "float16", "int8", "int4", "int3", "int2"]),
-            help="Type of the stored values; int4, int3 and int2 pack ids into bits too.  "
-            "[default: int2]",
-        ),
-        click.option(
-            "--nonzeros",
-            "code_nonzeros",
-            type=click.IntRange(min=1),
-            help="Nonzeros a row.  [default: the model's]",
-        ),
-        click.option(
-            "--residual-bytes",
-            default=0,
-            show_default=True,
-            type=click.IntRange(min=0),
-            help="Bytes of a row's residual code (packed values).",
-        ),
-        click.option(
-            "--bytes",
-            "code_bytes",
-            type=click.IntRange(min=1),
-            help="Bytes of a row's code: nonzeros and residual bytes are chosen by the recall that "
-            "they have on 8,192 rows.",
-        ),
-        click.option(
-            "--budget",
-            help="Bytes of all codes, such as '4 GB' or '48 B/row': rows then differ in nonzeros.",
-        ),
-        click.option(
-            "--importance",
-            type=click.Path(path_type=Path),
-            help="A .npy of one number a row: its weight in the budget.  [default: equal]",
-        ),
-        click.option(
-            "--like",
-            type=click.Path(path_type=Path),
-            help="Packed codes whose quantiser to use, for rows added to their table.",
-        ),
-        click.option(
-            "--similarity",
-            type=click.Choice(SIMILARITIES),
-            help="How queries are compared with rows; with dot, the dot product, rows keep their "
-            "lengths.  [default: the model's]",
-        ),
-        click.option(
-            "--queries",
-            type=click.Path(path_type=Path),
-            help="A table of queries like those to come, by which errors are weighted: users, "
-            "say.  [default: the rows themselves]",
-        ),
-        click.option(
-            "--beam",
-            type=click.IntRange(min=1),
-            help="Supports of a row that the choice of its latents keeps (packed values, CPU).  "
-            "[default: 1]",
-        ),
-        click.option(
-            "--no-refit",
-            is_flag=True,
-            help="Use the encoder's values, as the paper does (float32, float16 or int8).",
-        ),
-    )
-    for option in reversed(options):
+    for option in reversed(_CODE_OPTIONS + _ROW_OPTIONS):
         function = option(function)
     return function
+
+
+def quantizer_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the codes that all rows share: those of a quantiser."""
+    for option in reversed(_CODE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--threads: processors to use."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Processors to use.  [default: all that the process may use]",
+    )(function)
 
 
 class QueriesType(click.ParamType):
@@ -232,7 +261,12 @@ def device_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def encode_rows(
-    model: "CompresSAE", items: Any, options: dict[str, Any], device: str, show: Any
+    model: "CompresSAE",
+    items: Any,
+    options: dict[str, Any],
+    device: str,
+    show: Any,
+    threads: int | None = None,
 ) -> "Codes":
     """Encode a table with the code options.
 
@@ -241,19 +275,14 @@ def encode_rows(
     """
     from compressae.coding.compress import compress, encode
     from compressae.coding.plan import choose_form
-    from compressae.retrieval.codes import PackedCodes
+    from compressae.retrieval.codes import load_like
     from compressae.retrieval.codes.size import PACKED_TYPES
 
     value_type, nonzeros = options["value_type"], options["code_nonzeros"]
     residual_bytes = options["residual_bytes"]
     queries = None if options["queries"] is None else open_table(options["queries"])
     if options["code_bytes"] is not None:
-        taken = ("value_type", "code_nonzeros", "residual_bytes", "budget", "like", "no_refit")
-        if any(options[name] for name in taken):
-            raise InputError(
-                "--bytes chooses values, nonzeros and residual bytes: leave out --values, "
-                "--nonzeros, --residual-bytes, --budget, --like and --no-refit"
-            )
+        check_bytes_alone(options)
         form = choose_form(
             model, items, options["code_bytes"], queries, options["similarity"], show
         )
@@ -276,7 +305,7 @@ def encode_rows(
                 )
         refit = False if options["no_refit"] else None
         return encode(
-            model, items, value_type, nonzeros, refit, show, device, options["similarity"]
+            model, items, value_type, nonzeros, refit, show, device, options["similarity"], threads
         )
     if options["no_refit"]:
         raise InputError(
@@ -294,13 +323,28 @@ def encode_rows(
         residual_bytes,
         options["budget"],
         importance,
-        None if like is None else PackedCodes.load(like),
+        None if like is None else load_like(like),
         show,
         device,
         options["similarity"],
         queries,
         options["beam"] or 1,
+        threads,
     )
+
+
+def check_bytes_alone(options: dict[str, Any]) -> None:
+    """Refuse options that --bytes chooses.
+
+    Raises:
+        InputError: see above.
+    """
+    taken = ("value_type", "code_nonzeros", "residual_bytes", "budget", "like", "no_refit")
+    if any(options.get(name) for name in taken):
+        raise InputError(
+            "--bytes chooses values, nonzeros and residual bytes: leave out --values, --nonzeros, "
+            "--residual-bytes, --budget, --like and --no-refit"
+        )
 
 
 def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
@@ -328,7 +372,7 @@ def load_ids(path: Path, column: str | None = None) -> np.ndarray:
     """Load ids (m,): whole numbers or texts from a .npy file or a column of a .parquet, texts from
     the lines of a .txt."""
     if column is not None:
-        return _id_column(path, column)
+        return id_values(columns_of(path, [column])[column], f"{path}: column {column!r}")
     if path.suffix == ".parquet":
         raise InputError(f"{path}: which column holds the ids? Give --id-column")
     if path.suffix == ".txt":
@@ -340,22 +384,14 @@ def load_ids(path: Path, column: str | None = None) -> np.ndarray:
     return ids
 
 
-def _id_column(path: Path, column: str) -> np.ndarray:
-    """Load ids (m,) from a column of a .parquet file, or of a folder of them."""
-    ids = columns_of(path, [column])[column].combine_chunks()
-    if ids.null_count:
-        raise InputError(f"{path}: {ids.null_count} empty ids in {column!r}; expected one a row")
-    texts = str(ids.type) in ("string", "large_string", "string_view")
-    return np.array(ids.to_pylist(), str) if texts else ids.to_numpy(zero_copy_only=False)
-
-
 def columns_of(path: Path, columns: Sequence[str]) -> Any:
-    """Read columns of a .parquet file, or of a folder of them, as an Arrow table.
+    """Read columns of a .parquet file, or of a folder of them, as an Arrow table; of codes in
+    shards those of the files that they were made of.
 
     Raises:
         InputError: it is something else, or has no such column.
     """
-    files = table_files(path)
+    files = source_files(path) if is_sharded(path) else table_files(path)
     odd = [file for file in files if file.suffix != ".parquet"]
     if odd:
         raise InputError(f"{odd[0]}: no .parquet file, which has columns; expected one")

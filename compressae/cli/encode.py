@@ -9,6 +9,9 @@ from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes.base import KIND
 
+#: Options of codes that shards have too; a quantiser says the others.
+_OF_SHARDS = ("like", "beam")
+
 
 @click.command(
     cls=common.Command,
@@ -16,13 +19,42 @@ from compressae.retrieval.codes.base import KIND
         "encode items.npy -m model -o codes --residual-bytes 32",
         "encode items.npy -m model -o codes --budget '48 B/row' --importance popularity.npy",
         "encode items.npy -m model -o codes --values int8",
+        "encode items/ -m model --like quantizer -o coded --shards --id-column sku",
+        "encode items/ -m model --like quantizer -o coded --shards --ray auto",
     ),
 )
 @common.EMBEDDINGS
 @common.model_option(True, "Folder of a trained model.")
 @common.output_option("Folder of the codes.")
 @common.code_options
+@click.option(
+    "--id-column",
+    help="Column of .parquet files that holds ids, whole numbers or texts: they go to the index.",
+)
+@click.option(
+    "--shards",
+    is_flag=True,
+    help="Write codes of each file, or of its row groups, apart, and a manifest last. The same "
+    "command goes on where it was stopped.",
+)
+@click.option(
+    "--shard-rows",
+    type=click.IntRange(min=1),
+    help="Rows of a shard, at most.  [default: 1,000,000]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that make shards.  [default: one a processor]",
+)
+@click.option(
+    "--ray",
+    "address",
+    envvar="RAY_ADDRESS",
+    help="Make shards on a Ray cluster: auto, host:6379, ray://host:10001, or local.",
+)
 @common.device_option
+@common.threads_option
 @common.column_option
 @common.json_option
 def encode(
@@ -30,19 +62,36 @@ def encode(
     model: Path,
     output: Path,
     overwrite: bool,
+    id_column: str | None,
+    shards: bool,
+    shard_rows: int | None,
+    workers: int | None,
+    address: str | None,
     device: str,
+    threads: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Compress every row of EMBEDDINGS to a sparse code."""
+    if shards:
+        how = (id_column, shard_rows, workers, address, device, threads)
+        common.say(_encode_shards(embeddings, model, output, overwrite, options, *how), as_json)
+        return
+    source = click.get_current_context().get_parameter_source("address")
+    if shard_rows or workers or (address and source is click.core.ParameterSource.COMMANDLINE):
+        raise click.UsageError("--shard-rows, --workers and --ray make shards: give --shards")
     common.check_output(output, KIND, overwrite)
     items = common.open_table(embeddings)
+    ids = None if id_column is None else common.load_ids(embeddings, id_column)
     from compressae.model import CompresSAE
+    from compressae.retrieval.store.catalogue import check_row_ids
+    from compressae.retrieval.store.shards import save_shard
 
+    check_row_ids(ids, len(items))  # Before rows are encoded, which takes longest.
     encoder = CompresSAE.load(model)
     with progress("encoding") as show:
-        codes = common.encode_rows(encoder, items, options, device, show)
-    codes.save(output)
+        codes = common.encode_rows(encoder, items, options, device, show, threads)
+    save_shard(output, codes, ids)
     common.say(
         {
             "codes": str(output),
@@ -52,3 +101,53 @@ def encode(
         },
         as_json,
     )
+
+
+def _encode_shards(
+    embeddings: Path,
+    model: Path,
+    output: Path,
+    overwrite: bool,
+    options: dict[str, Any],
+    id_column: str | None,
+    shard_rows: int | None,
+    workers: int | None,
+    address: str | None,
+    device: str,
+    threads: int | None,
+) -> dict[str, Any]:
+    """Encode in shards; return what to print."""
+    own = [name for name, value in options.items() if value and name not in _OF_SHARDS]
+    if own:
+        raise click.UsageError("shards are coded as their quantiser says: give --like alone")
+    if options["like"] is None:
+        raise click.UsageError("shards share a quantiser: give --like; fit-quantizer fits one")
+    if workers and address:
+        raise click.UsageError("--workers and --ray: give one of them")
+    from compressae.cluster.encode import InProcess, Job, Runner, encode_shards
+    from compressae.cluster.pool import Pool
+    from compressae.cluster.units import UNIT_ROWS
+    from compressae.kernels.threads import available_threads
+
+    runner: Runner
+    if address:
+        from compressae.cluster.ray import RayRunner
+
+        runner = RayRunner(address)
+    else:
+        workers = workers or available_threads()
+        runner = InProcess() if workers == 1 else Pool(workers)
+    job = Job(
+        model=str(model.absolute()),
+        quantizer=str(options["like"].absolute()),
+        output=str(output.absolute()),
+        column=common.chosen_column(),
+        id_column=id_column,
+        beam=options["beam"] or 1,
+        device=device,
+        threads=threads or 1,
+    )
+    rows = shard_rows or UNIT_ROWS
+    with progress("encoding") as show:
+        manifest = encode_shards(job, embeddings.absolute(), runner, rows, overwrite, show)
+    return {"shards": len(manifest.shards), "codes": str(output), "rows": manifest.rows}

@@ -7,10 +7,12 @@ import click
 
 from compressae.cli import common
 from compressae.cli.progress import progress
-from compressae.retrieval.codes import Codes, load_codes
+from compressae.retrieval.codes import Codes
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.store.catalogue import Catalogue, check_place, check_row_ids
 from compressae.retrieval.store.metadata import as_table
+from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards
+from compressae.retrieval.store.shards import is_sharded, load_shard, merge_shards
 
 
 @click.command(
@@ -18,6 +20,7 @@ from compressae.retrieval.store.metadata import as_table
     examples=(
         "index items.npy -m model -o index --residual-bytes 32",
         "index codes -m model -o index",
+        "index coded -m model -o served --shards",
         "index items.npy -m model -o index --similarity dot --queries users.npy --ids ids.npy",
         "index items.npy -m model -o index --metadata items.parquet --id-column sku",
         "index items.parquet -m model -o index --id-column sku --metadata-columns price,in_stock",
@@ -33,6 +36,11 @@ from compressae.retrieval.store.metadata import as_table
     help="The rows' ids, all distinct: a .npy of whole numbers from 0 or of texts, or a .txt of a "
     "line each, or a .parquet with --id-column.  [default: the row numbers]",
 )
+@click.option(
+    "--shards",
+    is_flag=True,
+    help="Of codes in shards: an index for each, searched as one, instead of one for all.",
+)
 @common.metadata_options
 @common.code_options
 @common.device_option
@@ -44,6 +52,7 @@ def index(
     output: Path,
     overwrite: bool,
     ids: Path | None,
+    shards: bool,
     metadata: Path | None,
     metadata_columns: str | None,
     id_column: str | None,
@@ -55,21 +64,32 @@ def index(
 
     From codes and their model, or from embeddings and a model (which are encoded first), the index
     takes dense queries. From codes alone, or a scipy sparse .npz, it takes sparse queries. The
-    options of codes apply to embeddings only.
+    options of codes apply to embeddings only. Codes in shards, of 'encode --shards', are merged.
     """
-    is_matrix = source.suffix == ".npz"
-    is_coded = is_matrix or (source / "config.json").exists()
+    is_matrix, in_shards = source.suffix == ".npz", is_sharded(source)
+    is_coded = is_matrix or in_shards or (source / "config.json").exists()
+    if shards and not in_shards:
+        raise click.UsageError(f"--shards: {source} holds no codes in shards, of encode --shards")
     if not is_coded and model is None:
         common.open_table(source)  # What cannot be read is reported before the missing model.
         raise click.UsageError("embeddings need a model: give -m MODEL")
     if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
-    check_place(output, overwrite)
+    if not shards:
+        check_place(output, overwrite)
     names, table = common.ids_and_metadata(
-        ids, metadata, metadata_columns, id_column, None if is_coded else source
+        ids, metadata, metadata_columns, id_column, source if in_shards or not is_coded else None
     )
     codes: Codes
     projection = None
+    if in_shards:
+        if names is not None:
+            raise click.UsageError("--ids: codes in shards have theirs; give them to encode")
+        projection = None if model is None else Projection.load(model)
+        if shards:
+            built = index_shards(source, output, projection, table, overwrite)
+            common.say({"index": str(output), "rows": len(built), **_size(built)}, as_json)
+            return
     if not is_coded:
         assert model is not None
         items = common.open_table(source)
@@ -83,7 +103,13 @@ def index(
             codes = common.encode_rows(encoder, items, options, device, show)
         projection = encoder.projection
     else:
-        codes = common.sparse_rows(source) if is_matrix else load_codes(source)
+        if in_shards:
+            codes, names = merge_shards(source)
+        elif is_matrix:
+            codes = common.sparse_rows(source)
+        else:
+            codes, own = load_shard(source)
+            names = own if names is None else names
         if model is not None:
             projection = Projection.load(model)
         elif codes.residual_bytes:
@@ -98,7 +124,11 @@ def index(
             "index": str(output),
             "queries": "sparse" if model is None else "dense",
             "rows": len(catalogue),
-            "bytes_an_item": catalogue.nbytes / len(catalogue),
+            **_size(catalogue),
         },
         as_json,
     )
+
+
+def _size(index: Catalogue | ShardedCatalogue) -> dict[str, float]:
+    return {"bytes_an_item": index.nbytes / len(index)}

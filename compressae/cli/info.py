@@ -11,12 +11,15 @@ from compressae.retrieval.index.compressed import QUERY_NONZEROS, SearchSettings
 from compressae.retrieval.io.artifacts import Config, load_artifact, read_config
 from compressae.retrieval.store import KIND as CATALOGUE
 from compressae.retrieval.store import Catalogue
+from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
+from compressae.retrieval.store.shards import is_sharded, read_manifest
 
 #: Settings of an artifact that the summary shows, by kind.
 _SHOWN = {
     "model": ("dim", "latents", "nonzeros"),
     "codes": ("rows", "latents", "model_id"),
     "catalogue": ("similarity",),
+    "quantizer": ("latents", "model_id"),
 }
 
 
@@ -35,6 +38,16 @@ def info(artifact: Path, verify: bool, as_json: bool) -> None:
 
     Of an index it shows the versions that are kept. --json prints all of its config.
     """
+    if has_catalogues(artifact):
+        shards = ShardedCatalogue(artifact)
+        lines = {"kind": "catalogues of shards", "shards": len(shards.shards), "rows": len(shards)}
+        common.say({**lines, "bytes": shards.nbytes}, as_json)
+        return
+    if is_sharded(artifact):
+        manifest = read_manifest(artifact)
+        lines = {"kind": "codes in shards", "shards": len(manifest.shards), "rows": manifest.rows}
+        common.say({**lines, "ids": manifest.ids, "model_id": manifest.model_id}, as_json)
+        return
     if not (artifact / "config.json").exists():
         items = common.open_table(artifact)
         table = {"kind": "embeddings", "rows": len(items), "dim": items.shape[1]}

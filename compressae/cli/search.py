@@ -20,6 +20,7 @@ from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.io.interactions import read_interactions
 from compressae.retrieval.io.labels import read_labels
 from compressae.retrieval.store import Catalogue
+from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
 
 
 @click.command(
@@ -99,6 +100,12 @@ from compressae.retrieval.store import Catalogue
     help="cpu, cuda or auto. A GPU compares up to 15 queries with all items; for more, sketches "
     "choose the items.",
 )
+@click.option(
+    "--ray",
+    "address",
+    help="Search an index in shards by actors of a Ray cluster: auto, host:6379, "
+    "ray://host:10001, or local.",
+)
 @common.column_option
 @common.json_option
 def search(
@@ -116,6 +123,7 @@ def search(
     labels: Path | None,
     output: Path | None,
     device: str,
+    address: str | None,
     as_json: bool,
 ) -> None:
     """Find the nearest items of QUERIES.
@@ -139,8 +147,22 @@ def search(
         )
     left_out = None if exclude is None else read_interactions(exclude)
     texts = None if labels is None else read_labels(labels)
-    catalogue = Catalogue.open(index)
-    if isinstance(catalogue.index, InvertedIndex):
+    catalogue: Any
+    in_shards = has_catalogues(index)
+    if address is not None and not in_shards:
+        raise click.UsageError(f"--ray: {index} is no index in shards, of index --shards")
+    if in_shards:
+        if names_gpu(device) and device != "auto":
+            raise click.UsageError(f"--device {device}: shards are searched on the cpu")
+        device, catalogue = "cpu", ShardedCatalogue(index)
+        first = catalogue.shards[0]
+    else:
+        first = catalogue = Catalogue.open(index)
+    if address is not None:
+        from compressae.cluster.ray import RayCatalogue
+
+        catalogue = RayCatalogue(index, address)
+    if isinstance(first.index, InvertedIndex):
         if device != "auto" and names_gpu(device):
             raise click.UsageError(
                 f"--device {device} is for an index made with -m MODEL; lists alone are searched "
@@ -173,7 +195,7 @@ def search(
             rerank=None if rerank is None else common.open_table(rerank),
             rerank_candidates=rerank_candidates,
             exclude=None if left_out is None else _a_row_each(left_out, len(table), exclude),
-            on=searcher,
+            **({} if searcher is None else {"on": searcher}),
         )
     if output is not None:
         hits.save(output)

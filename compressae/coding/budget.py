@@ -96,9 +96,7 @@ def allot(
     bins = np.empty((n, most - 1), np.uint16)
     for start in range(0, n, _CHUNK):
         rows = slice(start, start + _CHUNK)
-        benefits = np.minimum.accumulate(reductions[rows, 1:].astype(np.float32), axis=1)
-        benefits *= importance[rows, None]
-        bins[rows] = benefits.view(np.uint32) >> 16
+        bins[rows] = _benefits(reductions[rows], importance[rows]).view(np.uint32) >> 16
 
     # Bytes of all nonzeros of each bin, then of each bin and those above it.
     costs = np.diff(lengths)[1:most]
@@ -124,4 +122,47 @@ def allot(
         if fitting < len(open_rows):
             break
         budget_left -= int(total_costs[-1])
+    return counts.astype(np.uint8)
+
+
+def _benefits(reductions: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """Importance · error reduction (m, K − 1) float32 of each nonzero after a row's first; one
+    counts as no better than those before it."""
+    benefits = np.minimum.accumulate(reductions[:, 1:].astype(np.float32), axis=1)
+    benefits *= importance[:, None]
+    return benefits
+
+
+def lowest_benefit(reductions: np.ndarray, counts: np.ndarray, importance: np.ndarray) -> float:
+    """The least importance · error reduction of the allotted nonzeros after a row's first.
+
+    Args:
+        reductions, importance: see ``allot``.
+        counts: what ``allot`` gave.
+
+    >>> reductions = np.array([[1, 0.75, 0.125], [1, 0.5, 0.25]], np.float32)
+    >>> lowest_benefit(reductions, np.array([3, 2], np.uint8), np.ones(2, np.float32))
+    0.125
+    """
+    rows = np.flatnonzero(counts > 1)
+    benefits = _benefits(reductions[rows], importance[rows])
+    last = benefits[np.arange(len(rows)), counts[rows].astype(int) - 2]
+    return float(last.min()) if len(rows) else float(_benefits(reductions, importance).max())
+
+
+def allot_above(reductions: np.ndarray, least: float, importance: np.ndarray) -> np.ndarray:
+    """Allot the nonzeros of at least a benefit to rows, whatever bytes they take; see ``allot``.
+
+    Args:
+        reductions, importance: see ``allot``.
+        least: importance · error reduction.
+
+    Returns:
+        Nonzeros of each row (n,) uint8, 1 to K.
+
+    >>> reductions = np.array([[1, 0.75, 0.125], [1, 0.5, 0.25]], np.float32)
+    >>> allot_above(reductions, 0.25, np.ones(2, np.float32))
+    array([2, 3], dtype=uint8)
+    """
+    counts = 1 + (_benefits(reductions, importance) >= np.float32(least)).sum(1)
     return counts.astype(np.uint8)

@@ -28,7 +28,7 @@ from compressae.retrieval.codes.quantizer import (
 from compressae.retrieval.codes.size import check_latents
 from compressae.retrieval.errors import InputError
 
-#: Rounds of ``fit_quantizer`` that move each level to the mean of the values assigned to it.
+#: Rounds of ``fit_row_quantizer`` that move each level to the mean of the values assigned to it.
 _LEVEL_ROUNDS = 2
 #: How far a gain of dot products may be beyond the largest, as of rows at the limit.
 _BEYOND = 1.1
@@ -185,7 +185,7 @@ def _ratio(a: Any, b: Any) -> Any:
     return where(b > 0, a / where(b > 0, b, 1), 1)
 
 
-def fit_quantizer(
+def fit_row_quantizer(
     coder: Coder,
     x: np.ndarray,
     nonzeros: int,
@@ -215,7 +215,7 @@ def fit_quantizer(
     >>> coder = Coder(model, np.eye(4, dtype=np.float32), pursuit=True)
     >>> x = np.random.default_rng(0).standard_normal((300, 4), dtype=np.float32)
     >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
-    >>> quantizer = fit_quantizer(coder, x, nonzeros=2, value_bits=2, residual_bytes=1)
+    >>> quantizer = fit_row_quantizer(coder, x, nonzeros=2, value_bits=2, residual_bytes=1)
     >>> quantizer.layout.lengths  # Bytes of a row of 0, 1 and 2 nonzeros.
     array([2, 3, 4])
     """

@@ -6,7 +6,7 @@ import torch
 from code_forms import make_codes
 
 from compressae import CompresSAE, InputError, TrainConfig, encode_like, train
-from compressae.coding.coder import Coder, fit_quantizer
+from compressae.coding.coder import Coder, fit_row_quantizer
 from compressae.kernels.backend import fetch, put, tensors_on, use
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
@@ -79,8 +79,8 @@ def compress_on(device):
 def test_a_quantiser_fitted_on_the_device(device, model, table):
     pytest.importorskip("faiss", reason="needs faiss, which trains residual codes")
     x, metric = unit_rows(table[:256]), np.eye(D, dtype=np.float32)
-    ours = fit_quantizer(Coder(model, metric, True, True, torch.device(device)), x, 1, 2, 2)
-    theirs = fit_quantizer(Coder(model, metric, True), x, 1, 2, 2)
+    ours = fit_row_quantizer(Coder(model, metric, True, True, torch.device(device)), x, 1, 2, 2)
+    theirs = fit_row_quantizer(Coder(model, metric, True), x, 1, 2, 2)
     np.testing.assert_array_equal(ours.value_bits, theirs.value_bits)
     np.testing.assert_allclose(ours.levels, theirs.levels, atol=0.05)
     assert ours.codebooks.shape == theirs.codebooks.shape == (2, 256, 8)

@@ -120,9 +120,7 @@ def _over_fours(
     # Of one type each, so that one function is compiled.
     x = np.require(x, np.float32, ["C", "W"])
     fours, rest = divmod(len(x), cpu.TOGETHER)
-    over_rows(
-        lambda a, b: work(x, out, a * cpu.TOGETHER, b * cpu.TOGETHER), fours, threads
-    )
+    over_rows(lambda a, b: work(x, out, a * cpu.TOGETHER, b * cpu.TOGETHER), fours, threads)
     if rest:
         last = np.zeros((cpu.TOGETHER, x.shape[1]), np.float32)
         last[:rest] = x[-rest:]

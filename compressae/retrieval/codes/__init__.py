@@ -7,19 +7,24 @@ import numpy as np
 import scipy.sparse
 
 from compressae.retrieval.codes.base import KIND, Codes
+from compressae.retrieval.codes.fitted import KIND as QUANTIZER
+from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.codes.packed import PackedCodes
 from compressae.retrieval.codes.sparse import CsrRows, SparseCodes
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.artifacts import load_artifact
+from compressae.retrieval.io.artifacts import load_artifact, read_config
 
 __all__ = [
     "FORMS",
     "KIND",
+    "QUANTIZER",
     "Codes",
+    "FittedQuantizer",
     "PackedCodes",
     "SparseCodes",
     "as_codes",
     "load_codes",
+    "load_like",
     "open_codes",
     "query_rows",
 ]
@@ -40,6 +45,17 @@ def load_codes(path: str | Path, verify: bool = True) -> Codes:
     """
     artifact = load_artifact(path, KIND, verify)
     return open_codes(dict.fromkeys(FORMS, artifact.settings), artifact.tensors, path)
+
+
+def load_like(path: str | Path) -> PackedCodes | FittedQuantizer:
+    """Open packed codes, or a fitted quantiser, whose quantiser other rows are to share.
+
+    Raises:
+        InputError: something else; the message names the file.
+    """
+    if read_config(path).kind == QUANTIZER:
+        return FittedQuantizer.load(path)
+    return PackedCodes.load(path)
 
 
 def open_codes(

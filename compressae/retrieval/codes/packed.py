@@ -9,6 +9,7 @@ from scipy import sparse
 from compressae.kernels import packed
 from compressae.kernels.packed import ROW_BLOCK, SPARE, Rows
 from compressae.retrieval.codes.base import Codes, CodesSettings
+from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.codes.quantizer import RowQuantizer
 from compressae.retrieval.codes.sparse import SparseCodes, ValueType, id_dtype
 from compressae.retrieval.errors import InputError
@@ -100,6 +101,12 @@ class PackedCodes(Codes):
     @property
     def residual_bytes(self) -> int:
         return self.quantizer.residual_bytes
+
+    @property
+    def fitted(self) -> FittedQuantizer:
+        """What other rows share with these, for ``compress(…, like=…)``."""
+        longest = float(self.quantizer.gains[-1]) if self.quantizer.says_lengths else 1.0
+        return FittedQuantizer(self.quantizer, self.model_id, self.settings, longest=longest)
 
     @property
     def nbytes(self) -> int:

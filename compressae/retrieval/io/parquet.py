@@ -305,8 +305,51 @@ def arrow_vectors(table: Any, column: str | None, name: str) -> list[np.ndarray]
     return parts
 
 
-def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
+def row_group_sizes(path: Path) -> list[int]:
+    """Rows of each row group of a parquet file.
+
+    Raises:
+        InputError: it is no parquet file.
+        MissingExtraError: pyarrow is not installed.
+    """
+    pa = require_pyarrow(str(path))
+    import pyarrow.parquet
+
+    with _damage_named(path, pa):
+        metadata = pyarrow.parquet.read_metadata(path)
+        return [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+
+
+def id_values(column: Any, name: str) -> np.ndarray:
+    """Ids (n,) of a column of an Arrow table: whole numbers or texts.
+
+    Raises:
+        InputError: an id is null, or the column is of another type.
+    """
+    import pyarrow as pa
+
+    column = column.combine_chunks()
+    if column.null_count:
+        raise InputError(f"{name}: {column.null_count} empty ids; expected one a row")
+    if pa.types.is_integer(column.type):
+        numbers: np.ndarray = column.to_numpy(zero_copy_only=False)
+        return numbers
+    if str(column.type) not in ("string", "large_string", "string_view"):
+        raise InputError(f"{name}: ids of {column.type}; expected whole numbers or texts")
+    return np.array(column.to_pylist(), str)
+
+
+def read_columns(
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    row_groups: tuple[int, int] | None = None,
+) -> "pa.Table":
     """Read columns of parquet files as one table, such as ids and metadata beside the vectors.
+
+    Args:
+        paths: the files.
+        columns: their names.
+        row_groups: the first and one past the last row group; all when None.
 
     Raises:
         InputError: a file has no such column, or the files' types differ.
@@ -324,7 +367,11 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
                 raise InputError(
                     f"{path}: no column {missing[0]!r}; expected some of {', '.join(names)}"
                 )
-            tables.append(pyarrow.parquet.read_table(path, columns=list(columns)))
+            if row_groups is None:
+                tables.append(pyarrow.parquet.read_table(path, columns=list(columns)))
+            else:
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    tables.append(file.read_row_groups(range(*row_groups), list(columns)))
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:

@@ -228,6 +228,11 @@ class Catalogue:
         return self._root.projection
 
     @property
+    def identity(self) -> str:
+        """What tells this catalogue from any other, in hexadecimal."""
+        return self._root.settings.catalogue
+
+    @property
     def has_text_ids(self) -> bool:
         """Whether ids are texts."""
         return self._root.texts

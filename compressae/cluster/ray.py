@@ -1,0 +1,261 @@
+"""Encode and search over a Ray cluster: tasks that are retried, actors that are restarted."""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressae.cluster.encode import encode_unit
+from compressae.cluster.units import Done, Failure, Job, Unit
+from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.store.sharded import (
+    CatalogueRecord,
+    ShardedHits,
+    merged,
+    open_shard,
+    read_catalogues,
+)
+
+#: How often a task whose worker died is tried again, and a local cluster is started.
+_TRIES = 3
+#: Seconds between two looks at a task that runs.
+_WAIT = 5.0
+
+
+def connect(address: str) -> Any:
+    """Connect to a cluster, or start one on this machine; return the module ``ray``.
+
+    Args:
+        address: "local", "auto", "host:6379" or "ray://host:10001".
+
+    Raises:
+        MissingExtraError: ray is not installed.
+        InputError: no cluster answers there.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("ray", "ray", f"--ray {address}") from None
+    if ray.is_initialized():
+        return ray
+    _check_reachable(address)
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        # Paths of Ray's sockets must be short.
+        settings |= {"include_dashboard": False, "_temp_dir": tempfile.mkdtemp(prefix="ray")}
+    for tried in range(1, _TRIES + 1):
+        try:
+            ray.init(address=address, **settings)
+            return ray
+        except Exception as error:  # Ray raises errors of many kinds, and exits of its own.
+            if address != "local" or tried == _TRIES:
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"--ray {address}: no Ray cluster ({reason})") from error
+            time.sleep(1)
+    raise AssertionError
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens, for which Ray itself waits minutes.
+
+    Raises:
+        InputError: see above.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--ray {address}: no Ray cluster ({error}); start one with 'ray start --head', or "
+            "give 'local'"
+        ) from error
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """Runs units as Ray tasks.
+
+    The package, the model, the quantiser, the table and the output must be there on each node under
+    the same path.
+
+    Attributes:
+        address: of the cluster; see ``connect``.
+        work: what they do with a unit.
+    """
+
+    address: str
+    work: Callable[[Job, Unit], Done | Failure] = encode_unit
+
+    def run(self, job: Job, units: list[Unit]) -> Iterator[Done | Failure]:
+        """See ``Runner``: a task whose worker dies is tried again, an input at fault is not.
+
+        Raises:
+            InputError: no cluster, or workers that die again and again.
+        """
+        ray = connect(self.address)
+        task = ray.remote(num_cpus=1, max_retries=_TRIES)(self.work)
+        pending = {task.remote(job, unit): unit for unit in units}
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=_WAIT)
+            for reference in ready:
+                unit = pending.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[0]
+                    yield Failure(unit, f"{unit.name} of {unit.source}: {reason}")
+
+
+class _Shards:
+    """Catalogues that one actor searches.
+
+    Args:
+        folder: of the catalogues.
+        records: the shards.
+        threads: processors to use.
+    """
+
+    def __init__(self, folder: str, records: Sequence[CatalogueRecord], threads: int) -> None:
+        self.folder, self.threads = Path(folder), threads
+        self.opened = {r: open_shard(self.folder, r, threads=threads) for r in records}
+
+    def newest(self) -> list[int]:
+        """Numbers of the newest versions, which are opened."""
+        for catalogue in self.opened.values():
+            catalogue.refresh()
+        return [catalogue.version for catalogue in self.opened.values()]
+
+    def search(self, versions: Sequence[int], request: tuple) -> list[Hits]:
+        """Hits of each catalogue, at those versions; an actor that was restarted opens them."""
+        queries, K, options = request
+        hits = []
+        for (record, catalogue), version in zip(self.opened.items(), versions, strict=True):
+            if catalogue.version != version:
+                catalogue = open_shard(self.folder, record, version, self.threads)
+                self.opened[record] = catalogue
+            hits.append(catalogue.search(queries, K, **options))
+        return hits
+
+    def process(self) -> int:
+        """Process id of the actor."""
+        return os.getpid()
+
+
+class RayCatalogue:
+    """Catalogues of shards, searched by actors of a Ray cluster.
+
+    Searches like ``ShardedCatalogue``. An actor that dies is restarted, and its search done again.
+    All shards answer from the versions that were the newest when this was made, or at the last
+    ``refresh``.
+
+    Args:
+        folder: of the shards' catalogues, under the same path on each node.
+        address: of the cluster; see ``connect``.
+        actors: number of actors, each for neighbouring shards of about equal rows; one a shard, but
+            no more than the cluster has processors, when None.
+        threads: processors of one actor.
+
+    Raises:
+        InputError: no such folder, or no cluster.
+        MissingExtraError: ray is not installed.
+    """
+
+    def __init__(
+        self, folder: str | Path, address: str, actors: int | None = None, threads: int = 1
+    ) -> None:
+        self.path = Path(folder).absolute()
+        records = read_catalogues(self.path)
+        self._ray = ray = connect(address)
+        processors = int(ray.cluster_resources().get("CPU", 1)) // threads
+        count = min(len(records), actors or max(1, processors))
+        remote = ray.remote(num_cpus=threads, max_restarts=-1, max_task_retries=_TRIES)(_Shards)
+        self._groups = _groups(records, count)
+        self._actors = [remote.remote(str(self.path), group, threads) for group in self._groups]
+        self._versions = self._newest()
+
+    def __len__(self) -> int:
+        """Rows of all shards when their catalogues were made."""
+        return sum(record.rows for group in self._groups for record in group)
+
+    def refresh(self) -> None:
+        """Move all shards to their newest versions."""
+        self._versions = self._newest()
+
+    def _newest(self) -> list[list[int]]:
+        return [self._got(actor.newest.remote()) for actor in self._actors]
+
+    def search(self, queries: Any, K: int, *, partial: bool = False, **options: Any) -> ShardedHits:
+        """Find the K best rows of each query; see ``ShardedCatalogue.search``.
+
+        Args:
+            queries, K, options: see ``Catalogue.search``; they are sent to the cluster once.
+            partial: answer without shards whose actors are lost.
+
+        Raises:
+            InputError: see ``Catalogue.search``; or an actor is lost and ``partial`` is not given.
+        """
+        if not hasattr(queries, "toarray") and hasattr(queries, "to_array"):
+            queries = queries.to_array()
+        request = self._ray.put((queries, K, options))
+        versions = self._versions
+        references = [
+            actor.search.remote(own, request)
+            for actor, own in zip(self._actors, versions, strict=True)
+        ]
+        hits, missing = [], []
+        for reference, group in zip(references, self._groups, strict=True):
+            try:
+                hits += self._got(reference)
+            except _Lost as error:
+                if not partial:
+                    raise InputError(
+                        f"{group[0].name}: its actor is lost ({error}); search again, or with "
+                        "partial=True"
+                    ) from error
+                missing += [record.name for record in group]
+        return merged(hits, K, missing)
+
+    def close(self) -> None:
+        """Stop the actors."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+
+    def _got(self, reference: Any) -> Any:
+        """What an actor answered; its own errors as they are."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except errors.RayError as error:
+            raise _Lost(str(error).strip().splitlines()[0]) from error
+
+
+class _Lost(Exception):
+    """An actor that cannot be reached."""
+
+
+def _groups(records: Sequence[CatalogueRecord], count: int) -> list[list[CatalogueRecord]]:
+    """Cut shards into ``count`` runs of about equal rows, none empty.
+
+    >>> records = [CatalogueRecord("part-00000", rows, "0" * 32) for rows in (4, 1, 1)]
+    >>> [[record.rows for record in group] for group in _groups(records, 2)]
+    [[4], [1, 1]]
+    """
+    total, done = sum(record.rows for record in records), 0
+    groups: list[list[CatalogueRecord]] = [[] for _ in range(count)]
+    for place, record in enumerate(records):
+        middle = (done + record.rows / 2) / total
+        least = count - (len(records) - place)  # Groups that the rest could not fill.
+        group = max(int(middle * count), least, 0)
+        last = max((g for g in range(count) if groups[g]), default=-1)
+        groups[min(group, last + 1)].append(record)
+        done += record.rows
+    return groups

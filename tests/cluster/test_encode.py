@@ -1,0 +1,163 @@
+"""Encoding in shards: the bytes of one go, resumed, and no manifest while something is missing."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from cluster_files import data_of
+from dying import always_dies, dies_once
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compressae import InputError, compress, fit_quantizer
+from compressae.cluster.encode import encode_shards, encode_unit
+from compressae.cluster.pool import Pool
+from compressae.cluster.units import plan_units
+from compressae.retrieval.store.shards import MANIFEST, merge_shards, read_manifest
+
+
+@given(cuts=st.lists(st.integers(1, 699), max_size=6), threads=st.integers(1, 3))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_codes_are_the_same_bytes_for_any_partition(made, cuts, threads):
+    bounds = sorted({0, *cuts, len(made.rows)})
+    parts = [
+        compress(made.model, made.rows[a:b], like=made.quantizer, threads=threads)
+        for a, b in pairwise(bounds)
+    ]
+    assert np.array_equal(parts[0].join(parts[1:]).data, made.codes.data)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_budget_is_the_same_bytes_for_any_partition(made, similarity):
+    rows = made.rows * np.linspace(0.2, 3, len(made.rows), dtype=np.float32)[:, None]
+    quantizer = fit_quantizer(made.model, rows, budget="9 B/row", similarity=similarity)
+    whole = compress(made.model, rows, like=quantizer)
+    assert len(set(whole.nonzeros.tolist())) > 1
+    assert abs(whole.nbytes / len(rows) - 9) < 1
+    parts = [compress(made.model, rows[a:b], like=quantizer) for a, b in ((0, 5), (5, 700))]
+    joined = parts[0].join(parts[1:])
+    assert np.array_equal(joined.data, whole.data) and np.array_equal(joined.counts, whole.counts)
+
+
+@pytest.mark.parametrize("rows", [100, 250, 1000])
+def test_shards_join_to_the_codes_of_one_go(made, job, rows):
+    manifest = encode_shards(job, made.items, rows=rows)
+    assert manifest.rows == len(made.rows) and manifest.ids == "row numbers"
+    codes, ids = merge_shards(made.folder / job.output)
+    assert np.array_equal(codes.data, made.codes.data)
+    assert np.array_equal(ids, np.arange(len(made.rows)))
+
+
+def test_a_done_shard_is_not_made_again(made, job, tmp_path):
+    encode_shards(job, made.items, rows=200)
+    before, folder = data_of(tmp_path / "coded"), tmp_path / "coded"
+    (folder / MANIFEST).unlink()
+    (folder / "part-00001.json").unlink()
+    (folder / "part-00002" / "config.json").write_text("{}")
+    (folder / "part-00003" / "config.json").touch()
+    done = []
+
+    class Noting:
+        def run(self, job, units):
+            done.extend(unit.name for unit in units)
+            return (encode_unit(job, unit) for unit in units)
+
+    encode_shards(job, made.items, Noting(), rows=200)
+    assert done == ["part-00001", "part-00002"]
+    assert data_of(folder) == before
+
+
+def test_a_changed_source_is_coded_again(made, job, tmp_path):
+    np.save(tmp_path / "items.npy", made.rows[:50])
+    encode_shards(job, tmp_path / "items.npy")
+    np.save(tmp_path / "items.npy", made.rows[50:100])
+    encode_shards(job, tmp_path / "items.npy")
+    assert np.array_equal(
+        merge_shards(tmp_path / "coded")[0].data[:-4], made.codes.take(np.arange(50, 100)).data[:-4]
+    )
+
+
+def test_a_bad_row_fails_its_shard_alone(made, job, tmp_path):
+    folder = tmp_path / "items"
+    folder.mkdir()
+    bad = made.rows[:60].copy()
+    bad[33, 2] = np.nan
+    np.save(folder / "0.npy", made.rows[:50])
+    np.save(folder / "1.npy", bad)
+    np.save(folder / "2.npy", made.rows[50:90])
+    with pytest.raises(InputError, match="1 of 3 shards failed.*1.npy: row 33 holds NaN") as error:
+        encode_shards(job, folder)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "coded" / MANIFEST).exists()
+    with pytest.raises(InputError, match="no manifest.json: not all shards are made"):
+        read_manifest(tmp_path / "coded")
+    np.save(folder / "1.npy", made.rows[:60])
+    assert encode_shards(job, folder).rows == 150
+
+
+def test_other_shards_and_files_are_left(made, job, tmp_path):
+    encode_shards(job, made.items)
+    other = replace(job, beam=2)
+    with pytest.raises(InputError, match="shards of another model, quantiser or column"):
+        encode_shards(other, made.items)
+    encode_shards(other, made.items, overwrite=True)
+    (tmp_path / "coded" / "note.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds note.txt, which is no shard"):
+        encode_shards(other, made.items, overwrite=True)
+    assert (tmp_path / "coded" / "note.txt").read_text() == "mine"
+
+
+def test_a_quantiser_of_another_model_is_refused(made, job, tmp_path):
+    from compressae import CompresSAE
+
+    CompresSAE(12, 64, 4, seed=2).save(tmp_path / "other")
+    with pytest.raises(InputError, match="fit the quantiser with this model"):
+        encode_shards(replace(job, model=str(tmp_path / "other")), made.items)
+
+
+def test_codes_of_a_budget_are_no_quantiser(made, job, tmp_path):
+    compress(made.model, made.rows, budget="9 B/row").save(tmp_path / "ragged")
+    with pytest.raises(InputError, match="codes of a budget.*fit-quantizer --budget"):
+        encode_shards(replace(job, quantizer=str(tmp_path / "ragged")), made.items)
+
+
+def test_processes_give_the_same_bytes_though_one_dies(made, job, tmp_path):
+    encode_shards(job, made.items, rows=300)
+    alone = data_of(tmp_path / "coded")
+    again = replace(job, output=str(tmp_path / "pool"))
+    encode_shards(again, made.items, Pool(2, dies_once), rows=300)
+    assert (tmp_path / "died").exists()
+    assert data_of(tmp_path / "pool") == alone
+
+
+def test_workers_that_always_die_end_the_job(made, job):
+    with pytest.raises(InputError, match="worker processes died 3 times"):
+        list(Pool(1, always_dies).run(job, plan_units(made.items)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda file: file | {"format": 2}, "format 2; expected 1"),
+        (lambda file: file | {"sha256": "0" * 64}, "its checksum differs"),
+        (lambda file: [file], "damaged or not of compressae"),
+        (lambda file: file | {"content": {}}, "its checksum differs"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(made, job, tmp_path, change, said):
+    encode_shards(job, made.items)
+    path = tmp_path / "coded" / MANIFEST
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(InputError, match=said):
+        merge_shards(tmp_path / "coded")
+
+
+def test_another_shard_in_the_place_of_one_is_refused(made, job, tmp_path):
+    encode_shards(job, made.items, rows=290)
+    folder = tmp_path / "coded"
+    (folder / "part-00000").rename(folder / "x")
+    (folder / "part-00002").rename(folder / "part-00000")
+    with pytest.raises(InputError, match="another shard than manifest.json names"):
+        merge_shards(folder)

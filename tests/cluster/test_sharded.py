@@ -1,0 +1,116 @@
+"""Catalogues of shards answer as one catalogue of all rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressae import InputError
+from compressae.cluster.encode import encode_shards
+from compressae.retrieval import Catalogue
+from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards, merged
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 30),
+    K=st.integers(1, 12),
+    parts=st.integers(1, 5),
+    texts=st.booleans(),
+)
+def test_merged_is_the_top_of_all(seed, n, K, parts, texts):
+    """Shards of any size, some of fewer than K rows or none, with many ties."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 4, (3, n)).astype(np.float32)
+    owner = np.sort(rng.integers(0, parts, n))
+    names = np.array([f"n{i:02d}" for i in range(n)]) if texts else np.arange(n)
+
+    def top(rows):
+        hits = Hits.empty(3, K)
+        ids = np.full((3, K), "", "U3") if texts else hits.ids
+        for q in range(3):
+            order = np.lexsort((rows, -scores[q, rows]))[:K]
+            ids[q, : len(order)] = names[rows[order]]
+            hits.scores[q, : len(order)] = scores[q, rows[order]]
+        return Hits(ids, hits.scores)
+
+    found = merged([top(np.flatnonzero(owner == part)) for part in range(parts)], K)
+    whole = top(np.arange(n))
+    assert np.array_equal(found.ids, whole.ids) and np.array_equal(found.scores, whole.scores)
+
+
+@pytest.fixture(scope="module")
+def served(made, tmp_path_factory):
+    """Catalogues of three shards, and one of all rows."""
+    from compressae.cluster.units import Job
+
+    folder = tmp_path_factory.mktemp("served")
+    job = Job(str(made.folder / "model"), str(made.folder / "quantizer"), str(folder / "coded"))
+    encode_shards(job, made.items, rows=250)
+    price = {"price": np.arange(len(made.rows)) % 40}
+    projection = made.model.projection
+    index_shards(folder / "coded", folder / "shards", projection, price, threads=1)
+    Catalogue.create(folder / "whole", projection, made.codes, metadata=price)
+    return ShardedCatalogue(folder / "shards", 1), Catalogue.open(folder / "whole", threads=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"allowed": np.arange(280, 295)},
+        {"allowed": np.arange(5)},
+        {"where": "price < 3"},
+        {"exclude": [[0, 1, 699], [], list(range(300))]},
+        {"where": "price < 9", "exclude": [[0], [1], [2]], "allowed": np.arange(0, 700, 2)},
+    ],
+    ids=["all", "allowed", "allowed of one shard", "where", "exclude", "composed"],
+)
+@pytest.mark.parametrize("K", [1, 20, 900])
+def test_every_row_scored_answers_as_one_catalogue(made, served, options, K):
+    if "where" in options:
+        pytest.importorskip("duckdb", reason="needs duckdb (pip install 'compressae[sql]')")
+    shards, whole = served
+    hits, expected = (
+        index.search(made.rows[:3], K, candidates="all", **options) for index in (shards, whole)
+    )
+    assert np.array_equal(hits.ids, expected.ids)
+    assert np.array_equal(hits.scores, expected.scores)
+    assert hits.missing == ()
+
+
+def test_shards_know_themselves(made, served, tmp_path):
+    shards, whole = served
+    assert len(shards) == len(whole) == 700 and len(shards.shards) == 5
+    assert shards.nbytes > 0 and "5 shards, 700 rows" in repr(shards)
+
+
+def test_a_change_of_a_shard_is_seen_after_refresh(made, job, tmp_path):
+    encode_shards(job, made.items, rows=250)
+    shards = index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)
+    best = shards.search(made.rows[:1], 1).ids[0, 0]
+    Catalogue.open(tmp_path / "served" / "part-00000").remove([best])
+    assert shards.search(made.rows[:1], 1).ids[0, 0] == best
+    shards.refresh()
+    assert shards.search(made.rows[:1], 1).ids[0, 0] != best and len(shards) == 699
+
+
+def test_refuses(made, job, tmp_path):
+    encode_shards(job, made.items, rows=250)
+    make = (tmp_path / "coded", tmp_path / "served", made.model.projection)
+    index_shards(*make)
+    with pytest.raises(InputError, match="older catalogues are there"):
+        index_shards(*make)
+    index_shards(*make, overwrite=True)
+    (tmp_path / "served" / "part-00001").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="part-00001: no such folder"):
+        ShardedCatalogue(tmp_path / "served")
+    Catalogue.create(tmp_path / "served" / "part-00001", made.model.projection, made.codes)
+    with pytest.raises(InputError, match="another catalogue than shards.json names"):
+        ShardedCatalogue(tmp_path / "served")
+    (tmp_path / "served" / "mine.txt").touch()
+    with pytest.raises(InputError, match="something else is there"):
+        index_shards(*make, overwrite=True)
+    with pytest.raises(InputError, match="no shard answered; missing: part-00000"):
+        merged([], 3, ["part-00000"])

@@ -16,6 +16,7 @@ def warm(as_json: bool) -> None:
     kernels are compiled on a GPU, when they are used.
     """
     import numpy as np
+    from scipy import sparse
 
     from compressae import TrainConfig, compress, encode, train
     from compressae.retrieval import CompressedIndex, InvertedIndex
@@ -30,12 +31,13 @@ def warm(as_json: bool) -> None:
         compress(model, items, residual_bytes=4, similarity="dot"),
         encode(model, items, "int8"),
     ]
+    seen = sparse.eye_array(20, 400, format="csr")
     for codes in forms:
         index = CompressedIndex(model.projection, codes)
         for scoring in ("asymmetric", "sparse", "reconstructed"):
             if scoring == "asymmetric" or codes.similarity == "cosine":
                 index.search(items[:20], 5, scoring=scoring)
-        index.search(items[:20], 5, candidates="all", exclude=np.eye(20, 400, dtype=bool))
+        index.search(items[:20], 5, candidates="all", exclude=seen)
         index.search(items[:1], 5, allowed=np.arange(50))
     lists = encode(model, items).to_scipy()
     InvertedIndex(lists).search(lists[:20], 5)

@@ -13,6 +13,7 @@ from compressae.cli import main
 ROOT = Path(__file__).parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
 EXPORT = ROOT / "docs" / "export.md"
+CLUSTER = ROOT / "docs" / "cluster.md"
 RECOMMENDER = ROOT / "docs" / "recommender.md"
 
 
@@ -68,16 +69,32 @@ def test_the_export_pages_python_runs(tmp_path, monkeypatch):
     assert len(set(exact) & set(names["reranked"].ids[0].tolist())) >= 9
 
 
+def test_the_cluster_pages_python_runs():
+    """Its Spark function too, fed with batches as Spark would."""
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
+    names = run(CLUSTER)
+    rows = names["items"].take(range(30))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([str(i) for i in range(30)]), vectors], ["sku", "embedding"]
+    )
+    (coded,) = names["encoded"](iter([batch]))
+    assert b"".join(coded["code"].to_pylist()) == names["whole"].take(range(30)).data[:-4].tobytes()
+
+
 def shown_commands(page):
     """(command, the rest of its line) of a page's indented blocks."""
-    return re.findall(r"^    compressae (\w+) (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return re.findall(r"^    compressae ([\w-]+) (.*)$", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("page", [README, GUIDE, RECOMMENDER, EXPORT], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [README, GUIDE, RECOMMENDER, EXPORT, CLUSTER], ids=lambda page: page.name
+)
 def test_commands_and_options_exist(page):
     commands = shown_commands(page)
     usual = {"train", "evaluate", "index", "search", "update", "check"}
-    assert ({"export"} if page is EXPORT else usual) <= {name for name, _ in commands}
+    own = {EXPORT: {"export"}, CLUSTER: {"fit-quantizer", "encode", "index", "search"}}
+    assert own.get(page, usual) <= {name for name, _ in commands}
     for name, rest in commands:
         options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}
         for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", rest.split("#")[0]):
@@ -94,7 +111,7 @@ def test_every_command_is_shown_and_has_examples_that_parse():
             assert example.split()[0] == name
             for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", example):
                 assert option in options, example
-    assert shown | {"encode", "info"} == set(main.list_commands(None))
+    assert shown | {"info", "warm"} == set(main.list_commands(None))
 
 
 @pytest.mark.parametrize("script", ["demo", "test", "gpu"])

@@ -29,7 +29,8 @@ FLOORS = {
     ],
     "compressae.retrieval.codes": ["packed", "sparse quantizer", "base size"],
     "compressae.retrieval.io": [
-        "embeddings artifacts labels interactions", "atomic tensorfile parquet", "plain schema",
+        "embeddings artifacts labels interactions", "atomic tensorfile parquet hub",
+        "plain schema remote",
     ],
     "compressae.training": [
         "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",

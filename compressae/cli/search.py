@@ -32,8 +32,8 @@ from compressae.retrieval.store import Catalogue
         "search lists documents.npz -k 100",
     ),
 )
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("queries", type=click.Path(path_type=Path))
+@click.argument("index", type=common.PATH)
+@click.argument("queries", type=common.TABLE)
 @click.option(
     "-k",
     "count",
@@ -61,7 +61,7 @@ from compressae.retrieval.store import Catalogue
 )
 @click.option(
     "--allowed",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="The ids to search among: a .npy, also of one flag per id, or a .txt of a line each.",
 )
 @click.option(
@@ -70,13 +70,13 @@ from compressae.retrieval.store import Catalogue
 )
 @click.option(
     "--exclude",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Pairs of a query and an id that it leaves out, such as what users have seen: a scipy "
     "sparse .npz, or an .npz or .parquet of integers 'user' and 'item'.",
 )
 @click.option(
     "--rerank",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
 @click.option(
@@ -86,12 +86,10 @@ from compressae.retrieval.store import Catalogue
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="A UTF-8 text (or .gz) with a line for each row of the indexed table, printed with hits.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
-)
+@click.option("-o", "--output", type=common.PATH, help="A .npz file of ids and scores.")
 @click.option(
     "--device",
     default="auto",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.io.remote import RemotePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,7 @@ class ParquetColumn:
     are scanned. Threads may read at once.
 
     Args:
-        path: a ``.parquet`` file.
+        path: a ``.parquet`` file, or one behind a URL.
         column: name of the column; the only one of lists of floats when None, or the one that is
             named embedding, embeddings or vector.
         kept_bytes: of decoded row groups that are kept for rows by number.
@@ -46,7 +47,9 @@ class ParquetColumn:
         MissingExtraError: pyarrow is not installed.
     """
 
-    def __init__(self, path: Path, column: str | None = None, kept_bytes: int = 1 << 29) -> None:
+    def __init__(
+        self, path: Path | RemotePath, column: str | None = None, kept_bytes: int = 1 << 29
+    ) -> None:
         pyarrow = require_pyarrow(str(path))
         self.path, self.kept_bytes = path, kept_bytes
         with _damage_named(path, pyarrow):
@@ -163,12 +166,16 @@ class ParquetColumn:
                 return first_width(batch.column(0), str(self.path))
         raise InputError(f"{self.path}: no rows; expected {len(self)}; {_CURE}")
 
-    def _open(self, metadata: Any = None) -> Any:
+    @contextmanager
+    def _open(self, metadata: Any = None) -> Iterator[Any]:
         import pyarrow.parquet
 
-        return pyarrow.parquet.ParquetFile(
-            self.path, metadata=metadata, pre_buffer=False, buffer_size=1 << 20
-        )
+        settings = {"metadata": metadata, "pre_buffer": False, "buffer_size": 1 << 20}
+        with (
+            parquet_source(self.path) as source,
+            pyarrow.parquet.ParquetFile(source, **settings) as file,
+        ):
+            yield file
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -305,7 +312,7 @@ def arrow_vectors(table: Any, column: str | None, name: str) -> list[np.ndarray]
     return parts
 
 
-def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
+def read_columns(paths: Sequence[Path | RemotePath], columns: Sequence[str]) -> "pa.Table":
     """Read columns of parquet files as one table, such as ids and metadata beside the vectors.
 
     Raises:
@@ -318,13 +325,15 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
     tables = []
     for path in paths:
         with _damage_named(path, pa):
-            names = pyarrow.parquet.read_schema(path).names
+            with parquet_source(path) as source:
+                names = pyarrow.parquet.read_schema(source).names
             missing = [column for column in columns if names.count(column) != 1]
             if missing:
                 raise InputError(
                     f"{path}: no column {missing[0]!r}; expected some of {', '.join(names)}"
                 )
-            tables.append(pyarrow.parquet.read_table(path, columns=list(columns)))
+            with parquet_source(path) as source:
+                tables.append(pyarrow.parquet.read_table(source, columns=list(columns)))
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
@@ -334,11 +343,21 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> "pa.Table":
 
 
 @contextmanager
-def _damage_named(path: Path, pa: Any) -> Iterator[None]:
+def parquet_source(path: Path | RemotePath) -> Iterator[Any]:
+    """What pyarrow reads from: a path, or the open file behind a URL."""
+    if isinstance(path, RemotePath):
+        with path.open() as file:
+            yield file
+    else:
+        yield path
+
+
+@contextmanager
+def _damage_named(path: Path | RemotePath, pa: Any) -> Iterator[None]:
     """Name the file in errors of what is read in the block."""
     try:
         yield
-    except (PermissionError, FileNotFoundError):
+    except (PermissionError, FileNotFoundError, InputError):
         raise
     except (pa.ArrowException, OSError, UnicodeError) as error:
         reason = " ".join(str(error).split())

@@ -23,6 +23,7 @@ from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import LAST_ID, AllowedRows, check_ids
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store import version as version_files
 from compressae.retrieval.store.change import Change, names_of, numbers_of
 from compressae.retrieval.store.files import (
@@ -111,7 +112,7 @@ class Catalogue:
                 disk failed. What was there is unchanged.
             MissingExtraError: metadata without pyarrow.
         """
-        check_place(Path(path), overwrite)
+        check_place(local_path(path, REMOTE_OUTPUT), overwrite)
         codes = as_codes(codes, "codes")
         names = check_row_ids(ids, len(codes))
         numbers = None if names is not None else ids
@@ -147,7 +148,7 @@ class Catalogue:
         Raises:
             InputError: see ``create``; or no row is left in the index.
         """
-        path = Path(path)
+        path = local_path(path, REMOTE_OUTPUT)
         check_place(path, overwrite)
         segment = index.segments.merged()
         with _lock_of_older(path), replacing(path, folder=True) as folder:
@@ -187,7 +188,7 @@ class Catalogue:
         Raises:
             InputError: no whole catalogue, or no such version.
         """
-        path = Path(path)
+        path = local_path(path, "an index is mapped into memory")
         if not path.exists():
             raise InputError(f"{path}: no such folder; expected a catalogue")
         for tries_left in reversed(range(_TRIES)):

@@ -13,7 +13,7 @@ from typing import Any
 #: list a room is a module, a package, or several side by side that do not import each other.
 FLOORS = {
     "compressae": [
-        "__main__", "cli", "evaluation", "tables", "coding", "training", "model", "model_ops",
+        "__main__", "cli", "evaluation", "tables", "coding", "training", "model", "model_ops card",
         "sample", "retrieval", "kernels",
     ],
     "compressae.retrieval": [

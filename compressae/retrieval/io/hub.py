@@ -27,16 +27,14 @@ class HubFolder:
         repo: owner/name.
         revision: a branch, tag or commit; the default branch when None.
         folder: in the repository; "" for its root.
-        token: of the Hub; the one that was logged in with when None.
 
     >>> HubFolder.of("hf://anna/shoes@v2/small")
-    HubFolder(repo='anna/shoes', revision='v2', folder='small', token=None)
+    HubFolder(repo='anna/shoes', revision='v2', folder='small')
     """
 
     repo: str
     revision: str | None = None
     folder: str = ""
-    token: str | None = None
 
     @classmethod
     def of(cls, url: str) -> "HubFolder | None":
@@ -60,7 +58,7 @@ class HubFolder:
         names = [f"{self.folder}/{name}".lstrip("/") for name in ("config.json", "*.safetensors")]
         with _named_errors(self.url):
             snapshot = hub.snapshot_download(
-                self.repo, revision=self.revision, allow_patterns=names, token=self.token
+                self.repo, revision=self.revision, allow_patterns=names
             )
         return Path(snapshot, self.folder)
 
@@ -104,7 +102,6 @@ def upload(
     repo: str,
     *,
     private: bool | None = None,
-    token: str | None = None,
     branch: str | None = None,
     message: str = "Upload model",
 ) -> str:
@@ -114,7 +111,6 @@ def upload(
         folder: its files replace those of their names; others stay.
         repo: owner/name.
         private: whether a new repository is; what the account prefers when None.
-        token: see ``HubFolder``.
         branch: made if there is none; the default branch when None.
         message: of the commit.
 
@@ -130,7 +126,7 @@ def upload(
     if not _NAME.fullmatch(repo):
         raise InputError(f"repository {repo!r}: expected owner/name")
     with _named_errors(f"hf://{repo}"):
-        api = hub.HfApi(token=token, library_name="compressae")
+        api = hub.HfApi(library_name="compressae")
         api.create_repo(repo, private=private, exist_ok=True)
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
@@ -162,7 +158,8 @@ def _named_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # The Hub's errors, and those of its HTTP client.
         reason = " ".join(str(error).split()) or type(error).__name__
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        response = getattr(error, "response", getattr(error.__cause__, "response", None))
+        status = getattr(response, "status_code", None)
         if isinstance(error, errors.RevisionNotFoundError):
             cure = "no such revision; expected a branch, tag or commit"
         elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):

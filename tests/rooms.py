@@ -13,8 +13,8 @@ from typing import Any
 #: list a room is a module, a package, or several side by side that do not import each other.
 FLOORS = {
     "compressae": [
-        "__main__", "cli", "evaluation", "tables", "coding", "training", "model", "model_ops card",
-        "sample", "retrieval", "kernels",
+        "__main__", "cli", "evaluation", "tables text", "coding", "training", "model",
+        "model_ops card", "sample", "retrieval", "kernels",
     ],
     "compressae.retrieval": [
         "service export", "store", "baselines", "index", "codes", "io", "metrics devices", "errors",

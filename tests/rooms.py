@@ -21,7 +21,7 @@ FLOORS = {
     ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
-        "projection exact", "exclusion hot", "segments", "graph hits sketch",
+        "projection exact", "exclusion hot table_rows", "segments", "graph hits sketch",
     ],
     "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
     "compressae.retrieval.store": [

@@ -27,6 +27,7 @@ from compressae.retrieval.store import Catalogue
     examples=(
         "search index queries.npy -k 10 --labels texts.txt",
         "search index queries.npy --rerank items.npy -o hits.npz",
+        "search index queries.npy --rerank items.parquet --rerank-id-column sku",
         "search index users.npy -k 20 --exclude seen.npz",
         "search index queries.npy --where 'in_stock and price < 30'",
         "search lists documents.npz -k 100",
@@ -80,6 +81,10 @@ from compressae.retrieval.store import Catalogue
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
 @click.option(
+    "--rerank-id-column",
+    help="Column of the ids in the table of --rerank, a .parquet.  [default: row numbers are ids]",
+)
+@click.option(
     "--rerank-candidates",
     type=click.IntRange(min=1),
     help="Items reranked per query.  [default: 4 times -k]",
@@ -110,6 +115,7 @@ def search(
     where: str | None,
     exclude: Path | None,
     rerank: Path | None,
+    rerank_id_column: str | None,
     rerank_candidates: int | None,
     labels: Path | None,
     output: Path | None,
@@ -125,6 +131,8 @@ def search(
     """
     if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
+    if rerank_id_column is not None and rerank is None:
+        raise click.UsageError("--rerank-id-column is of --rerank, which is missing")
     if output is not None:
         check_file_destination(output)
     searchable = None
@@ -159,6 +167,9 @@ def search(
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(catalogue.index, device)
+        full_rows: Any = None if rerank is None else common.open_table(rerank)
+        if rerank is not None and rerank_id_column is not None:
+            full_rows = full_rows, common.load_ids(rerank, rerank_id_column)
         table: Any = common.open_table(queries) if not _is_saved(queries) else load_codes(queries)
         hits = catalogue.search(
             table,
@@ -168,7 +179,7 @@ def search(
             query_nonzeros=query_nonzeros,
             allowed=searchable,
             where=where,
-            rerank=None if rerank is None else common.open_table(rerank),
+            rerank=full_rows,
             rerank_candidates=rerank_candidates,
             exclude=None if left_out is None else _a_row_each(left_out, len(table), exclude),
             on=searcher,

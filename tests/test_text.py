@@ -1,6 +1,8 @@
 """Codes in a pipeline of sentence-transformers, with a transformer made here."""
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,3 +241,15 @@ def test_packed_codes_of_the_same_texts_rank_alike(pipeline, model, rows, texts)
     scores = (queries.to_dense() @ documents.to_dense().T).topk(10).indices.numpy()
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(ours, scores, strict=True)]
     assert np.mean(shared) > 0.6
+
+
+def test_the_guides_python_runs(library, encoder, texts, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "sentence_transformers.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    encoder.save_pretrained("encoder")
+    names = {"name": "encoder", "texts": texts}
+    for block in re.findall(r"```py\n(.*?)```", page, re.DOTALL):
+        exec(block.replace("latents=4096, nonzeros=32", "latents=64, nonzeros=4, steps=3"), names)
+    assert names["hits"].ids.shape == (1, 10)
+    assert names["stock"].encode(texts[:3]).shape == (3, 2 * H)
+    assert names["pipeline"].encode_query(texts[:3]).shape == (3, H)

@@ -235,7 +235,7 @@ def _require() -> Any:
     """Import sentence-transformers.
 
     Raises:
-        MissingExtraError: it is not installed, or is older than 5.2.
+        MissingExtraError: it is not installed, or is older than 6.
     """
     try:
         import sentence_transformers

@@ -75,7 +75,9 @@ def files_over_http(files, ranges=True, status=200):
                 return self.answer(404)
             if not ranges:
                 return self.answer(200, files[self.path], Accept_Ranges="none")
-            self.asked.append(self.answer_file(files[self.path]))
+            bounds = self.answer_file(files[self.path])
+            if self.command == "GET":
+                self.asked.append(bounds)
 
         do_HEAD = do_GET
 

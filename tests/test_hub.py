@@ -170,6 +170,11 @@ def test_urls(url, expected):
         assert HubFolder.of(expected.url) == expected and as_hub_url(url) == expected.url
 
 
+def test_a_folder_stays_in_its_repository():
+    with pytest.raises(InputError, match="leads out of the repository"):
+        CompresSAE.load("hf://anna/shoes/../../other")
+
+
 # The card.
 
 

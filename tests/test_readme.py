@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
 EXPORT = ROOT / "docs" / "export.md"
 RECOMMENDER = ROOT / "docs" / "recommender.md"
+FACTORS = ROOT / "docs" / "factors.md"
 
 
 @pytest.fixture
@@ -73,11 +74,15 @@ def shown_commands(page):
     return re.findall(r"^    compressae (\w+) (.*)$", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("page", [README, GUIDE, RECOMMENDER, EXPORT], ids=lambda page: page.name)
+PAGES = [README, GUIDE, RECOMMENDER, EXPORT, FACTORS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_exist(page):
     commands = shown_commands(page)
     usual = {"train", "evaluate", "index", "search", "update", "check"}
-    assert ({"export"} if page is EXPORT else usual) <= {name for name, _ in commands}
+    fewer = {EXPORT: {"export"}, FACTORS: {"train", "index", "evaluate"}}
+    assert fewer.get(page, usual) <= {name for name, _ in commands}
     for name, rest in commands:
         options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}
         for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", rest.split("#")[0]):

@@ -17,7 +17,7 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.parquet import ParquetColumn, arrow_vectors
 from compressae.retrieval.io.plain import check_plain
-from compressae.retrieval.io.remote import RemotePath, as_path
+from compressae.retrieval.io.remote import HEADER_AHEAD, RemotePath, as_path
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
 
 #: How a query and a row are compared: "cosine", or "dot", the dot product, in which lengths count.
@@ -438,7 +438,7 @@ def _npy_place(path: Path | RemotePath) -> TensorPlace:
 
 def _remote_npy(path: RemotePath) -> tuple[np.dtype, tuple[int, ...], int, bool]:
     """Dtype, shape and offset of a .npy behind a URL, and whether rows lie one after another."""
-    with path.open() as file:
+    with path.open(HEADER_AHEAD) as file:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
             version, np.lib.format.read_array_header_2_0

@@ -38,11 +38,17 @@ class HubFolder:
 
     @classmethod
     def of(cls, url: str) -> "HubFolder | None":
-        """The folder of a URL ``hf://owner/name[@revision][/folder]``; None of any other."""
+        """The folder of a URL ``hf://owner/name[@revision][/folder]``; None of any other.
+
+        Raises:
+            InputError: the folder leads out of the repository.
+        """
         match = _URL.fullmatch(url)
         if match is None:
             return None
         revision, folder = match["revision"], (match["folder"] or "").strip("/")
+        if ".." in folder.split("/"):
+            raise InputError(f"{url}: '..' leads out of the repository; expected a folder in it")
         return cls(match["repo"], revision and unquote(revision), folder)
 
     @property

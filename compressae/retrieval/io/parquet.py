@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError, MissingExtraError
-from compressae.retrieval.io.remote import RemotePath
+from compressae.retrieval.io.remote import AHEAD, HEADER_AHEAD, RemotePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ class ParquetColumn:
         pyarrow = require_pyarrow(str(path))
         self.path, self.kept_bytes = path, kept_bytes
         with _damage_named(path, pyarrow):
-            with self._open() as file:
+            with self._open(ahead=HEADER_AHEAD) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
             groups = range(self._metadata.num_row_groups)
             sizes = [self._metadata.row_group(g).num_rows for g in groups]
@@ -161,18 +161,19 @@ class ParquetColumn:
     def _first_width(self) -> int:
         """d of a column of lists of any length: that of the first row."""
         pyarrow = require_pyarrow(str(self.path))
-        with _damage_named(self.path, pyarrow), self._open(self._metadata) as file:
+        opened = self._open(self._metadata, HEADER_AHEAD)
+        with _damage_named(self.path, pyarrow), opened as file:
             for batch in file.iter_batches(1, columns=[self.column], use_threads=False):
                 return first_width(batch.column(0), str(self.path))
         raise InputError(f"{self.path}: no rows; expected {len(self)}; {_CURE}")
 
     @contextmanager
-    def _open(self, metadata: Any = None) -> Iterator[Any]:
+    def _open(self, metadata: Any = None, ahead: int = AHEAD) -> Iterator[Any]:
         import pyarrow.parquet
 
         settings = {"metadata": metadata, "pre_buffer": False, "buffer_size": 1 << 20}
         with (
-            parquet_source(self.path) as source,
+            parquet_source(self.path, ahead) as source,
             pyarrow.parquet.ParquetFile(source, **settings) as file,
         ):
             yield file
@@ -343,10 +344,10 @@ def read_columns(paths: Sequence[Path | RemotePath], columns: Sequence[str]) -> 
 
 
 @contextmanager
-def parquet_source(path: Path | RemotePath) -> Iterator[Any]:
-    """What pyarrow reads from: a path, or the open file behind a URL."""
+def parquet_source(path: Path | RemotePath, ahead: int = AHEAD) -> Iterator[Any]:
+    """What pyarrow reads from: a path, or the open file behind a URL, some bytes ahead."""
     if isinstance(path, RemotePath):
-        with path.open() as file:
+        with path.open(ahead) as file:
             yield file
     else:
         yield path

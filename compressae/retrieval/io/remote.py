@@ -27,10 +27,10 @@ _EXTRAS = {
 REMOTE_OUTPUT = "results are written beside their place and renamed, which no URL can do"
 #: Bytes of a request, at most, and of a gap between rows that is read rather than skipped.
 _REQUEST, _GAP = 1 << 23, 1 << 14
-#: Requests that are sent together: 64 MiB.
-_TOGETHER = 8
-#: Bytes that an open file reads ahead.
-_AHEAD = 1 << 22
+#: Requests that are sent together, and their bytes: 8 large ones, or more small ones.
+_TOGETHER, _BYTES_TOGETHER = 64, 8 * _REQUEST
+#: Bytes that an open file reads ahead; and one of which a header is read.
+AHEAD, HEADER_AHEAD = 1 << 22, 1 << 14
 
 
 def is_url(path: object) -> bool:
@@ -182,11 +182,11 @@ class RemotePath:
         return [self / name.rstrip("/").rpartition("/")[2] for name in names]
 
     @contextmanager
-    def open(self) -> Iterator[Any]:
-        """Open the file to read, at any place, some MiB ahead."""
+    def open(self, ahead: int = AHEAD) -> Iterator[Any]:
+        """Open the file to read, at any place; ``ahead`` bytes more than asked for are fetched."""
         system, path = self._place
         with self._named_errors():
-            file = system.open(path, "rb", block_size=_AHEAD, cache_type="readahead")
+            file = system.open(path, "rb", block_size=ahead, cache_type="readahead")
         with file:
             yield _File(self, file)
 
@@ -216,7 +216,7 @@ class RemotePath:
         """Read rows of a matrix that lies in the file row after row.
 
         A slice is read by requests of 8 MiB, eight at a time; rows by number by a request for each
-        run of rows that are close to each other.
+        run of rows that are close to each other, up to 64 at a time.
 
         Args:
             rows: a slice with both ends, or row numbers (m,) in any order.
@@ -244,7 +244,9 @@ class RemotePath:
         is_cut = np.diff(wanted // max(1, _REQUEST // row_bytes)) > 0
         bounds = [0, *(np.flatnonzero(is_gap | is_cut) + 1), len(wanted)][: 1 + len(wanted)]
         runs = [(int(a), int(b)) for a, b in pairwise(bounds)]
-        for group in (runs[i : i + _TOGETHER] for i in range(0, len(runs), _TOGETHER)):
+        widest = max((int(wanted[b - 1] - wanted[a]) + 1 for a, b in runs), default=1)
+        together = max(1, min(_TOGETHER, _BYTES_TOGETHER // (widest * row_bytes)))
+        for group in (runs[i : i + together] for i in range(0, len(runs), together)):
             first = [int(wanted[a]) for a, _ in group]
             last = [int(wanted[b - 1]) for _, b in group]
             parts = self._ranges(

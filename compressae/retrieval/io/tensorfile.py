@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.remote import RemotePath
+from compressae.retrieval.io.remote import HEADER_AHEAD, RemotePath
 from compressae.retrieval.io.schema import Count, checked, from_json
 
 #: Supported dtypes by safetensors name. numpy has no bfloat16: its bits are read as uint16.
@@ -107,7 +107,7 @@ def read_places(path: Path | RemotePath) -> dict[str, TensorPlace]:
     ('F32', (2, 3), [3.0, 4.0, 5.0])
     """
     if isinstance(path, RemotePath):
-        with path.open() as file:
+        with path.open(HEADER_AHEAD) as file:
             return places_in(file, path, path.size)
     with path.open("rb") as file:
         return places_in(file, path)

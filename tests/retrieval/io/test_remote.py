@@ -108,6 +108,16 @@ def test_rows_by_number_ask_for_their_own_bytes(rows):
     assert sorted(last - first + 1 for first, last in handler.asked) == [2048, 3 * 2048]
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_opening_reads_a_header(rows, name):
+    pytest.importorskip("aiohttp", reason="needs aiohttp (pip install 'compressae[remote]')")
+    wide = np.repeat(rows, 64, axis=1)  # 6 MB.
+    handler = files_over_http({f"/{name}": FORMS[name](wide)})
+    with serving(handler) as url:
+        open_embeddings(f"{url}/{name}")
+    assert 0 < sum(last - first + 1 for first, last in handler.asked) < 300_000
+
+
 def test_batches_of_a_large_table_stay_in_bounded_memory(store):
     """A table of 200 MB is read in batches of 1 MB, with requests of 8 MiB at most."""
     store.pipe("/large.npy", npy(np.ones((50_000, 1024), np.float32)))

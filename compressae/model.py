@@ -1,6 +1,7 @@
 """CompresSAE: the sparse autoencoder (arXiv 2505.11388)."""
 
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from compressae import model_ops
+from compressae.card import model_card
+from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.io.embeddings import Similarity
+from compressae.retrieval.io.hub import as_hub_url, upload
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,77 @@ class CompresSAE(nn.Module):
     def load(cls, path: str | Path) -> "CompresSAE":
         """Read a model folder.
 
+        Args:
+            path: the folder, or its URL: ``s3://bucket/model``, ``hf://owner/name``.
+
         Raises:
             InputError: no whole model; the message names the file.
         """
         return cls.from_projection(Projection.load(path))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> "CompresSAE":
+        """Read a model from a folder, or from the Hugging Face Hub through its cache.
+
+        Private repositories are read with what ``hf auth login`` or ``HF_TOKEN`` gave.
+
+        Args:
+            name: a folder, ``owner/name``, or ``hf://owner/name/folder``. A folder comes first.
+            revision: a branch, tag or commit of the repository; the default branch when None.
+
+        Raises:
+            InputError: neither; or see ``load``.
+            MissingExtraError: huggingface_hub is not installed.
+
+        >>> import tempfile
+        >>> model = CompresSAE(dim=8, latents=32, nonzeros=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/shoes")
+        ...     CompresSAE.from_pretrained(f"{folder}/shoes").model_id == model.model_id
+        True
+        """
+        is_folder = Path(name).is_dir()
+        url = None if is_folder else as_hub_url(str(name), revision)
+        if is_folder and revision is not None:
+            raise InputError(f"{name}: a folder, which has no revisions; leave out {revision!r}")
+        if not is_folder and url is None:
+            raise InputError(f"{name}: no such folder; expected one, or owner/name of the Hub")
+        return cls.load(url or name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        report: str | Path | dict[str, Any] | None = None,
+        license: str | None = None,
+        private: bool | None = None,
+        branch: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Upload the model to the Hugging Face Hub, with a card of what was measured.
+
+        config.json and model.safetensors are those of ``save``. A README.md that is there is
+        replaced. Log in first: ``hf auth login``, or ``HF_TOKEN``.
+
+        Args:
+            repo_id: owner/name; made if there is none.
+            report: of ``compressae evaluate`` with this model, for the card: its folder, its
+                report.json or what that holds.
+            license: identifier of the Hub, such as "mit".
+            private: whether a new repository is; what the account prefers when None.
+            branch: made if there is none; the default branch when None.
+            commit_message: of the one commit.
+
+        Returns:
+            URL of the commit.
+
+        Raises:
+            InputError: the report is of another model; no permission; or the Hub cannot be reached.
+            MissingExtraError: huggingface_hub is not installed.
+        """
+        card = model_card(self.projection, repo_id, report, license)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model")
+            self.save(path)
+            (path / "README.md").write_text(card, encoding="utf-8")
+            return upload(path, repo_id, private=private, branch=branch, message=commit_message)

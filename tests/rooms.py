@@ -13,15 +13,15 @@ from typing import Any
 #: list a room is a module, a package, or several side by side that do not import each other.
 FLOORS = {
     "compressae": [
-        "__main__", "cli", "cluster evaluation", "tables", "coding", "training", "model",
-        "model_ops", "sample", "retrieval", "kernels",
+        "__main__", "cli", "cluster evaluation", "tables text", "coding", "training", "model",
+        "model_ops card", "sample", "retrieval", "kernels",
     ],
     "compressae.retrieval": [
         "service export", "store", "baselines", "index", "codes", "io", "metrics devices", "errors",
     ],
     "compressae.retrieval.index": [
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
-        "projection exact", "exclusion hot", "segments", "graph hits sketch",
+        "projection exact", "exclusion hot table_rows", "segments", "graph hits sketch",
     ],
     "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
     "compressae.retrieval.store": [
@@ -30,7 +30,8 @@ FLOORS = {
     ],
     "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "size"],
     "compressae.retrieval.io": [
-        "embeddings artifacts labels interactions", "atomic tensorfile parquet", "plain schema",
+        "embeddings artifacts labels interactions", "atomic tensorfile parquet hub",
+        "plain schema remote",
     ],
     "compressae.training": [
         "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",

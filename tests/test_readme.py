@@ -15,6 +15,7 @@ README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
 EXPORT = ROOT / "docs" / "export.md"
 CLUSTER = ROOT / "docs" / "cluster.md"
 RECOMMENDER = ROOT / "docs" / "recommender.md"
+FACTORS = ROOT / "docs" / "factors.md"
 
 
 @pytest.fixture
@@ -87,14 +88,16 @@ def shown_commands(page):
     return re.findall(r"^    compressae ([\w-]+) (.*)$", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize(
-    "page", [README, GUIDE, RECOMMENDER, EXPORT, CLUSTER], ids=lambda page: page.name
-)
+PAGES = [README, GUIDE, RECOMMENDER, EXPORT, CLUSTER, FACTORS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_exist(page):
     commands = shown_commands(page)
     usual = {"train", "evaluate", "index", "search", "update", "check"}
-    own = {EXPORT: {"export"}, CLUSTER: {"fit-quantizer", "encode", "index", "search"}}
-    assert own.get(page, usual) <= {name for name, _ in commands}
+    fewer = {EXPORT: {"export"}, FACTORS: {"train", "index", "evaluate"}}
+    fewer[CLUSTER] = {"fit-quantizer", "encode", "index", "search"}
+    assert fewer.get(page, usual) <= {name for name, _ in commands}
     for name, rest in commands:
         options = {o for parameter in main.get_command(None, name).params for o in parameter.opts}
         for option in re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", rest.split("#")[0]):

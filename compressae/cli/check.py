@@ -19,11 +19,11 @@ RETRAIN = 3
     cls=common.Command,
     examples=("check model new.npy", "check model new.npy --reference items.npy --json"),
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=common.TABLE)
 @common.EMBEDDINGS
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="Table to compare with: the training table of MODEL, or rows that it is known to fit.  "
     "[default: figures that training kept]",
 )

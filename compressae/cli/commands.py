@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from compressae.cli.common import Command
+from compressae.retrieval.io.remote import is_url
 
 _COMMANDS = {
     "train": "Train a sparse autoencoder on a table of embeddings.",
@@ -38,7 +39,7 @@ class _Lazy(click.Group):
         name, *rest = args
         is_path = name in _COMMANDS and rest and not rest[0].startswith("-")
         is_run = "--help" not in rest and not ctx.resilient_parsing  # Not of a shell's completion.
-        if is_path and is_run and not Path(rest[0]).exists():
+        if is_path and is_run and not is_url(rest[0]) and not Path(rest[0]).exists():
             raise click.ClickException(f"{rest[0]}: no such file or folder")
         return super().resolve_command(ctx, args)
 

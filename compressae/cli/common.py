@@ -21,13 +21,41 @@ from compressae.retrieval.io.embeddings import (
 from compressae.retrieval.io.labels import read_labels
 from compressae.retrieval.io.parquet import id_values, read_columns
 from compressae.retrieval.io.plain import check_plain
+from compressae.retrieval.io.remote import RemotePath, as_path, is_url, local_path
 from compressae.retrieval.store.shards import is_sharded, source_files
 
 if TYPE_CHECKING:
     from compressae.model import CompresSAE
     from compressae.retrieval.codes import Codes
 
-EMBEDDINGS = click.argument("embeddings", type=click.Path(path_type=Path))
+
+class PathType(click.Path):
+    """A local path, as ``Path``; or for what may be read from afar a URL too, as ``RemotePath``.
+
+    Args:
+        remote: whether a URL is allowed.
+    """
+
+    def __init__(self, remote: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.remote = remote
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not is_url(value):
+            return super().convert(value, param, ctx)
+        if not self.remote:
+            self.fail(
+                f"{value}: expected a local path; tables, codes and models alone are read from "
+                "URLs, and nothing is written to one",
+                param,
+                ctx,
+            )
+        return as_path(value)
+
+
+#: A local path; and the path or URL of a table, codes or a model.
+PATH, TABLE = PathType(), PathType(remote=True)
+EMBEDDINGS = click.argument("embeddings", type=TABLE)
 #: Name under which a command keeps its --column.
 _COLUMN = "compressae.column"
 
@@ -95,7 +123,7 @@ def column_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def open_table(path: Path) -> Embeddings:
+def open_table(path: Path | RemotePath) -> Embeddings:
     """Open a table of embeddings; of a .parquet the column that --column says."""
     return open_embeddings(path, chosen_column())
 
@@ -110,9 +138,7 @@ def output_option(what: str) -> Callable[..., Any]:
     """-o, the path of the result, and --overwrite."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        output = click.option(
-            "-o", "--output", required=True, type=click.Path(path_type=Path), help=what
-        )
+        output = click.option("-o", "--output", required=True, type=PATH, help=what)
         overwrite = click.option(
             "--overwrite", is_flag=True, help="Replace an older result at the output."
         )
@@ -136,9 +162,7 @@ def check_output(output: Path, kind: str, overwrite: bool) -> None:
 
 def model_option(required: bool, what: str) -> Callable[..., Any]:
     """-m, a trained model."""
-    return click.option(
-        "-m", "--model", required=required, type=click.Path(path_type=Path), help=what
-    )
+    return click.option("-m", "--model", required=required, type=TABLE, help=what)
 
 
 #: Options of the codes, read by ``encode_rows``.
@@ -182,7 +206,7 @@ _CODE_OPTIONS = (
     ),
     click.option(
         "--queries",
-        type=click.Path(path_type=Path),
+        type=TABLE,
         help="A table of queries like those to come, by which errors are weighted: users, "
         "say.  [default: the rows themselves]",
     ),
@@ -197,12 +221,12 @@ _CODE_OPTIONS = (
 _ROW_OPTIONS = (
     click.option(
         "--importance",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="A .npy of one number a row: its weight in the budget.  [default: equal]",
     ),
     click.option(
         "--like",
-        type=click.Path(path_type=Path),
+        type=TABLE,
         help="A quantiser of fit-quantizer, or packed codes whose quantiser to use.",
     ),
     click.option(
@@ -241,10 +265,10 @@ class QueriesType(click.ParamType):
 
     name = "rows|table"
 
-    def convert(self, value: Any, parameter: Any, context: Any) -> int | Path:
+    def convert(self, value: Any, parameter: Any, context: Any) -> int | Path | RemotePath:
         text = str(value)
         if not text.removeprefix("-").isdecimal():
-            return Path(text)
+            return as_path(text)
         if int(text) < 1:
             self.fail(f"{text}: expected at least 1 row, or a table", parameter, context)
         return int(text)
@@ -358,6 +382,7 @@ def load_numbers(path: Path, what: str, kinds: str) -> np.ndarray:
     Raises:
         InputError: there is no such file, or its dtype is of another kind.
     """
+    path = local_path(path, f"a .npy of {what} is read whole")
     check_plain(path, f"expected a .npy of {what}")
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -403,7 +428,7 @@ def metadata_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option(
             "--metadata",
-            type=click.Path(path_type=Path),
+            type=TABLE,
             help="A .parquet of a row for each item: its columns, by which 'search --where' "
             "filters.",
         ),
@@ -465,6 +490,7 @@ def sparse_rows(path: Path) -> Any:
 
     if path.is_dir():
         return load_codes(path)
+    path = local_path(path, "a scipy .npz is read whole")
     check_plain(path, "expected codes or a scipy sparse .npz")
     try:
         return SparseCodes.from_scipy(sparse.load_npz(path))

@@ -8,6 +8,7 @@ import click
 from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes.base import KIND
+from compressae.retrieval.io.remote import RemotePath
 
 #: Options of codes that shards have too; a quantiser says the others.
 _OF_SHARDS = ("like", "beam")
@@ -138,8 +139,8 @@ def _encode_shards(
         workers = workers or available_threads()
         runner = InProcess() if workers == 1 else Pool(workers)
     job = Job(
-        model=str(model.absolute()),
-        quantizer=str(options["like"].absolute()),
+        model=_placed(model),
+        quantizer=_placed(options["like"]),
         output=str(output.absolute()),
         column=common.chosen_column(),
         id_column=id_column,
@@ -149,5 +150,10 @@ def _encode_shards(
     )
     rows = shard_rows or UNIT_ROWS
     with progress("encoding") as show:
-        manifest = encode_shards(job, embeddings.absolute(), runner, rows, overwrite, show)
+        manifest = encode_shards(job, _placed(embeddings), runner, rows, overwrite, show)
     return {"shards": len(manifest.shards), "codes": str(output), "rows": manifest.rows}
+
+
+def _placed(path: Path | RemotePath) -> str:
+    """A path as workers in other folders find it."""
+    return str(path if isinstance(path, RemotePath) else path.absolute())

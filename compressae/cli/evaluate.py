@@ -101,29 +101,29 @@ class _Sizes(click.ParamType):
 )
 @click.option(
     "--qrels",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Relevance labels, lines 'query item grade' by row number, for nDCG and MRR.",
 )
 @click.option(
     "--interactions",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Pairs of a query (a user) and an item that it has seen, left out of its results: a scipy "
     "sparse .npz, or an .npz or .parquet of integers 'user' and 'item'.",
 )
 @click.option(
     "--test",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Held-out pairs in the same form, for recall, nDCG, hit rate and coverage at 20.",
 )
 @click.option(
     "--query-sample",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="A table of other queries, by which errors are weighted.  [default: the rows themselves, "
     "or with --interactions the users who are not judged]",
 )
 @click.option(
     "--importance",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="A .npy of one number for each row that is searched: its weight where a method has a "
     "budget, as in 'asymmetric:budget=32:residual_bytes=16'.  [default: equal]",
 )

@@ -39,9 +39,9 @@ _EXTRAS = {
         "export index --to qdrant --url http://localhost:6333 --collection items",
     ),
 )
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=common.PATH)
 @click.option("--to", "target", required=True, type=click.Choice(list(_PLACES)), help="The format.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.")
+@click.option("-o", "--output", type=common.PATH, help="The file to write.")
 @click.option("--dsn", help="Of --to postgres: the server, as libpq takes it; '' for PGHOST, ….")
 @click.option("--table", help="Of --to postgres: name, or schema.name, of the table.")
 @click.option("--url", help="Of --to qdrant: the server.")

@@ -27,12 +27,12 @@ from compressae.retrieval.store.shards import is_sharded, load_shard, merge_shar
         "index documents.npz -o index",
     ),
 )
-@click.argument("source", metavar="CODES_OR_EMBEDDINGS", type=click.Path(path_type=Path))
+@click.argument("source", metavar="CODES_OR_EMBEDDINGS", type=common.TABLE)
 @common.model_option(False, "Folder of the model; without it the index takes sparse queries.")
 @common.output_option("Folder of the index, a catalogue.")
 @click.option(
     "--ids",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="The rows' ids, all distinct: a .npy of whole numbers from 0 or of texts, or a .txt of a "
     "line each, or a .parquet with --id-column.  [default: the row numbers]",
 )

@@ -24,7 +24,7 @@ _SHOWN = {
 
 
 @click.command(cls=common.Command, examples=("info index", "info model --json", "info items.npy"))
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=common.TABLE)
 @click.option(
     "--verify",
     is_flag=True,

@@ -26,18 +26,18 @@ from compressae.retrieval.store import Catalogue
         "inspect codes -m model -o atlas.html --latents 500",
     ),
 )
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=common.PATH)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="The page, an HTML file; replaces an older one.",
 )
 @common.model_option(False, "Folder of the model, where INDEX is codes.")
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="A UTF-8 text (or .gz) with a line for each row of the indexed table; the first is that "
     "of row 0.  [default: ids]",
 )

@@ -35,7 +35,7 @@ _COLUMNS = (
         "plan --items 1e6 --memory 80B/row --dim 768",
     ),
 )
-@click.argument("embeddings", required=False, type=click.Path(path_type=Path))
+@click.argument("embeddings", required=False, type=common.TABLE)
 @click.option("--items", required=True, type=float, help="Rows of the whole table, such as 100e6.")
 @click.option("--memory", required=True, help="Memory for search, such as '8GB' or '80B/row'.")
 @click.option("--dim", type=click.IntRange(min=1), help="d.  [default: that of EMBEDDINGS]")

@@ -28,13 +28,14 @@ from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
     examples=(
         "search index queries.npy -k 10 --labels texts.txt",
         "search index queries.npy --rerank items.npy -o hits.npz",
+        "search index queries.npy --rerank items.parquet --rerank-id-column sku",
         "search index users.npy -k 20 --exclude seen.npz",
         "search index queries.npy --where 'in_stock and price < 30'",
         "search lists documents.npz -k 100",
     ),
 )
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("queries", type=click.Path(path_type=Path))
+@click.argument("index", type=common.PATH)
+@click.argument("queries", type=common.TABLE)
 @click.option(
     "-k",
     "count",
@@ -62,7 +63,7 @@ from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
 )
 @click.option(
     "--allowed",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="The ids to search among: a .npy, also of one flag per id, or a .txt of a line each.",
 )
 @click.option(
@@ -71,14 +72,18 @@ from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
 )
 @click.option(
     "--exclude",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Pairs of a query and an id that it leaves out, such as what users have seen: a scipy "
     "sparse .npz, or an .npz or .parquet of integers 'user' and 'item'.",
 )
 @click.option(
     "--rerank",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
+)
+@click.option(
+    "--rerank-id-column",
+    help="Column of the ids in the table of --rerank, a .parquet.  [default: row numbers are ids]",
 )
 @click.option(
     "--rerank-candidates",
@@ -87,12 +92,10 @@ from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="A UTF-8 text (or .gz) with a line for each row of the indexed table, printed with hits.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="A .npz file of ids and scores."
-)
+@click.option("-o", "--output", type=common.PATH, help="A .npz file of ids and scores.")
 @click.option(
     "--device",
     default="auto",
@@ -119,6 +122,7 @@ def search(
     where: str | None,
     exclude: Path | None,
     rerank: Path | None,
+    rerank_id_column: str | None,
     rerank_candidates: int | None,
     labels: Path | None,
     output: Path | None,
@@ -135,6 +139,8 @@ def search(
     """
     if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
+    if rerank_id_column is not None and rerank is None:
+        raise click.UsageError("--rerank-id-column is of --rerank, which is missing")
     if output is not None:
         check_file_destination(output)
     searchable = None
@@ -183,6 +189,9 @@ def search(
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(catalogue.index, device)
+        full_rows: Any = None if rerank is None else common.open_table(rerank)
+        if rerank is not None and rerank_id_column is not None:
+            full_rows = full_rows, common.load_ids(rerank, rerank_id_column)
         table: Any = common.open_table(queries) if not _is_saved(queries) else load_codes(queries)
         hits = catalogue.search(
             table,
@@ -192,7 +201,7 @@ def search(
             query_nonzeros=query_nonzeros,
             allowed=searchable,
             where=where,
-            rerank=None if rerank is None else common.open_table(rerank),
+            rerank=full_rows,
             rerank_candidates=rerank_candidates,
             exclude=None if left_out is None else _a_row_each(left_out, len(table), exclude),
             **({} if searcher is None else {"on": searcher}),

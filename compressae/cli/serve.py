@@ -33,7 +33,7 @@ def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
         "serve index --port 9000 --cache 100000 --rerank items.npy",
     ),
 )
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=common.PATH)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port",
@@ -61,7 +61,7 @@ def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
 )
 @click.option(
     "--rerank",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
 @_limit("--max-results", Limits.results, "Results of a query.")

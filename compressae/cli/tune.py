@@ -19,8 +19,8 @@ from compressae.retrieval.store import Catalogue
     cls=common.Command,
     examples=("tune index queries.npy -k 10 --recall 0.99 --exact items.npy",),
 )
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("queries", type=click.Path(path_type=Path))
+@click.argument("index", type=common.PATH)
+@click.argument("queries", type=common.TABLE)
 @click.option(
     "-k",
     "count",
@@ -38,7 +38,7 @@ from compressae.retrieval.store import Catalogue
 )
 @click.option(
     "--exact",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="The items' embeddings, to measure recall against exact cosine too.",
 )
 @common.column_option

@@ -22,16 +22,16 @@ from compressae.retrieval.store import Catalogue
         "update index --rollback 3",
     ),
 )
-@click.argument("index", type=click.Path(path_type=Path))
-@click.option("--remove", type=click.Path(path_type=Path), help="Ids to remove, as those of --ids.")
+@click.argument("index", type=common.PATH)
+@click.option("--remove", type=common.PATH, help="Ids to remove, as those of --ids.")
 @click.option(
     "--add",
-    type=click.Path(path_type=Path),
+    type=common.TABLE,
     help="Rows to add: a table, or codes or a scipy .npz if the index has no model.",
 )
 @click.option(
     "--ids",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Ids of the added rows: a .npy, a .txt of a line each or a .parquet; rows "
     "of ids in the index are replaced.  [default: the next numbers]",
 )

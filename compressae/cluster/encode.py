@@ -24,6 +24,7 @@ from compressae.retrieval.io.atomic import check_writable, replacing
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.io.parquet import id_values, read_columns
 from compressae.retrieval.io.plain import read_plain
+from compressae.retrieval.io.remote import RemotePath, as_path
 from compressae.retrieval.io.schema import from_json
 from compressae.retrieval.store.shards import (
     MANIFEST,
@@ -57,7 +58,7 @@ class InProcess:
 
 def encode_shards(
     job: Job,
-    source: str | Path,
+    source: str | Path | RemotePath,
     runner: Runner | None = None,
     rows: int = UNIT_ROWS,
     overwrite: bool = False,
@@ -71,7 +72,7 @@ def encode_shards(
 
     Args:
         job: model, quantiser, output.
-        source: the table.
+        source: the table, or its URL.
         runner: where units run; this process when None.
         rows: of a unit, at most; see ``plan_units``.
         overwrite: remove shards of another job from the output.
@@ -133,7 +134,7 @@ def encode_unit(job: Job, unit: Unit) -> Done | Failure:
         )
         ids = None
         if job.id_column is not None:
-            table = read_columns([Path(unit.source)], [job.id_column], unit.row_groups)
+            table = read_columns([as_path(unit.source)], [job.id_column], unit.row_groups)
             ids = id_values(table[job.id_column], unit.source)
         path = Path(job.output) / unit.name
         shutil.rmtree(path, ignore_errors=True)  # Half of an older job.

@@ -12,6 +12,7 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import open_embeddings, table_files
 from compressae.retrieval.io.parquet import row_group_sizes
+from compressae.retrieval.io.remote import RemotePath, as_path
 from compressae.retrieval.io.schema import Sha256
 from compressae.retrieval.store.shards import IdKind, ShardRecord
 
@@ -28,7 +29,8 @@ class Unit:
         source: the file.
         first_row, rows: its rows.
         row_groups: the first and one past the last row group of a .parquet; None for other files.
-        source_bytes, source_changed: size of the file, and time of its last change in nanoseconds.
+        source_bytes: size of the file.
+        source_version: time of its last change in nanoseconds; of a URL what its store says.
     """
 
     number: int
@@ -37,7 +39,7 @@ class Unit:
     rows: int
     row_groups: tuple[int, int] | None
     source_bytes: int
-    source_changed: int
+    source_version: str
 
     @property
     def name(self) -> str:
@@ -89,11 +91,13 @@ class Done:
     ids: IdKind
 
 
-def plan_units(path: str | Path, column: str | None = None, most: int = UNIT_ROWS) -> list[Unit]:
+def plan_units(
+    path: str | Path | RemotePath, column: str | None = None, most: int = UNIT_ROWS
+) -> list[Unit]:
     """Cut a table into units by what its files' headers say; no row is read.
 
     Args:
-        path: a file or folder; see ``open_embeddings``.
+        path: a file or folder, or its URL; see ``open_embeddings``.
         column: of .parquet files.
         most: rows of a unit. A larger row group is a unit of its own.
 
@@ -111,8 +115,8 @@ def plan_units(path: str | Path, column: str | None = None, most: int = UNIT_ROW
         raise InputError(f"{most} rows a shard: expected 1 or more")
     open_embeddings(path, column)  # Refuses what is no table, and shards of different widths.
     units: list[Unit] = []
-    for file in table_files(Path(path)):
-        status = file.stat()
+    for file in table_files(as_path(path)):
+        size, version = _identity(file)
         if file.suffix == ".parquet":
             groups = row_group_sizes(file)
             starts = np.concatenate([[0], np.cumsum(groups)])
@@ -124,12 +128,17 @@ def plan_units(path: str | Path, column: str | None = None, most: int = UNIT_ROW
             ranges = [(a, min(a + most, n), None) for a in range(0, n, most)]
         for start, stop, row_groups in ranges:
             if start < stop:
-                number, size = len(units), status.st_size
-                rows = stop - start
-                units.append(
-                    Unit(number, str(file), start, rows, row_groups, size, status.st_mtime_ns)
-                )
+                number, rows = len(units), stop - start
+                units.append(Unit(number, str(file), start, rows, row_groups, size, version))
     return units
+
+
+def _identity(file: Path | RemotePath) -> tuple[int, str]:
+    """Size of a file, and what tells its content from what stood there before."""
+    if isinstance(file, RemotePath):
+        return file.size, file.version
+    status = file.stat()
+    return status.st_size, str(status.st_mtime_ns)
 
 
 def _grouped(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.remote import local_path
 
 
 def read_qrels(path: str | Path) -> dict[int, dict[int, float]]:
@@ -17,7 +18,7 @@ def read_qrels(path: str | Path) -> dict[int, dict[int, float]]:
         InputError: a line of another form; it is named.
         OSError: the file cannot be read.
     """
-    path = Path(path)
+    path = local_path(path, "labels are read from a local file")
     labels: dict[int, dict[int, float]] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

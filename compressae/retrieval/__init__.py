@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compressae.retrieval.index.inverted import InvertedIndex
     from compressae.retrieval.index.projection import Projection
     from compressae.retrieval.index.request import SearchRequest
+    from compressae.retrieval.index.table_rows import TableRows
     from compressae.retrieval.index.tuning import Setting, tune
     from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
     from compressae.retrieval.io.interactions import read_interactions
@@ -42,6 +43,7 @@ _HOME = {
     "Searcher": "index.hits",
     "Setting": "index.tuning",
     "SparseCodes": "codes",
+    "TableRows": "index.table_rows",
     "exact_search": "index.exact",
     "load_codes": "codes",
     "open_embeddings": "io.embeddings",
@@ -69,6 +71,7 @@ __all__ = [
     "Searcher",
     "Setting",
     "SparseCodes",
+    "TableRows",
     "exact_search",
     "load_codes",
     "open_embeddings",

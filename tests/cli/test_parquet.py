@@ -80,3 +80,19 @@ def test_what_is_missing_is_named(home, tmp_path):
     refused(tmp_path, "items.npy: no .parquet", "index", home / "items.npy", *made, *metadata)
     both = ("--metadata", home / "queries.parquet", *metadata)
     refused(tmp_path, "give one of them", *index, "--column", "text", *both)
+
+
+def test_a_table_with_ids_reranks_an_index_of_text_ids(home, tmp_path):
+    made = ("-m", home / "model", "--column", "text")
+    succeed("index", home / "shards", *made, "-o", tmp_path / "c", "--id-column", "sku")
+    search = ("search", tmp_path / "c", home / "queries.parquet", "--column", "text", "-k", 3)
+    by_id = ("--rerank", home / "shards", "--rerank-id-column", "sku", "--rerank-candidates", N)
+    succeed(*search, *by_id, "-o", tmp_path / "hits.npz")
+    found = np.load(tmp_path / "hits.npz")["ids"].tolist()
+    rows = np.load(home / "items.npy")
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    best = np.argsort(-(unit[:40] @ unit.T), axis=1)[:, :3]
+    assert found == [[f"s{i}" for i in row] for row in best.tolist()]
+    said = "rows named by texts; expected (table, ids)"
+    refused(tmp_path, said, *search, "--rerank", home / "shards")
+    refused(tmp_path, "--rerank, which is missing", *search, "--rerank-id-column", "sku")

@@ -161,3 +161,13 @@ def test_another_shard_in_the_place_of_one_is_refused(made, job, tmp_path):
     (folder / "part-00002").rename(folder / "part-00000")
     with pytest.raises(InputError, match="another shard than manifest.json names"):
         merge_shards(folder)
+
+
+def test_a_table_behind_a_url_is_coded_in_shards(made, job, tmp_path):
+    fsspec = pytest.importorskip("fsspec", reason="needs fsspec (pip install 'compressae[remote]')")
+    store = fsspec.filesystem("memory")
+    for path in made.items.iterdir():
+        store.pipe(f"/sharded/{path.name}", path.read_bytes())
+    manifest = encode_shards(job, "memory://sharded", rows=300)
+    assert manifest.shards[0].source.startswith("memory://sharded/")
+    assert np.array_equal(merge_shards(tmp_path / "coded")[0].data, made.codes.data)

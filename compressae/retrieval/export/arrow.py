@@ -12,6 +12,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.export.rows import ExportRows, RowBatch, check_new_file
 from compressae.retrieval.io.atomic import check_writable, replacing
 from compressae.retrieval.io.parquet import require_pyarrow
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def to_parquet(
             was there is unchanged.
         MissingExtraError: pyarrow is not installed.
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     rows = ExportRows(catalogue, columns, packed, _OWN)
     schema = _schema(rows, packed)
     if shard_rows is None:
@@ -99,7 +100,7 @@ def to_arrow(
         InputError: see ``to_parquet``.
         MissingExtraError: pyarrow is not installed.
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     rows = ExportRows(catalogue, columns, packed, _OWN)
     schema = _schema(rows, packed)
     check_new_file(path, overwrite)

@@ -14,6 +14,7 @@ from compressae.retrieval.export.arrow import (
 )
 from compressae.retrieval.export.rows import ExportRows, check_new_file
 from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def to_postings(
         InputError: something else at the path, or the disk failed. What was there is unchanged.
         MissingExtraError: pyarrow is not installed.
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     rows = ExportRows(catalogue, columns=())
     pa = pyarrow()
     fields = [

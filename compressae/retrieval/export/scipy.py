@@ -9,6 +9,7 @@ import numpy as np
 
 from compressae.retrieval.export.rows import ExportRows, check_new_file
 from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
 
 
@@ -47,7 +48,7 @@ def to_scipy(
     (array([[ 0.,  2.,  0.],
            [ 1.,  0., -1.]], dtype=float32), array(['a', 'b'], dtype='<U1'))
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     rows = ExportRows(catalogue, columns=())
     check_new_file(path, overwrite)
     n = len(rows)

@@ -14,6 +14,7 @@ from compressae.retrieval.index.hits import check_count
 from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import Segment, Segments
+from compressae.retrieval.index.table_rows import TableRows
 from compressae.retrieval.io.embeddings import (
     Embeddings,
     Similarity,
@@ -75,7 +76,7 @@ class SearchRequest:
         masks: for each segment its searchable rows (n,) bool, or None for all.
         filtered: ``allowed`` was given.
         exclude: (q, any) CSR of ids that each query leaves out, or None.
-        rerank: (n, d) table of full-precision rows by id, or a part of them, or None.
+        rerank: (n, d) table of full-precision rows by number, or rows by id, or None.
         first_stage: results a query of the stage before reranking; K without.
     """
 
@@ -90,7 +91,7 @@ class SearchRequest:
     masks: list[np.ndarray | None]
     filtered: bool
     exclude: Exclusion | None
-    rerank: Embeddings | HotRows | None
+    rerank: Embeddings | HotRows | TableRows | None
     first_stage: int
 
     @classmethod
@@ -264,18 +265,19 @@ def _rerank(
     rerank_candidates: int | None,
     K: int,
     candidates: CandidateCount,
-) -> tuple[Embeddings | HotRows | None, int]:
+) -> tuple[Embeddings | HotRows | TableRows | None, int]:
     """The table to rerank from, if any, and the results that the stage before it gives."""
     if rerank is None:
         if rerank_candidates is not None:
             raise InputError("rerank_candidates without rerank: give the embeddings to read")
         return None, K
-    table: Embeddings | HotRows
-    if isinstance(rerank, HotRows):
+    table: Embeddings | HotRows | TableRows
+    if isinstance(rerank, HotRows | TableRows):
         table = rerank
         if table.shape[1] != dim or table.similarity != similarity:
+            kind = "hot rows" if isinstance(table, HotRows) else f"{table.name}: rows"
             raise InputError(
-                f"hot rows of {table.shape[1]} columns for {table.similarity}; expected {dim} for "
+                f"{kind} of {table.shape[1]} columns for {table.similarity}; expected {dim} for "
                 f"{similarity}, as the index has"
             )
     else:

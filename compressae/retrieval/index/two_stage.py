@@ -16,6 +16,7 @@ from compressae.retrieval.index.hits import Hits, merge_hits
 from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.request import SearchRequest
 from compressae.retrieval.index.segments import Segment, watched
+from compressae.retrieval.index.table_rows import TableRows
 from compressae.retrieval.io.embeddings import Embeddings
 
 _NO_ROWS = np.empty(0, np.int64)
@@ -214,11 +215,14 @@ def _others(rows: np.ndarray, mask: np.ndarray | None, n: int, count: int) -> np
     return np.setdiff1d(pool[: count + len(rows)], rows)[:count]
 
 
-def rerank(table: Embeddings | HotRows, x: np.ndarray, found: Hits, hits: Hits, first: int) -> None:
+def rerank(
+    table: Embeddings | HotRows | TableRows, x: np.ndarray, found: Hits, hits: Hits, first: int
+) -> None:
     """Rerank hits with full-precision vectors: by exact cosine or dot product with table rows.
 
     Args:
-        table: (n, d), row numbers being ids, read as rows to compare; or some of them.
+        table: (n, d), row numbers being ids, read as rows to compare; or rows by id, of which
+            ``HotRows`` are some.
         x: (m, d) unit queries.
         found: (m, ≥ K) hits of the stage before.
         hits: results; rows first..first + m are written.
@@ -236,6 +240,8 @@ def rerank(table: Embeddings | HotRows, x: np.ndarray, found: Hits, hits: Hits, 
             else:
                 try:
                     scores = table.take(ids) @ query
+                except RerankError:
+                    raise
                 except (OSError, ValueError) as error:  # Of a map that is longer than its file.
                     raise RerankError(f"rerank: {table.name} cannot be read ({error})") from error
             place, top = best(scores, hits.ids.shape[1])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +20,11 @@ from safetensors.numpy import save_file
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.atomic import check_writable, replacing
-from compressae.retrieval.io.plain import open_plain, read_plain
+from compressae.retrieval.io.hub import HubFolder
+from compressae.retrieval.io.plain import LONGEST, open_plain, read_plain
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, RemotePath, as_path, local_path
 from compressae.retrieval.io.schema import Count, Pattern, Sha256, as_type, from_json
-from compressae.retrieval.io.tensorfile import map_tensors, places_in
+from compressae.retrieval.io.tensorfile import TensorPlace, map_tensors, places_in
 
 FORMAT_VERSION = 3
 _CONFIG = "config.json"
@@ -66,10 +69,10 @@ class Artifact:
         kind: "model", "codes", "index", …
         settings: the JSON settings saved beside the tensors.
         files: names of the files.
-        tensors: {file stem: {tensor name: memory-mapped array}}.
+        tensors: {file stem: {tensor name: array}}, memory-mapped where the folder is local.
     """
 
-    path: Path
+    path: Path | RemotePath
     kind: str
     settings: dict[str, Any]
     files: Collection[str]
@@ -97,7 +100,7 @@ def check_destination(path: str | Path, kind: str, parts: Collection[str] = ()) 
         InputError: the parent folder does not exist or cannot be written; or the path is a file or
             a folder that is no artifact of this kind.
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     check_writable(path)
     if not path.exists():
         return
@@ -196,19 +199,26 @@ def write_tensors(file: Path, arrays: dict[str, np.ndarray]) -> None:
     file.chmod(mode)
 
 
-def read_config(path: str | Path) -> Config:
+def read_config(path: str | Path | RemotePath) -> Config:
     """Read and check the ``config.json`` of an artifact folder.
 
     Raises:
         InputError: the folder is no artifact, is damaged, or has a newer format.
     """
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, RemotePath):
+        return _parse_config(_remote_reader(path)(_CONFIG, LONGEST), path)
     file = path / _CONFIG
     if not path.exists():
         raise InputError(f"{path}: no such folder; expected a saved artifact")
     if not file.is_file():
         raise InputError(f"{path}: holds no {_CONFIG}; expected a folder saved by compressae")
-    raw = read_plain(file, _CURE)
+    return _parse_config(read_plain(file, _CURE), path)
+
+
+def _parse_config(raw: bytes, path: Path | RemotePath) -> Config:
+    """Check what the ``config.json`` of a folder holds."""
+    file = path / _CONFIG
     # The format comes first: a newer one may hold what this version would call damaged.
     header = from_json(raw, dict[str, Any], str(file), _CURE)
     format_version = header.get("format_version")
@@ -226,27 +236,45 @@ def read_config(path: str | Path) -> Config:
     return config
 
 
+def _remote_reader(path: RemotePath) -> Callable[[str, int], bytes]:
+    """A function that reads a file of a remote folder, of at most so many bytes: through the cache
+    of the Hugging Face Hub where it is there."""
+    hub = HubFolder.of(path.url)
+
+    def read(name: str, most: int) -> bytes:
+        try:
+            return (path / name).read_bytes(most) if hub is None else hub.read_bytes(name, most)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: holds no {name}; expected a saved artifact") from error
+
+    return read
+
+
 def _config_checksum(config: dict[str, Any]) -> str:
     """SHA-256 of a config without its checksum."""
     rest = {name: value for name, value in config.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def load_artifact(path: str | Path, kind: str, verify: bool = True) -> Artifact:
+def load_artifact(path: str | Path | RemotePath, kind: str, verify: bool = True) -> Artifact:
     """Open an artifact folder; tensors are memory-mapped.
 
     A folder that another process replaces meanwhile is read again, so that all files are of one.
+    That of a URL is read into memory, and verified; one of the Hugging Face Hub, of one commit.
 
     Args:
-        path: the folder.
+        path: the folder, or its URL.
         kind: the expected kind.
         verify: compare each file with its checksum, which reads it once.
 
     Raises:
         InputError: the folder is no artifact of that kind, is damaged, or has a newer format; the
             message names the file and the cure.
+        MissingExtraError: a URL without fsspec, or without huggingface_hub.
     """
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, RemotePath):
+        return _load_remote(path, kind)
     for tried in range(_TRIES):
         if tried:
             time.sleep(tried * 1e-4)
@@ -271,29 +299,62 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def _load(path: Path, kind: str, verify: bool) -> Artifact:
-    config = read_config(path)
+def _checked_config(config: Config, kind: str, path: Path | RemotePath) -> Config:
     if config.kind != kind:
         raise InputError(f"{path}: is {config.kind}; expected {kind}; give the {kind} folder")
+    return config
+
+
+def _load(path: Path, kind: str, verify: bool) -> Artifact:
+    config = _checked_config(read_config(path), kind, path)
     tensors = {}
     for name, record in config.files.items():
         file = path / name
         with open_plain(file, _CURE) as content:
             size = os.fstat(content.fileno()).st_size
-            if size != record.bytes:
-                raise InputError(
-                    f"{file}: {size} bytes where {record.bytes} were saved (truncated?); {_CURE}"
-                )
+            _check_size(size, record, file)
             if verify and hashlib.file_digest(content, "sha256").hexdigest() != record.sha256:
                 raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
             if file.suffix == ".parquet":
                 continue  # Its reader checks what it holds.
             places = places_in(content, file)
-            shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
-            if shapes != record.tensors:
-                raise InputError(f"{file}: tensors {shapes}; expected {record.tensors}; {_CURE}")
+            _check_tensors(places, record, file)
             tensors[file.stem] = map_tensors(content, places)
     return Artifact(path, kind, config.settings, config.files, tensors)
+
+
+def _load_remote(path: RemotePath, kind: str) -> Artifact:
+    """Read an artifact behind a URL into memory."""
+    read = _remote_reader(path)
+    config = _checked_config(_parse_config(read(_CONFIG, LONGEST), path), kind, path)
+    tensors = {}
+    for name, record in config.files.items():
+        file = path / name
+        if file.suffix == ".parquet":
+            raise InputError(f"{file}: is read from a local folder alone; copy {path} first")
+        raw = read(name, record.bytes)
+        _check_size(len(raw), record, file)
+        if hashlib.sha256(raw).hexdigest() != record.sha256:
+            raise InputError(f"{file}: damaged (its checksum differs); {_CURE}")
+        places = places_in(BytesIO(raw), file, len(raw))
+        _check_tensors(places, record, file)
+        tensors[Path(name).stem] = map_tensors(raw, places)
+    return Artifact(path, kind, config.settings, config.files, tensors)
+
+
+def _check_size(size: int, record: FileRecord, file: Path | RemotePath) -> None:
+    if size != record.bytes:
+        raise InputError(
+            f"{file}: {size} bytes where {record.bytes} were saved (truncated?); {_CURE}"
+        )
+
+
+def _check_tensors(
+    places: dict[str, TensorPlace], record: FileRecord, file: Path | RemotePath
+) -> None:
+    shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
+    if shapes != record.tensors:
+        raise InputError(f"{file}: tensors {shapes}; expected {record.tensors}; {_CURE}")
 
 
 def checksum(path: Path) -> str:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.plain import check_plain
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 
 try:
     import fcntl
@@ -40,7 +41,8 @@ def replacing(path: str | Path, folder: bool = False) -> Iterator[Path]:
         folder: create the sibling as an empty folder.
 
     Raises:
-        InputError: the disk failed or is full; an older file or folder is unchanged.
+        InputError: the disk failed or is full, or the path is a URL; an older file or folder is
+            unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +54,7 @@ def replacing(path: str | Path, folder: bool = False) -> Iterator[Path]:
     False
     'written whole'
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(local_path(path, REMOTE_OUTPUT)))
     outcome = "an older one is unchanged"
     try:
         sweep(target.parent, target.name)
@@ -94,9 +96,9 @@ def check_writable(path: str | Path) -> None:
     """Refuse a path that cannot be written, before long work starts.
 
     Raises:
-        InputError: the parent folder does not exist or cannot be written.
+        InputError: the parent folder does not exist or cannot be written, or the path is a URL.
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     parent = path.absolute().parent
     if not parent.is_dir():
         raise InputError(f"{path}: folder {parent} does not exist; create it first")
@@ -114,10 +116,10 @@ def check_file_destination(path: str | Path) -> None:
     """Refuse a path where ``replacing`` could not write a file, before long work starts.
 
     Raises:
-        InputError: the parent folder does not exist or cannot be written; or the path is a folder
-            or a special file.
+        InputError: the parent folder does not exist or cannot be written; or the path is a folder,
+            a special file or a URL.
     """
-    path = Path(path)
+    path = local_path(path, REMOTE_OUTPUT)
     if path.is_dir():
         raise InputError(
             f"{path}: could not be written (a folder stands there); choose another name"

@@ -4,8 +4,9 @@ Files are mapped for each read and unmapped after it, or decoded a few MiB at a 
 resident memory stays at one batch for a table of any size.
 """
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.parquet import ParquetColumn, arrow_vectors
 from compressae.retrieval.io.plain import check_plain
+from compressae.retrieval.io.remote import HEADER_AHEAD, RemotePath, as_path
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
 
 #: How a query and a row are compared: "cosine", or "dot", the dot product, in which lengths count.
@@ -49,12 +51,8 @@ class Shard:
 
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
         """Read rows (m,) as a new float32 array (m, d)."""
-        if isinstance(self.source, ParquetColumn):
-            numbers = self.source.read(rows)
-        elif isinstance(self.source, TensorPlace):
-            numbers = self.source.map()[rows]
-        else:
-            numbers = self.source[rows]
+        source = self.source
+        numbers = source[rows] if isinstance(source, np.ndarray) else source.read(rows)
         if self.dtype_name == "bfloat16":
             return (numbers.astype(np.uint32) << 16).view(np.float32)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf; check_rows refuses.
@@ -286,8 +284,8 @@ def as_embeddings(table: Any, name: str = "array", column: str | None = None) ->
     """Convert a dense table (n, d) to ``Embeddings``.
 
     Args:
-        table: ``Embeddings``, a path, a numpy array, a torch tensor, or whatever exports an Arrow
-            stream with a column of lists: a table of pyarrow, polars, pandas, datasets, DuckDB …
+        table: ``Embeddings``, a path or URL, a numpy array, a torch tensor, or whatever exports an
+            Arrow stream with a column of lists: a table of pyarrow, polars, pandas, datasets …
         name: name of an array, tensor or Arrow table in error messages.
         column: of an Arrow table or parquet file; see ``open_embeddings``.
 
@@ -300,7 +298,7 @@ def as_embeddings(table: Any, name: str = "array", column: str | None = None) ->
     """
     if isinstance(table, Embeddings):
         return table
-    if isinstance(table, str | Path):
+    if isinstance(table, str | Path | RemotePath):
         return open_embeddings(table, column)
     if hasattr(table, "__arrow_c_stream__"):
         name = "table" if name == "array" else name
@@ -323,20 +321,24 @@ def as_compared(items: Any, name: str = "array") -> Embeddings:
     return table.compared_by("cosine") if table.similarity is None else table
 
 
-def open_embeddings(path: str | Path, column: str | None = None) -> Embeddings:
+def open_embeddings(path: str | Path | RemotePath, column: str | None = None) -> Embeddings:
     """Open a table (n, d) of float16, bfloat16, float32 or float64 without reading it.
 
     Args:
         path: a ``.npy`` file; a ``.safetensors`` file with one 2-d float tensor, or with one named
             ``embeddings`` among several; a ``.parquet`` file with a column of lists of floats, of
             fixed or equal size; or a folder of such files, in the natural order of their names
-            (``part-2`` before ``part-10``).
+            (``part-2`` before ``part-10``). Or the URL of one: ``s3://``, ``gs://``, ``hf://``,
+            ``https://`` and what else fsspec opens. Rows in order then come in ranges of some MiB,
+            rows by number in a request a run of them: give ``filecache::s3://…`` to keep a copy on
+            the disk where many are read by number, as training does.
         column: the column of parquet files. When None the only one of lists of floats, or the one
             that is named embedding, embeddings or vector.
 
     Raises:
         InputError: it is no such table, or its shards differ in width; the message names the file.
         FileNotFoundError: there is no such file or folder.
+        MissingExtraError: a URL without fsspec, or a .parquet without pyarrow.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -350,7 +352,7 @@ def open_embeddings(path: str | Path, column: str | None = None) -> Embeddings:
     >>> items.shape, items.dtype_name
     ((3, 2), 'mixed')
     """
-    path = Path(path)
+    path = as_path(path)
     files = table_files(path)
     shards = [_open_shard(file, column) for file in files]
     # Jobs that write parquet leave files without rows.
@@ -366,7 +368,7 @@ def open_embeddings(path: str | Path, column: str | None = None) -> Embeddings:
     return Embeddings(shards, str(path))
 
 
-def table_files(path: Path) -> list[Path]:
+def table_files(path: Path | RemotePath) -> list[Path | RemotePath]:
     """Files of a table: the file itself, or those of a folder in the natural order of their names.
 
     Raises:
@@ -377,15 +379,17 @@ def table_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    files = sorted((p for p in path.iterdir() if p.suffix in _SUFFIXES), key=_natural)
+    entries: Iterable[Path | RemotePath] = path.iterdir()
+    files = sorted((p for p in entries if p.suffix in _SUFFIXES), key=_natural)
     if not files or (path / "config.json").exists():
         what = "a saved artifact" if files else f"no {_KINDS} file in it"
         raise InputError(f"{path}: {what}; expected a folder of embedding shards")
     return files
 
 
-def _open_shard(path: Path, column: str | None) -> Shard:
-    check_plain(path, _EXPECTED)
+def _open_shard(path: Path | RemotePath, column: str | None) -> Shard:
+    if isinstance(path, Path):
+        check_plain(path, _EXPECTED)
     if path.suffix == ".parquet":
         vectors = ParquetColumn(path, column)
         return Shard(str(path), vectors.shape, vectors.dtype_name, vectors)
@@ -409,25 +413,46 @@ class _NpyPlace(TensorPlace):
         return np.dtype(self.dtype_name)
 
 
-def _npy_place(path: Path) -> TensorPlace:
+def _npy_place(path: Path | RemotePath) -> TensorPlace:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(path, RemotePath):
+            dtype, shape, offset, in_rows = _remote_npy(path)
+        else:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            dtype, shape, offset = array.dtype, array.shape, getattr(array, "offset", 0)
+            in_rows = isinstance(array, np.memmap) and (array.ndim != 2 or array.flags.c_contiguous)
+    except (PermissionError, FileNotFoundError, InputError):
+        raise
     except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
         raise InputError(
             f"{path}: not a whole .npy file ({error}); write or copy it again"
         ) from error
-    if not isinstance(array, np.memmap) or (array.ndim == 2 and not array.flags.c_contiguous):
+    if not in_rows:
         raise InputError(
             f"{path}: rows do not lie one after another; save numpy.ascontiguousarray of it"
         )
-    if array.dtype.byteorder == ">":
-        raise InputError(f"{path}: big-endian {array.dtype}; save it as little-endian")
-    return _NpyPlace(path, array.dtype.name, array.shape, array.offset)
+    if dtype.byteorder == ">":
+        raise InputError(f"{path}: big-endian {dtype}; save it as little-endian")
+    return _NpyPlace(path, dtype.name, shape, offset)
 
 
-def _safetensors_place(path: Path) -> TensorPlace:
+def _remote_npy(path: RemotePath) -> tuple[np.dtype, tuple[int, ...], int, bool]:
+    """Dtype, shape and offset of a .npy behind a URL, and whether rows lie one after another."""
+    with path.open(HEADER_AHEAD) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read(file)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if offset + math.prod(shape) * dtype.itemsize > path.size:
+        raise ValueError(f"{path.size} bytes, too few for {dtype} of shape {shape}")
+    return dtype, shape, offset, not is_fortran or len(shape) != 2
+
+
+def _safetensors_place(path: Path | RemotePath) -> TensorPlace:
     places = read_places(path)
     tables = {name: place for name, place in places.items() if len(place.shape) == 2}
     if len(tables) > 1 and "embeddings" in tables:
@@ -450,7 +475,7 @@ def _check_shape(shape: tuple[int, ...], dtype_name: str, name: str) -> None:
         raise InputError(f"{name}: empty, shape {shape}; {_EXPECTED} with at least one row")
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def _natural(path: Path | RemotePath) -> list[tuple[int, int, str]]:
     """Sort key that compares numbers inside names as numbers."""
     parts = re.split(r"(\d+)", path.name)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.io.plain import check_plain
+from compressae.retrieval.io.remote import local_path
 
 _EXPECTED = "expected a scipy sparse .npz, an .npz or .parquet of integers 'user' and 'item'"
 #: Ids from here on would make a matrix that nothing can hold.
@@ -38,7 +39,7 @@ def read_interactions(
     ...     read_interactions(f"{folder}/pairs.npz", items=8).toarray().sum(1)
     array([1., 0., 2.], dtype=float32)
     """
-    path = Path(path)
+    path = local_path(path, "pairs are read from a local file")
     if path.suffix == ".parquet":
         user, item, shape = *_parquet(path), (0, 0)
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.plain import check_plain
+from compressae.retrieval.io.remote import local_path
 
 
 def read_labels(path: str | Path) -> list[str]:
@@ -22,7 +23,7 @@ def read_labels(path: str | Path) -> list[str]:
     ...     read_labels(path)
     ['cat', 'dog']
     """
-    path = Path(path)
+    path = local_path(path, "labels are read from a local file")
     check_plain(path, "expected a text file of one label a line")
     try:
         data = path.read_bytes()

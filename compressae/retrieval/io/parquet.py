@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError, MissingExtraError
+from compressae.retrieval.io.remote import AHEAD, HEADER_AHEAD, RemotePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,7 @@ class ParquetColumn:
     are scanned. Threads may read at once.
 
     Args:
-        path: a ``.parquet`` file.
+        path: a ``.parquet`` file, or one behind a URL.
         column: name of the column; the only one of lists of floats when None, or the one that is
             named embedding, embeddings or vector.
         kept_bytes: of decoded row groups that are kept for rows by number.
@@ -46,11 +47,13 @@ class ParquetColumn:
         MissingExtraError: pyarrow is not installed.
     """
 
-    def __init__(self, path: Path, column: str | None = None, kept_bytes: int = 1 << 29) -> None:
+    def __init__(
+        self, path: Path | RemotePath, column: str | None = None, kept_bytes: int = 1 << 29
+    ) -> None:
         pyarrow = require_pyarrow(str(path))
         self.path, self.kept_bytes = path, kept_bytes
         with _damage_named(path, pyarrow):
-            with self._open() as file:
+            with self._open(ahead=HEADER_AHEAD) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
             groups = range(self._metadata.num_row_groups)
             sizes = [self._metadata.row_group(g).num_rows for g in groups]
@@ -158,17 +161,22 @@ class ParquetColumn:
     def _first_width(self) -> int:
         """d of a column of lists of any length: that of the first row."""
         pyarrow = require_pyarrow(str(self.path))
-        with _damage_named(self.path, pyarrow), self._open(self._metadata) as file:
+        opened = self._open(self._metadata, HEADER_AHEAD)
+        with _damage_named(self.path, pyarrow), opened as file:
             for batch in file.iter_batches(1, columns=[self.column], use_threads=False):
                 return first_width(batch.column(0), str(self.path))
         raise InputError(f"{self.path}: no rows; expected {len(self)}; {_CURE}")
 
-    def _open(self, metadata: Any = None) -> Any:
+    @contextmanager
+    def _open(self, metadata: Any = None, ahead: int = AHEAD) -> Iterator[Any]:
         import pyarrow.parquet
 
-        return pyarrow.parquet.ParquetFile(
-            self.path, metadata=metadata, pre_buffer=False, buffer_size=1 << 20
-        )
+        settings = {"metadata": metadata, "pre_buffer": False, "buffer_size": 1 << 20}
+        with (
+            parquet_source(self.path, ahead) as source,
+            pyarrow.parquet.ParquetFile(source, **settings) as file,
+        ):
+            yield file
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -305,7 +313,7 @@ def arrow_vectors(table: Any, column: str | None, name: str) -> list[np.ndarray]
     return parts
 
 
-def row_group_sizes(path: Path) -> list[int]:
+def row_group_sizes(path: Path | RemotePath) -> list[int]:
     """Rows of each row group of a parquet file.
 
     Raises:
@@ -316,7 +324,8 @@ def row_group_sizes(path: Path) -> list[int]:
     import pyarrow.parquet
 
     with _damage_named(path, pa):
-        metadata = pyarrow.parquet.read_metadata(path)
+        with parquet_source(path) as source:
+            metadata = pyarrow.parquet.read_metadata(source)
         return [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
 
 
@@ -340,7 +349,7 @@ def id_values(column: Any, name: str) -> np.ndarray:
 
 
 def read_columns(
-    paths: Sequence[Path],
+    paths: Sequence[Path | RemotePath],
     columns: Sequence[str],
     row_groups: tuple[int, int] | None = None,
 ) -> "pa.Table":
@@ -361,17 +370,16 @@ def read_columns(
     tables = []
     for path in paths:
         with _damage_named(path, pa):
-            names = pyarrow.parquet.read_schema(path).names
+            with parquet_source(path) as source:
+                names = pyarrow.parquet.read_schema(source).names
             missing = [column for column in columns if names.count(column) != 1]
             if missing:
                 raise InputError(
                     f"{path}: no column {missing[0]!r}; expected some of {', '.join(names)}"
                 )
-            if row_groups is None:
-                tables.append(pyarrow.parquet.read_table(path, columns=list(columns)))
-            else:
-                with pyarrow.parquet.ParquetFile(path) as file:
-                    tables.append(file.read_row_groups(range(*row_groups), list(columns)))
+            with parquet_source(path) as source, pyarrow.parquet.ParquetFile(source) as file:
+                groups = range(*(row_groups or (0, file.num_row_groups)))
+                tables.append(file.read_row_groups(groups, list(columns)))
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
@@ -381,11 +389,21 @@ def read_columns(
 
 
 @contextmanager
-def _damage_named(path: Path, pa: Any) -> Iterator[None]:
+def parquet_source(path: Path | RemotePath, ahead: int = AHEAD) -> Iterator[Any]:
+    """What pyarrow reads from: a path, or the open file behind a URL, some bytes ahead."""
+    if isinstance(path, RemotePath):
+        with path.open(ahead) as file:
+            yield file
+    else:
+        yield path
+
+
+@contextmanager
+def _damage_named(path: Path | RemotePath, pa: Any) -> Iterator[None]:
     """Name the file in errors of what is read in the block."""
     try:
         yield
-    except (PermissionError, FileNotFoundError):
+    except (PermissionError, FileNotFoundError, InputError):
         raise
     except (pa.ArrowException, OSError, UnicodeError) as error:
         reason = " ".join(str(error).split())

@@ -10,11 +10,12 @@ import os
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.remote import HEADER_AHEAD, RemotePath
 from compressae.retrieval.io.schema import Count, checked, from_json
 
 #: Supported dtypes by safetensors name. numpy has no bfloat16: its bits are read as uint16.
@@ -50,7 +51,7 @@ class TensorPlace:
         offset: byte offset in the file.
     """
 
-    path: Path
+    path: Path | RemotePath
     dtype_name: str
     shape: tuple[int, ...]
     offset: int
@@ -61,10 +62,24 @@ class TensorPlace:
         return DTYPES[self.dtype_name]
 
     def map(self) -> np.ndarray:
-        """Memory-map the tensor, read-only; an empty tensor returns an empty array."""
+        """Memory-map the tensor of a local file, read-only; an empty one is an empty array."""
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
+        assert isinstance(self.path, Path)
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+    def read(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows (m, d) of a tensor (n, d): of a map, or by requests for ranges of bytes.
+
+        Args:
+            rows: a slice with both ends, or row numbers (m,).
+
+        Raises:
+            InputError: a remote file cannot be read.
+        """
+        if isinstance(self.path, RemotePath):
+            return self.path.read_rows(rows, self.offset, self.shape[1], self.dtype)
+        return self.map()[rows]
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class _Entry:
     data_offsets: tuple[Count, Count]
 
 
-def read_places(path: Path) -> dict[str, TensorPlace]:
+def read_places(path: Path | RemotePath) -> dict[str, TensorPlace]:
     """Locate the tensors of a .safetensors file: {name: place}.
 
     Raises:
@@ -91,18 +106,24 @@ def read_places(path: Path) -> dict[str, TensorPlace]:
     ...     place.dtype_name, place.shape, place.map()[1].tolist()
     ('F32', (2, 3), [3.0, 4.0, 5.0])
     """
+    if isinstance(path, RemotePath):
+        with path.open(HEADER_AHEAD) as file:
+            return places_in(file, path, path.size)
     with path.open("rb") as file:
         return places_in(file, path)
 
 
-def map_tensors(file: BufferedReader, places: dict[str, TensorPlace]) -> dict[str, np.ndarray]:
+def map_tensors(
+    file: BufferedReader | bytes, places: dict[str, TensorPlace]
+) -> dict[str, np.ndarray]:
     """Memory-map the tensors of an open .safetensors file, read-only, by one map of the file.
 
     Args:
-        file: the file.
+        file: the file, or what it holds.
         places: of ``places_in``.
     """
-    data = np.memmap(file, np.uint8, "r")
+    data: np.ndarray
+    data = np.frombuffer(file, np.uint8) if isinstance(file, bytes) else np.memmap(file, mode="r")
     tensors = {}
     for name, place in places.items():
         count = place.dtype.itemsize * math.prod(place.shape)
@@ -111,9 +132,14 @@ def map_tensors(file: BufferedReader, places: dict[str, TensorPlace]) -> dict[st
     return tensors
 
 
-def places_in(file: BufferedReader, path: Path) -> dict[str, TensorPlace]:
-    """Locate the tensors of an open .safetensors file of a path; see ``read_places``."""
-    size = os.fstat(file.fileno()).st_size
+def places_in(
+    file: BinaryIO, path: Path | RemotePath, size: int | None = None
+) -> dict[str, TensorPlace]:
+    """Locate the tensors of an open .safetensors file of a path; see ``read_places``.
+
+    ``size`` is that of a file that the system does not know.
+    """
+    size = os.fstat(file.fileno()).st_size if size is None else size
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):

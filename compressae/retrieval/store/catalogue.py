@@ -21,8 +21,11 @@ from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.inverted import InvertedIndex
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.index.segments import LAST_ID, AllowedRows, check_ids
+from compressae.retrieval.index.table_rows import TableRows
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
+from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store import version as version_files
 from compressae.retrieval.store.change import Change, names_of, numbers_of
 from compressae.retrieval.store.files import (
@@ -111,7 +114,7 @@ class Catalogue:
                 disk failed. What was there is unchanged.
             MissingExtraError: metadata without pyarrow.
         """
-        check_place(Path(path), overwrite)
+        check_place(local_path(path, REMOTE_OUTPUT), overwrite)
         codes = as_codes(codes, "codes")
         names = check_row_ids(ids, len(codes))
         numbers = None if names is not None else ids
@@ -147,7 +150,7 @@ class Catalogue:
         Raises:
             InputError: see ``create``; or no row is left in the index.
         """
-        path = Path(path)
+        path = local_path(path, REMOTE_OUTPUT)
         check_place(path, overwrite)
         segment = index.segments.merged()
         with _lock_of_older(path), replacing(path, folder=True) as folder:
@@ -187,7 +190,7 @@ class Catalogue:
         Raises:
             InputError: no whole catalogue, or no such version.
         """
-        path = Path(path)
+        path = local_path(path, "an index is mapped into memory")
         if not path.exists():
             raise InputError(f"{path}: no such folder; expected a catalogue")
         for tries_left in reversed(range(_TRIES)):
@@ -283,7 +286,8 @@ class Catalogue:
                 nonzeros' columns are ids; or q sequences of ids.
             on: what searches the version that is open: ``GpuIndex(catalogue.index)``, say; the
                 index itself when None.
-            options: of ``CompressedIndex.search`` or ``InvertedIndex.search``.
+            options: of ``CompressedIndex.search`` or ``InvertedIndex.search``. ``rerank`` may be
+                (table, ids) too, a table whose rows have ids of their own; see ``table_rows``.
 
         Returns:
             Hits, with the catalogue's own ids: int64, or texts, "" where a query has fewer than K
@@ -294,12 +298,17 @@ class Catalogue:
             MissingExtraError: ``where`` as a text without DuckDB.
         """
         view = self._view
-        if self._root.texts:
-            if not isinstance(options.get("rerank"), HotRows | None):
-                raise InputError("rerank: rows named by texts; expected whole numbers as ids")
-            if allowed is not None:
-                numbers = numbers_of(view.stored, encoded(allowed))
-                allowed = numbers[numbers >= 0]
+        rerank = options.get("rerank")
+        if isinstance(rerank, tuple) and len(rerank) == 2:
+            options["rerank"] = self._table_rows(view, *rerank)
+        elif self._root.texts and not isinstance(rerank, HotRows | TableRows | None):
+            raise InputError(
+                "rerank: rows named by texts; expected (table, ids), the ids of the table's rows, "
+                "or what table_rows(table, ids) gives"
+            )
+        if self._root.texts and allowed is not None:
+            numbers = numbers_of(view.stored, encoded(allowed))
+            allowed = numbers[numbers >= 0]
         if exclude is not None and not sparse.issparse(exclude):
             exclude = self._pairs(view, exclude)
         elif exclude is not None and self._root.texts:
@@ -322,6 +331,49 @@ class Catalogue:
             InputError: see ``HotRows``; or an id that the catalogue lacks.
         """
         return HotRows(table, self._numbers(self._view, ids), self.like.similarity, dtype)
+
+    def table_rows(self, table: Any, ids: Any) -> TableRows:
+        """A table whose rows have ids of their own, for ``search(…, rerank=…)``.
+
+        The table stays where it is. What is made once serves many searches, until the catalogue
+        changes: after an added or updated row make it again.
+
+        Args:
+            table: (m, d) embeddings: an array, a path, a URL or ``Embeddings``.
+            ids: (m,) of the catalogue's kind, distinct, in any order. The table may hold rows that
+                the catalogue lacks.
+
+        Raises:
+            InputError: another number of ids than rows, one twice; or a row of the catalogue that
+                the table lacks.
+        """
+        return self._table_rows(self._view, table, ids)
+
+    def _table_rows(self, view: View, table: Any, ids: Any) -> TableRows:
+        """See ``table_rows``."""
+        embeddings = as_embeddings(table, "rerank")
+        if self._root.texts:
+            names = encoded(ids)
+            if len(names) != len(embeddings):
+                raise InputError(f"{len(names)} ids for {len(embeddings)} rows; expected one a row")
+            check_distinct(names)
+            numbers = numbers_of(view.stored, names)
+        else:
+            numbers = check_ids(ids, len(embeddings))
+            numbers = np.where(view.index.segments.known(numbers), numbers, -1)
+        rows = np.flatnonzero(numbers >= 0)
+        for part in view.stored:
+            n, alive = len(part.segment.codes), part.segment.alive
+            own = part.segment.ids_of(np.arange(n) if alive is None else np.flatnonzero(alive))
+            missing = np.setdiff1d(own, numbers[rows])
+            if len(missing):
+                first = missing[:1]
+                id = decoded(names_of(view.stored, first))[0] if self._root.texts else first[0]
+                raise InputError(
+                    f"{embeddings.name}: no row of id {id}, which is in the catalogue; expected a "
+                    "row of each"
+                )
+        return TableRows(embeddings.subset(rows), numbers[rows], self.like.similarity)
 
     def metadata(self, ids: Any) -> "pa.Table":
         """Read the metadata of ids (m,), in their order.

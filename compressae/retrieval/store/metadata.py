@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError, MissingExtraError
-from compressae.retrieval.io.parquet import require_pyarrow
+from compressae.retrieval.io.parquet import parquet_source, require_pyarrow
+from compressae.retrieval.io.remote import RemotePath, as_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -276,8 +277,8 @@ def as_table(metadata: Any, rows: int | None, like: "pa.Schema | None" = None) -
     """Convert metadata to a table, before long work starts.
 
     Args:
-        metadata: {name: column of m values}; a path to a ``.parquet`` file; or a table of pyarrow,
-            pandas, polars, DuckDB or whatever exports an Arrow stream.
+        metadata: {name: column of m values}; a path or URL of a ``.parquet`` file; or a table of
+            pyarrow, pandas, polars, DuckDB or whatever exports an Arrow stream.
         rows: m; any number when None.
         like: columns that it must have, in whatever order; types are converted where nothing is
             lost.
@@ -293,11 +294,12 @@ def as_table(metadata: Any, rows: int | None, like: "pa.Schema | None" = None) -
     import pyarrow.parquet
 
     try:
-        if isinstance(metadata, str | Path):
-            path = Path(metadata)
+        if isinstance(metadata, str | Path | RemotePath):
+            path = as_path(metadata)
             if path.suffix != ".parquet" or not path.is_file():
                 raise InputError(f"{path}: no .parquet file; expected one of a row for each item")
-            table = pyarrow.parquet.read_table(path)
+            with parquet_source(path) as source:
+                table = pyarrow.parquet.read_table(source)
         else:
             table = pa.table(metadata)
         table = table.replace_schema_metadata(None)

@@ -15,6 +15,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import checksum, load_artifact, save_artifact
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.plain import read_plain
+from compressae.retrieval.io.remote import RemotePath, as_path
 from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, checked, from_json
 from compressae.retrieval.store.names import LONGEST, decoded, encoded
 
@@ -35,7 +36,8 @@ class ShardRecord:
     Attributes:
         name: of its folder.
         source: the file of its embeddings.
-        source_bytes, source_changed: size of the file, and time of its last change in nanoseconds.
+        source_bytes: size of the file.
+        source_version: time of its last change in nanoseconds; of a URL what its store says.
         first_row: number of the shard's first row in the file.
         rows: number of rows.
         row_groups: the first and one past the last row group of a .parquet; None for other files.
@@ -45,7 +47,7 @@ class ShardRecord:
     name: ShardName
     source: str
     source_bytes: Count
-    source_changed: Count
+    source_version: str
     first_row: Count
     rows: Positive
     row_groups: tuple[Count, Count] | None
@@ -141,10 +143,10 @@ def is_sharded(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def source_files(folder: Path) -> list[Path]:
+def source_files(folder: Path) -> list[Path | RemotePath]:
     """The files of embeddings that shards were made of, in the order of the rows."""
     return [
-        Path(source) for source in dict.fromkeys(s.source for s in read_manifest(folder).shards)
+        as_path(source) for source in dict.fromkeys(s.source for s in read_manifest(folder).shards)
     ]
 
 

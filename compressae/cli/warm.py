@@ -29,6 +29,8 @@ def warm(as_json: bool) -> None:
         compress(model, items, residual_bytes=4, beam=2),
         compress(model, items, budget="9 B/row"),
         compress(model, items, residual_bytes=4, similarity="dot"),
+        encode(model, items, "float32"),
+        encode(model, items, "float16"),
         encode(model, items, "int8"),
     ]
     seen = sparse.eye_array(20, 400, format="csr")
@@ -39,6 +41,12 @@ def warm(as_json: bool) -> None:
                 index.search(items[:20], 5, scoring=scoring)
         index.search(items[:20], 5, candidates="all", exclude=seen)
         index.search(items[:1], 5, allowed=np.arange(50))
+        index.add(index.codes.take(np.arange(2)))
+        index.search(items[:2], 5)
     lists = encode(model, items).to_scipy()
-    InvertedIndex(lists).search(lists[:20], 5)
+    for list_type in ("int8", "float32"):
+        inverted = InvertedIndex(lists, list_type=list_type)
+        for queries in (lists[:1], lists[:20]):
+            inverted.search(queries, 5)
+            inverted.search(queries, 5, allowed=np.arange(50))
     common.say({"seconds": round(time.perf_counter() - started, 1)}, as_json)

@@ -25,6 +25,8 @@ settings.load_profile("suite")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not HAS_GPU:
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("ray") and "ray" not in item.config.option.markexpr:
+        pytest.skip("starts a Ray cluster; run by pytest -m ray")
 
 
 def _poisoned(*shape, **settings):

@@ -30,6 +30,10 @@ Kind = Literal[
 TrainedKind = Literal["codes", "pruned", "int8", "int4"]
 #: Kinds whose size is that of their rows.
 _FIXED = ("full", "int8", "int4")
+#: Latents of codes under a tight budget, as ``CodedTable.least_bytes`` counts.
+_LEAST_LATENTS = 16
+#: Bytes that the levels of codes may take, which ``CodedTable.least_bytes`` leaves out.
+_LEVELS = 512
 #: Steps of a search for a size.
 _STEPS = 60
 #: Ratio of successive numbers of collisions, among which the smallest table is searched.
@@ -453,7 +457,7 @@ def _share_rows(
 
     def least(n: int, d: int, number: int) -> int:
         if kind == "codes":
-            return CodedTable.least_bytes(n, d)
+            return CodedTable.least_bytes(n, d) + _LEVELS
         if kind == "pruned":
             return PrunedTable.bytes_of(n, d, n, number)
         return n * QuantizedTable.row_bytes(d, _bits(kind))
@@ -500,9 +504,11 @@ def _from_rows(
     if nbytes is None:
         return FullTable.from_dense(rows, padding_idx=padding_idx)
     if kind == "codes":
-        return CodedTable.from_dense(
-            rows, nbytes, importance=importance, padding_idx=padding_idx, seed=seed
-        )
+        settings: dict[str, Any] = dict(importance=importance, padding_idx=padding_idx, seed=seed)
+        try:
+            return CodedTable.from_dense(rows, nbytes, **settings)
+        except InputError:  # A tight budget: the smallest decoder, values of the fewest bits.
+            return CodedTable.from_dense(rows, nbytes, _LEAST_LATENTS, "int2", **settings)
     if kind == "pruned":
         n, d = rows.shape
         entries = PrunedTable.most_entries(n, d, nbytes, rows.element_size())

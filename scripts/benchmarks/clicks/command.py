@@ -8,7 +8,7 @@ import click
 import numpy as np
 from benchmarks.clicks import cells
 from benchmarks.clicks.methods import METHODS
-from benchmarks.clicks.report import markdown
+from benchmarks.clicks.report import grouped, markdown
 from benchmarks.clicks.workbench import Setting
 from benchmarks.gowalla.files import write, write_json
 from clicks import movielens, readers
@@ -150,7 +150,7 @@ def _write_report(out: Path) -> None:
     if not records:
         raise InputError(f"{out}: no cells; expected some: run the command without --report-only")
     write(out / "clicks.md", markdown(records))
-    write_json(out / "clicks.json", {"cells": records})
+    write_json(out / "clicks.json", grouped(records))
 
 
 def _tell(name: str, record: dict[str, Any]) -> None:

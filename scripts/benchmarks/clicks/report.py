@@ -8,18 +8,33 @@ import numpy as np
 from benchmarks.clicks.methods import METHODS
 
 Record = dict[str, Any]
+#: What the cells of a table have in common.
+_SHARED = ("data", "model", "optimizer", "settings", "machine", "threads", "version")
 
 
-def markdown(records: list[Record], title: str = "# Click models over compressed tables") -> str:
+def grouped(records: list[Record]) -> dict[str, list[Record]]:
+    """Cells by data set, model and optimiser, with what they have in common said once."""
+    groups = []
+    for _, cells in _groups(records):
+        shared = {name: cells[0][name] for name in _SHARED}
+        own = [{k: v for k, v in cell.items() if k not in _SHARED} for cell in cells]
+        groups.append({**shared, "cells": own})
+    return {"groups": groups}
+
+
+def markdown(records: list[Record]) -> str:
     """A table for each data set, model and optimiser."""
+    parts = ["# Click models over compressed tables\n"]
+    for names, cells in _groups(records):
+        parts.append(section(*names, cells))
+    return "\n".join(parts)
 
-    def key(record: Record) -> tuple[str, ...]:
+
+def _groups(records: list[Record]) -> list[tuple[tuple[str, str, str], list[Record]]]:
+    def key(record: Record) -> tuple[str, str, str]:
         return record["data"], record["model"], record["optimizer"]
 
-    parts = [title + "\n"]
-    for names, group in groupby(sorted(records, key=key), key):
-        parts.append(section(*names, list(group)))
-    return "\n".join(parts)
+    return [(names, list(cells)) for names, cells in groupby(sorted(records, key=key), key)]
 
 
 def section(data: str, model: str, optimizer: str, cells: list[Record]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil, prod
-from typing import Any, Literal, Self, Unpack, get_args
+from typing import Any, Literal, Self, Unpack, cast, get_args
 
 import numpy as np
 import torch
@@ -43,11 +43,11 @@ _RATIO = 1.1
 class TableCollection(nn.ModuleDict):
     """A table for each of many features, called like an ``nn.ModuleDict`` of ``nn.EmbeddingBag``.
 
-    All features follow one rule (Shi et al., arXiv 1909.02107, section 5): those with fewer rows
-    than ``threshold`` have a full table, all others a table of ``kind``. So has a feature whose
-    table of that kind would not be smaller than the full one (quotient and remainder of three ids
-    are four rows). Values of the dictionary are tables; with kind "full" its ``state_dict`` is that
-    of ``nn.EmbeddingBag`` modules.
+    All features follow one rule (Shi et al., arXiv 1909.02107): those with fewer rows than
+    ``threshold`` have a full table, all others a table of ``kind``. So has a feature whose table of
+    that kind would not be smaller than the full one (quotient and remainder of three ids are four
+    rows). Values of the dictionary are tables; with kind "full" its ``state_dict`` is that of
+    ``nn.EmbeddingBag`` modules.
 
     Args:
         rows: {feature: number of ids}.
@@ -208,9 +208,9 @@ class TableCollection(nn.ModuleDict):
             features: {feature: ids}, where ids int32 or int64 are (B,), one an example; (B, L),
                 bags of L of which the padding id does not count; or a pair of ids (T,) and offsets
                 (B,), as in ``nn.EmbeddingBag``. Or an object shaped like torchrec's
-                ``KeyedJaggedTensor``: ``keys()``, ``values()`` (T,) by feature, and ``lengths()``
-                (features · B,) or ``offsets()`` (features · B + 1,), with ``weights_or_none()``
-                (T,) if ids have weights.
+                ``KeyedJaggedTensor``, one number of examples for all keys: ``keys()``, ``values()``
+                (T,) by feature, and ``lengths()`` (features · B,) or ``offsets()`` (features · B +
+                1,), with ``weights_or_none()`` (T,) if ids have weights.
             per_sample_weights: {feature: weights of the shape of its ids}, for mode "sum"; features
                 without stay unweighted.
 
@@ -296,9 +296,7 @@ class TableCollection(nn.ModuleDict):
                 ) from error
 
     def _tables(self) -> Iterator[tuple[str, Table]]:
-        for name, table in self.items():
-            assert isinstance(table, Table)
-            yield name, table
+        yield from cast(Iterator[tuple[str, Table]], self.items())
 
     def _check_names(self, bags: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
         for what, names in (("unknown feature", bags), ("weights of an unknown feature", weights)):
@@ -316,9 +314,9 @@ class TableCollection(nn.ModuleDict):
         self, table: Table, ids: Tensor, offsets: Tensor | None, weights: Tensor | None
     ) -> Tensor:
         """Pool rows (B, d) of a feature; one id an example needs no bag."""
-        if offsets is None and isinstance(ids, Tensor) and ids.ndim == 1 and weights is None:
-            return table(ids)
         if offsets is None and ids.ndim == 1:
+            if weights is None:
+                return table(ids)
             offsets = torch.arange(len(ids), device=ids.device)
         return TableBag(table, self.mode)(ids, offsets, weights)
 
@@ -555,6 +553,9 @@ def _keyed_bags(
             f"{len(counts)} lengths for {len(names)} keys: expected as many for each key, one an "
             "example, and keys that differ"
         )
+    strides = getattr(jagged, "stride_per_key", None)
+    if callable(strides) and len(set(strides())) > 1:
+        raise InputError(f"examples of each key {list(strides())}: expected as many of every key")
     if int(counts.sum()) != len(values) or bool((counts < 0).any()):
         raise InputError(
             f"lengths that sum to {int(counts.sum())} for {len(values)} values: expected lengths "

@@ -113,6 +113,13 @@ def test_keyed_jagged_ids_are_split_by_feature(offsets_only):
     torch.testing.assert_close(pooled["item"], wanted)
 
 
+def test_keys_with_numbers_of_examples_of_their_own_are_refused():
+    features = jagged()
+    features.stride_per_key = lambda: [2, 4]
+    with pytest.raises(InputError, match=r"examples of each key \[2, 4\]"):
+        collect("full", {"user": 300, "item": 70})(features)
+
+
 def test_weights_of_ids_with_keys_or_without():
     collection = collect("chinese-remainder", {"user": 300, "item": 70})
     weights = torch.tensor([1.0, -2, 3, 4, 5, 6])

@@ -149,10 +149,10 @@ class TableCollection(nn.ModuleDict):
     ) -> Self:
         """Compress trained tables, those of fewer rows than ``threshold`` copied in full.
 
-        Codes and pruned tables have an equal number of bytes a row, as many as fit the budget. A
-        feature whose full table would take no more (the smallest, as codes have a decoder each)
-        keeps it. int8 and int4 tables are those of ``QuantizedTable``, to be tuned through the
-        rounding or exported as they are.
+        Rows of codes and of pruned tables get an equal number of bytes, as many as fit the budget,
+        beyond the least that their table needs (codes have a decoder for each feature). A feature
+        whose full table would take no more keeps it. int8 and int4 tables are those of
+        ``QuantizedTable``, to be tuned through the rounding or exported as they are.
 
         Args:
             sources: {feature: trained rows}, such as a collection; rows as in ``dense_rows``.
@@ -446,7 +446,7 @@ def _share_rows(
 ) -> dict[str, int | None]:
     """Bytes of each feature's compressed table, None for a full one, within the budget in all.
 
-    All compressed rows get an equal number of bytes, as many as fit.
+    All compressed rows get an equal number of bytes beyond the least, as many as fit.
 
     Args:
         sizes: {feature: (n, d, bytes a number)}.
@@ -467,7 +467,7 @@ def _share_rows(
         for name, (n, _, _) in sizes.items():
             share = smallest[name]
             if kind in ("codes", "pruned"):
-                share = max(share, int(bytes_a_row * n))
+                share += int(bytes_a_row * n)
             compressed = n >= threshold and share < full[name]
             chosen[name] = share if compressed else None
         return chosen

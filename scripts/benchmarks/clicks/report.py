@@ -51,8 +51,8 @@ def section(data: str, model: str, optimizer: str, cells: list[Record]) -> str:
         f"{setting['min_count']} times share one), {setting['dense']} dense ones; d = "
         f"{setting['dim']}, batches of {setting['batch']}, learning rate "
         f"{_rate(setting)}, {setting['epochs']} epochs at most, the model of the least validation "
-        f"log loss kept. Seeds {', '.join(map(str, seeds))}; ± is the standard deviation over them."
-        "\n",
+        f"log loss kept. Seeds {', '.join(map(str, seeds))}; ± is the standard deviation over "
+        "them. Parameters and bytes are those of the tables; s: seconds of training.\n",
     ]
     if "base_log_loss" in setting:
         known = ""
@@ -73,7 +73,9 @@ def section(data: str, model: str, optimizer: str, cells: list[Record]) -> str:
         if not found:
             absent.append(name)
             continue
-        lines.append(_line(method.label, found, full))
+        made = sorted(cell["seed"] for cell in found)
+        few = f" (seed {', '.join(map(str, made))} alone)" * (made != seeds)
+        lines.append(_line(method.label + few, found, full))
     if absent:
         command = f"python scripts/benchmarks/clicks --data {data} --model {model} --optimizer "
         command += f"{optimizer} -o OUT " + " ".join(f"--method {name}" for name in absent)

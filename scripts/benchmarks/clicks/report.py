@@ -51,8 +51,9 @@ def section(data: str, model: str, optimizer: str, cells: list[Record]) -> str:
         f"{setting['min_count']} times share one), {setting['dense']} dense ones; d = "
         f"{setting['dim']}, batches of {setting['batch']}, learning rate "
         f"{_rate(setting)}, {setting['epochs']} epochs at most, the model of the least validation "
-        f"log loss kept. Seeds {', '.join(map(str, seeds))}; ± is the standard deviation over "
-        "them. Parameters and bytes are those of the tables; s: seconds of training.\n",
+        f"log loss kept. Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        f"{'; ± is the standard deviation over them' * (len(seeds) > 1)}. Parameters (integers and "
+        "packed codes are none) and bytes are those of stored tables; s: seconds of training.\n",
     ]
     if "base_log_loss" in setting:
         known = ""
@@ -113,7 +114,9 @@ def _line(label: str, cells: list[Record], full: list[Record]) -> str:
     seconds = [cell["seconds"] for cell in cells if "seconds" in cell]
     figures = [
         label,
-        f"{np.mean([cell['parameters'] for cell in cells]):,.0f}",
+        f"{np.mean([cell['parameters'] for cell in cells]):,.0f}"
+        if cells[0]["parameters"]
+        else "–",
         f"{size:,.0f}",
         of_full,
         _mean(cells, lambda cell: cell["test_log_loss"]),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressae.tables.budgeted import BudgetedTable
     from compressae.tables.budgets import power_widths, uniform_widths, widths_of_shares
     from compressae.tables.coded import CodedTable
+    from compressae.tables.collection import TableCollection
     from compressae.tables.compositional import CompositionalTable
     from compressae.tables.full import FullTable
     from compressae.tables.hashed import HashedTable
@@ -32,6 +33,7 @@ _MODULES = {
     "budgeted": ["BudgetedTable"],
     "budgets": ["power_widths", "uniform_widths", "widths_of_shares"],
     "coded": ["CodedTable"],
+    "collection": ["TableCollection"],
     "compositional": ["CompositionalTable"],
     "full": ["FullTable"],
     "hashed": ["HashedTable"],
@@ -58,6 +60,7 @@ __all__ = [
     "QuantizedTable",
     "Table",
     "TableBag",
+    "TableCollection",
     "Trial",
     "WidthSearch",
     "find_collision",

@@ -93,6 +93,12 @@ class CompositionalTable(Table):
         partitions = partition(n, kind, parts, rows=entries // width)
         return CompositionalTable(n, d, partitions, combine, **settings)
 
+    @staticmethod
+    def entries_of(partitions: Partitions, embedding_dim: int, combine: Combine = "product") -> int:
+        """Count the numbers of a table of these partitions."""
+        widths = _widths(embedding_dim, len(partitions.sizes), combine)
+        return sum(size * width for size, width in zip(partitions.sizes, widths, strict=True))
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all tables from a normal distribution."""

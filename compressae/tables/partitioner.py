@@ -4,6 +4,7 @@ Shi et al., "Compositional embeddings using complementary partitions", arXiv 190
 """
 
 from collections.abc import Sequence
+from math import ceil, gcd
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,7 +20,11 @@ _RULES = (*get_args(Kind), "custom")
 
 
 def partition(
-    n: int, kind: Complementary = "quotient-remainder", parts: int = 2, rows: int | None = None
+    n: int,
+    kind: Complementary = "quotient-remainder",
+    parts: int = 2,
+    rows: int | None = None,
+    collisions: float | None = None,
 ) -> Partitions:
     """Choose complementary partitions of n ids.
 
@@ -30,6 +35,9 @@ def partition(
         parts: partitions; 2 for "quotient-remainder".
         rows: most classes of all partitions together, the first partition as large as they allow;
             None for the fewest.
+        collisions: in place of ``rows``: ids that share a class of the first partition, 1 or more.
+            It has ⌈n / collisions⌉ classes (slightly more where sizes are coprime), the others the
+            fewest that distinguish its ids.
 
     Raises:
         InputError: there are no such partitions.
@@ -38,6 +46,8 @@ def partition(
     (10, 10, 10)
     >>> partition(1000, rows=130).sizes
     (121, 9)
+    >>> partition(1000, "chinese-remainder", collisions=4).sizes
+    (251, 4)
     """
     if kind not in get_args(Complementary):
         raise InputError(
@@ -47,6 +57,13 @@ def partition(
         raise InputError(
             f"{parts} partitions, {kind}: expected 2 for quotient-remainder, 1 or more for others"
         )
+    if collisions is not None:
+        if rows is not None or parts < 2 or not 1 <= collisions < float("inf"):
+            raise InputError(
+                f"{collisions} collisions in {parts} partitions, rows {rows}: expected 1 or more "
+                "collisions, 2 or more partitions, and no rows"
+            )
+        return _with_collisions(n, kind, parts, collisions)
     if rows is None:
         return leanest(kind, n, parts)
     choice = partitions(kind, n, parts, rows)
@@ -56,6 +73,16 @@ def partition(
             f"{sum(leanest(kind, n, parts).sizes)} or slightly more"
         )
     return choice
+
+
+def _with_collisions(n: int, kind: Complementary, parts: int, collisions: float) -> Partitions:
+    """Partition n ids so that at most ``collisions`` of them share the first partition's class."""
+    first = ceil(n / collisions)
+    others = leanest(kind, -(-n // first), parts - 1).sizes
+    if kind == "chinese-remainder":
+        while any(gcd(first, size) > 1 for size in others):
+            first += 1
+    return Partitions(kind, (first, *others))
 
 
 def find_collision(classes: Partitions | Sequence[Any], n: int) -> tuple[int, int] | None:

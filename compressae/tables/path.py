@@ -64,6 +64,13 @@ class PathTable(Table):
         self.partitioner.to(self._factory["device"])
         self.reset_parameters()
 
+    @staticmethod
+    def entries_of(partitions: Partitions, embedding_dim: int, hidden: int = 16) -> int:
+        """Count the numbers of a table of these partitions."""
+        first, *others = partitions.sizes
+        a_map = 2 * embedding_dim * hidden + hidden + embedding_dim
+        return first * embedding_dim + sum(others) * a_map
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw weights from normal distributions and set biases to zero."""
@@ -95,7 +102,8 @@ class PathTable(Table):
             for part, a, a_bias, b, b_bias in zip(rows[order].split(counts), *maps, strict=True)
             if len(part)
         ]
-        return torch.empty_like(rows).index_copy(0, order, torch.cat(mapped))
+        mapped_rows = torch.cat(mapped).to(rows.dtype)  # Autocast maps in fewer bits.
+        return torch.empty_like(rows).index_copy(0, order, mapped_rows)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.partitioner.extra_repr()}, hidden={self.hidden}"

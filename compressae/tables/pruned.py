@@ -79,8 +79,14 @@ class PrunedTable(RaggedTable):
     @staticmethod
     def most_entries(n: int, d: int, nbytes: int, value_bytes: int = 4) -> int:
         """Count the entries of a table (n, d) that fit ``nbytes``; below 0 if none do."""
+        column = smallest_dtype(d - 1).itemsize
+        return (nbytes - PrunedTable.bytes_of(n, d, 0)) // (value_bytes + column)
+
+    @staticmethod
+    def bytes_of(n: int, d: int, entries: int, value_bytes: int = 4) -> int:
+        """Count the bytes of a table (n, d) of so many entries."""
         column, length = smallest_dtype(d - 1).itemsize, smallest_dtype(d).itemsize
-        return (nbytes - n * length - 8 * -(-n // ROW_BLOCK)) // (value_bytes + column)
+        return entries * (value_bytes + column) + n * length + 8 * -(-n // ROW_BLOCK)
 
     def _columns(self, entries: Tensor, first: Tensor) -> Tensor:
         return self.columns[entries].long()

@@ -74,8 +74,14 @@ class QuantizedTable(FullTable):
     @property
     def nbytes(self) -> int:
         """Count the bytes of the integers and scales that ``export`` returns."""
-        scale = self.scale_dtype.itemsize
-        return self.num_embeddings * ((self.embedding_dim * self.bits + 7) // 8 + scale)
+        return self.num_embeddings * self.row_bytes(
+            self.embedding_dim, self.bits, self.scale_dtype.itemsize
+        )
+
+    @staticmethod
+    def row_bytes(embedding_dim: int, bits: int, scale_bytes: int = 4) -> int:
+        """Count the bytes of a row's integers and scale."""
+        return (embedding_dim * bits + 7) // 8 + scale_bytes
 
     def _lookup(self, ids: Tensor) -> Tensor:
         return _StraightThrough.apply(super()._lookup(ids), self.bits, self.scale_dtype)

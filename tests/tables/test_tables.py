@@ -112,6 +112,20 @@ def test_padding_is_zeros_and_takes_no_gradient(kind, padding):
 
 
 @every
+def test_autocast_changes_no_dtype_and_little_else(kind):
+    table = make(kind)
+    ids = torch.tensor([[0, 22, 6], [6, 7, 21]])
+    plain, all_rows = table(ids), table.rows()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, found_rows = table(ids), table.rows()
+        nn.functional.linear(found, torch.ones(1, D)).sum().backward()
+    assert found.dtype == found_rows.dtype == torch.float32
+    torch.testing.assert_close(found, plain, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found_rows, all_rows, rtol=0.05, atol=0.05)
+    assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in table.parameters())
+
+
+@every
 def test_training_makes_the_loss_smaller(kind):
     losses = trained(make(kind))
     assert losses[-1] < 0.9 * losses[0]

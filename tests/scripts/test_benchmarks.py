@@ -239,3 +239,16 @@ def test_encoding_is_timed(tmp_path):
     (point,) = written["points"]
     assert point["code"] == "faiss pq" and point["code_bytes"] == 8 and point["rows_a_second"] > 0
     assert written["commit"] and written["before"] is None
+
+
+@pytest.mark.slow
+def test_a_table_in_files_is_encoded_and_indexed(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
+    small = ("--rows", 1500, "--files", 3, "--latents", 128, "--nonzeros", 4, "--steps", 2)
+    done = run_here("benchmarks.cluster", tmp_path, *small, "--ways", "alone", "--no-faiss")
+    assert done.returncode == 0, done.stderr or done.stdout
+    record = json.loads((tmp_path / "cluster.json").read_text())
+    assert record["same_bytes"] and record["rows"] == 1500
+    assert record["sharded_differences"] == record["sharded_score_difference"] == 0
+    assert record["recall_of_scan_1000"] > 0.95 and record["alone_rows_a_s"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster.json"]

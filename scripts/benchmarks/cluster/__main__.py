@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.catalogue.rows import about, folder_bytes, p50, timed, write_record
 
 from compressae import CompresSAE, TrainConfig, fit_quantizer, load_sample, train
-from compressae.cluster.encode import Runner, encode_shards
+from compressae.cluster.encode import InProcess, Runner, encode_shards
 from compressae.cluster.pool import Pool
 from compressae.cluster.units import Job
 from compressae.retrieval import Catalogue, recall_at
@@ -44,7 +44,12 @@ QUERIES, K = 200, 100
 @click.option("--nonzeros", default=8, show_default=True)
 @click.option("--residual-bytes", default=16, show_default=True)
 @click.option("--steps", default=40, show_default=True, help="Of training.")
-@click.option("--ways", default="processes,ray,killed", show_default=True)
+@click.option(
+    "--ways",
+    default="processes,ray,killed",
+    show_default=True,
+    help="Of encoding: alone, processes, ray, killed (Ray, whose workers are killed).",
+)
 @click.option("--workers", default=2, show_default=True)
 @click.option("--faiss/--no-faiss", "with_faiss", default=True, help="IVF-PQ of the same rows.")
 @click.option("--keep", is_flag=True, help="Keep the files that were made.")
@@ -181,6 +186,8 @@ def _write_files(folder: Path, rows: int, files: int) -> None:
 
 
 def _runner(way: str, workers: int) -> Runner:
+    if way == "alone":
+        return InProcess()
     if way == "processes":
         return Pool(workers)
     from compressae.cluster.ray import RayRunner

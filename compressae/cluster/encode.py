@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +36,8 @@ from compressae.retrieval.store.shards import (
     write_signed,
 )
 
-_JOB = "job.json"
+#: What decides the bytes of shards, as a checksum: shards of another job are not mixed with them.
+_JOB = "job.sha256"
 Progress = Callable[[int, int], None] | None
 
 
@@ -84,8 +85,9 @@ def encode_shards(
     """
     folder = Path(job.output)
     units = plan_units(source, job.column, rows)
-    model, like = _loaded(job.model, job.quantizer)
+    model, like = _load(job.model, job.quantizer)
     key = _key(job, like)
+    job = replace(job, key=key)
     _claim(folder, key, overwrite)
     total, done_rows = sum(unit.rows for unit in units), 0
     made: dict[int, Done] = {}
@@ -97,7 +99,9 @@ def encode_shards(
     left = [unit for unit in units if unit.number not in made]
     if left:
         # Compile once, and not in every worker at the same time.
-        compress(model, np.eye(2, model.dim, dtype=np.float32) + 1, like=like, device=job.device)
+        rows_of_any = np.eye(2, model.dim, dtype=np.float32) + 1
+        rows_of_any *= like.longest / np.linalg.norm(rows_of_any, axis=1, keepdims=True)
+        compress(model, rows_of_any, like=like, device=job.device, beam=job.beam)
     failures: list[Failure] = []
     for outcome in (runner or InProcess()).run(job, left):
         if isinstance(outcome, Failure):
@@ -117,6 +121,7 @@ def encode_shards(
     kinds = {done.ids for done in made.values()}
     if len(kinds) > 1:
         raise InputError(f"{source}: ids are {' in some files and '.join(sorted(kinds))} in others")
+    _remove_others(folder, {done.record.name for done in made.values()})
     records = tuple(made[number].record for number in sorted(made))
     manifest = Manifest(model.model_id, like.checksum, kinds.pop(), records)
     write_signed(folder / MANIFEST, manifest)
@@ -126,7 +131,9 @@ def encode_shards(
 def encode_unit(job: Job, unit: Unit) -> Done | Failure:
     """Encode one unit and write its shard; an error of its input is returned, not raised."""
     try:
-        model, like = _loaded(job.model, job.quantizer)
+        model, like = _loaded(job.model, job.quantizer, job.key)
+        if _key(job, like) != job.key:
+            raise InputError(f"{job.quantizer}: changed since the job began; run the command again")
         items = open_embeddings(unit.source, job.column)
         own = items.subset(np.arange(unit.first_row, unit.first_row + unit.rows))
         codes = compress(
@@ -146,15 +153,20 @@ def encode_unit(job: Job, unit: Unit) -> Done | Failure:
         kind = "integers" if ids.dtype.kind in "iu" else "texts"
     shared = {name: value for name, value in asdict(unit).items() if name != "number"}
     record = ShardRecord(name=unit.name, config=checksum(path / "config.json"), **shared)
-    done = Done(_key(job, like), record, kind)
+    done = Done(job.key, record, kind)
     with replacing(Path(job.output) / f"{unit.name}.json") as file:
         file.write_text(json.dumps(asdict(done)) + "\n")
     return done
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, quantizer: str) -> tuple[CompresSAE, FittedQuantizer]:
-    """Model and quantiser, loaded once in a process.
+def _loaded(model: str, quantizer: str, key: str) -> tuple[CompresSAE, FittedQuantizer]:
+    """Model and quantiser of a job, loaded once in a process."""
+    return _load(model, quantizer)
+
+
+def _load(model: str, quantizer: str) -> tuple[CompresSAE, FittedQuantizer]:
+    """Load the model and the quantiser.
 
     Raises:
         InputError: they do not belong together, or are none.
@@ -199,7 +211,7 @@ def _claim(folder: Path, key: str, overwrite: bool) -> None:
         raise InputError(
             f"{folder}: holds {min(foreign or names)}, which is no shard; choose another name"
         )
-    if names and (folder / _JOB).read_text().strip() != key:
+    if names and read_plain(folder / _JOB, "encode again") != f"{key}\n".encode():
         if not overwrite:
             raise InputError(
                 f"{folder}: holds shards of another model, quantiser or column; give --overwrite "
@@ -213,6 +225,14 @@ def _claim(folder: Path, key: str, overwrite: bool) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)  # It names shards that may be made again.
     with replacing(folder / _JOB) as file:
         file.write_text(key + "\n")
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove shards of rows that the table no longer has."""
+    for entry in folder.iterdir():
+        if re.fullmatch(PART, entry.name) and entry.name not in names:
+            shutil.rmtree(entry)
+            (folder / f"{entry.name}.json").unlink(missing_ok=True)
 
 
 def _read_done(folder: Path, unit: Unit, key: str) -> Done | None:

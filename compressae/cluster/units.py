@@ -57,6 +57,7 @@ class Job:
         column: of vectors in .parquet files.
         id_column: of ids in .parquet files; rows are called by their numbers when None.
         beam, device, threads: see ``compress``; threads of one unit.
+        key: SHA-256 of what decides the bytes of shards; ``encode_shards`` sets it.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Job:
     beam: int = 1
     device: str = "cpu"
     threads: int | None = 1
+    key: str = ""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,27 @@ def test_a_changed_source_is_coded_again(made, job, tmp_path):
     )
 
 
+def test_a_table_that_has_fewer_files_leaves_no_older_shards(made, job, tmp_path):
+    np.save(tmp_path / "items.npy", made.rows[:50])
+    encode_shards(job, tmp_path / "items.npy", rows=20)
+    encode_shards(job, tmp_path / "items.npy")
+    names = {path.name for path in (tmp_path / "coded").iterdir()}
+    assert names == {"part-00000", "part-00000.json", "manifest.json", "job.sha256"}
+
+
+def test_a_quantiser_that_was_fitted_again_is_loaded_again(made, job, tmp_path):
+    """Row lengths too: the rows that compile the kernels are no longer than the table's."""
+    job = replace(job, quantizer=str(tmp_path / "own"))
+    for longest in (0.1, 5):
+        rows = made.rows * longest / np.linalg.norm(made.rows, axis=1).max()
+        quantizer = fit_quantizer(made.model, rows, residual_bytes=2, similarity="dot")
+        quantizer.save(tmp_path / "own")
+        np.save(tmp_path / "items.npy", rows)
+        encode_shards(job, tmp_path / "items.npy", rows=300, overwrite=True)
+        expected = compress(made.model, rows, like=quantizer)
+        assert np.array_equal(merge_shards(tmp_path / "coded")[0].data, expected.data)
+
+
 def test_a_bad_row_fails_its_shard_alone(made, job, tmp_path):
     folder = tmp_path / "items"
     folder.mkdir()

@@ -20,9 +20,13 @@ import click
 import numpy as np
 from scipy import sparse
 
-from compressae import CompresSAE, compress, encode
+from compressae import CompresSAE, compress, encode, fit_quantizer
+from compressae.cluster.encode import encode_shards
+from compressae.cluster.units import Job
 from compressae.retrieval import Catalogue, InputError, Projection, load_codes
+from compressae.retrieval.codes import FittedQuantizer
 from compressae.retrieval.index.compressed import SearchSettings
+from compressae.retrieval.store.shards import merge_shards
 from fuzz.place import memory
 
 N, D, H = 260, 8, 32
@@ -65,6 +69,13 @@ def originals(folder: Path) -> None:
         with catalogue.writing() as change:
             change.configure(SearchSettings(query_nonzeros=8, candidates=20, tuned=(5, 20)))
             change.remove([1])
+    fit_quantizer(model, table, residual_bytes=2, budget="9 B/row").save(folder / "quantizer")
+    fit_quantizer(model, table, residual_bytes=2).save(folder / "whole")
+    np.save(folder / "table.npy", table)
+    job = Job(str(folder / "model"), str(folder / "whole"), str(folder / "shards"))
+    encode_shards(job, folder / "table.npy", rows=200)
+    shutil.rmtree(folder / "whole")
+    (folder / "table.npy").unlink()
     for kind in ("dot", "cosine"):
         rows = sparse.random_array((N, H), density=0.2, rng=rng, dtype=np.float32)
         names = [f"n{i}" for i in range(N)] if kind == "dot" else np.arange(N) * 3
@@ -92,6 +103,12 @@ def use(path: Path, verify: bool, conditions: bool) -> list[Any]:
     queries = np.random.default_rng(1).standard_normal((3, D)).astype(np.float32)
     if path.name == "model":
         return [Projection.load(path).encode(queries, 3)[0].tolist()]
+    if path.name == "quantizer":
+        fitted = FittedQuantizer.load(path)
+        return [fitted.checksum, fitted.settings, fitted.least_benefit, fitted.longest]
+    if path.name == "shards":
+        merged, ids = merge_shards(path)
+        return [merged.nonzeros.tobytes(), merged.to_scipy().toarray().tobytes(), ids.tolist()]
     if path.name.startswith("codes"):
         codes = load_codes(path, verify)
         return [codes.nonzeros.tobytes(), codes.to_scipy().toarray().tobytes(), codes.nbytes]
@@ -298,6 +315,9 @@ def make_right(copy: Copy) -> None:
         if Path(name).name == "config.json" and str(Path(name).parent) in folders:
             with suppress(*_NONE):  # What is no config stays as it is.
                 copy.write(name, _right_config(copy, name))
+    if "manifest.json" in copy.files:
+        with suppress(*_NONE):
+            copy.write("manifest.json", _right_manifest(copy))
     for name in sorted(copy.files):
         if name.startswith("versions/"):
             with suppress(*_NONE):
@@ -329,6 +349,18 @@ def _right_config(copy: Copy, name: str) -> bytes:
     text = json.dumps(content, sort_keys=True).encode()
     content["checksum"] = hashlib.sha256(text).hexdigest()
     return json.dumps(content).encode()
+
+
+def _right_manifest(copy: Copy) -> bytes:
+    """A manifest that fits the shards that it names."""
+    file = json.loads(copy.files["manifest.json"])
+    for shard in file["content"]["shards"]:
+        config = copy.files.get(f"{shard['name']}/config.json")
+        if config is not None:
+            shard["config"] = hashlib.sha256(config).hexdigest()
+    text = json.dumps(file["content"], sort_keys=True).encode()
+    file["sha256"] = hashlib.sha256(text).hexdigest()
+    return json.dumps(file).encode()
 
 
 def _right_version(copy: Copy, name: str) -> bytes:

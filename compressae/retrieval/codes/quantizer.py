@@ -101,6 +101,8 @@ class RowQuantizer:
             and self.gains.shape == (256,)
             and not bool((np.diff(self.gains) < 0).any())
             and centroids == _CENTROIDS
+            and m <= d  # An array without entries may have an axis of any length.
+            and (m > 0) == (s > 0)
             and self.project.shape == self.restore.shape == (d, m * s)
         )
         if not is_consistent:

@@ -147,6 +147,9 @@ def test_parts_that_do_not_fit_are_refused(model, table):
     arrays["quantizer.metric"] = arrays["quantizer.metric"][:3, :3]
     with pytest.raises(InputError, match="do not fit together; encode the table again"):
         PackedCodes.from_parts(settings, arrays)
+    endless = np.empty((1 << 32, 256, 0), np.float32)  # Of no bytes: 4 GB were reserved for a row.
+    with pytest.raises(InputError, match="do not fit together; encode the table again"):
+        PackedCodes.from_parts(settings, codes.arrays() | {"quantizer.codebooks": endless})
     for lacking in ("quantizer.gains", "data"):
         with pytest.raises(InputError, match="encode the table again"):
             PackedCodes.from_parts(

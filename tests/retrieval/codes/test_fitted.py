@@ -1,0 +1,95 @@
+"""FittedQuantizer: saved and loaded, refused where it is damaged, of the model that made it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from compressae import CompresSAE, InputError, compress, fit_quantizer
+from compressae.retrieval.codes import FittedQuantizer, load_like
+
+N, D, H = 400, 10, 64
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CompresSAE(D, H, 4, seed=1)
+
+
+@pytest.mark.parametrize("form", [{"residual_bytes": 3}, {"budget": "8 B/row"}, {"beam": 3}])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_saved_one_codes_alike(model, table, tmp_path, form, similarity):
+    fitted = fit_quantizer(model, table, similarity=similarity, **form)
+    fitted.save(tmp_path / "quantizer")
+    again = FittedQuantizer.load(tmp_path / "quantizer")
+    assert again.checksum == fitted.checksum and again.similarity == similarity
+    assert (again.settings, again.least_benefit) == (fitted.settings, fitted.least_benefit)
+    codes = [compress(model, table[:50], like=like) for like in (fitted, again)]
+    assert np.array_equal(codes[0].data, codes[1].data)
+    assert codes[0].settings == fitted.settings
+
+
+def test_it_is_that_of_compress(model, table):
+    codes = compress(model, table, residual_bytes=3)
+    fitted = fit_quantizer(model, table, residual_bytes=3)
+    assert codes.fitted.checksum == fitted.checksum
+    assert np.array_equal(compress(model, table, like=fitted).data, codes.data)
+
+
+def test_either_kind_is_opened(model, table, tmp_path):
+    fit_quantizer(model, table).save(tmp_path / "quantizer")
+    compress(model, table).save(tmp_path / "codes")
+    assert isinstance(load_like(tmp_path / "quantizer"), FittedQuantizer)
+    assert load_like(tmp_path / "codes").counts is None
+    with pytest.raises(InputError, match="is quantizer; expected codes"):
+        from compressae.retrieval import load_codes
+
+        load_codes(tmp_path / "quantizer")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"least_benefit": -1.0}, "least benefit -1.0; expected 0 or more"),
+        ({"longest": 0.0}, "longest row of 0.0; expected more than 0"),
+        ({"longest": float("inf")}, "Infinity is no number"),
+        ({"latents": "many"}, "fit the quantiser again"),
+        ({"made": {"similarity": "cubic"}}, "similarity 'cubic'"),
+    ],
+)
+def test_settings_of_a_file_are_not_trusted(model, table, tmp_path, change, said):
+    from compressae.retrieval.io.artifacts import load_artifact, save_artifact
+
+    fit_quantizer(model, table).save(tmp_path / "quantizer")
+    whole = load_artifact(tmp_path / "quantizer", "quantizer")
+    tensors = {stem: dict(arrays) for stem, arrays in whole.tensors.items()}
+    save_artifact(tmp_path / "forged", "quantizer", whole.settings | change, tensors)
+    with pytest.raises(InputError, match=said):
+        FittedQuantizer.load(tmp_path / "forged")
+
+
+def test_a_file_of_no_quantiser_is_refused(model, table, tmp_path):
+    fit_quantizer(model, table).save(tmp_path / "quantizer")
+    config = tmp_path / "quantizer" / "config.json"
+    config.write_text(json.dumps({"kind": "quantizer"}))
+    with pytest.raises(InputError, match="damaged or not of compressae"):
+        FittedQuantizer.load(tmp_path / "quantizer")
+
+
+def test_another_models_is_refused(model, table):
+    fitted = fit_quantizer(model, table)
+    with pytest.raises(InputError, match="give codes of the same model"):
+        compress(CompresSAE(D, H, 4, seed=2), table, like=fitted)
+
+
+@pytest.mark.parametrize(
+    "own", [{"nonzeros": 3}, {"value_type": "int4"}, {"residual_bytes": 2}, {"similarity": "dot"}]
+)
+def test_its_own_settings_stand(model, table, own):
+    with pytest.raises(InputError, match="beside a quantiser to share"):
+        compress(model, table, like=fit_quantizer(model, table), **own)

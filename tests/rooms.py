@@ -25,7 +25,7 @@ FLOORS = {
     ],
     "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
     "compressae.retrieval.store": [
-        "cached sharded", "catalogue counters", "shards change", "view", "files",
+        "cached sharded", "catalogue counters", "shards packed_table change", "view", "files",
         "names metadata version",
     ],
     "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "size"],

@@ -80,7 +80,9 @@ def test_the_cluster_pages_python_runs():
         [pa.array([str(i) for i in range(30)]), vectors], ["sku", "embedding"]
     )
     (coded,) = names["encoded"](iter([batch]))
-    assert b"".join(coded["code"].to_pylist()) == names["whole"].take(range(30)).data[:-4].tobytes()
+    assert (
+        b"".join(coded["packed"].to_pylist()) == names["whole"].take(range(30)).data[:-4].tobytes()
+    )
 
 
 def shown_commands(page):

@@ -7,7 +7,9 @@ import click
 
 from compressae.cli import common
 from compressae.cli.progress import progress
-from compressae.retrieval.codes.base import KIND
+from compressae.retrieval.codes import KIND, PackedCodes
+from compressae.retrieval.errors import InputError
+from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.io.remote import RemotePath
 
 #: Options of codes that shards have too; a quantiser says the others.
@@ -20,6 +22,7 @@ _OF_SHARDS = ("like", "beam")
         "encode items.npy -m model -o codes --residual-bytes 32",
         "encode items.npy -m model -o codes --budget '48 B/row' --importance popularity.npy",
         "encode items.npy -m model -o codes --values int8",
+        "encode items.parquet -m model --like quantizer -o codes.parquet --id-column sku",
         "encode items/ -m model --like quantizer -o coded --shards --id-column sku",
         "encode items/ -m model --like quantizer -o coded --shards --ray auto",
     ),
@@ -73,7 +76,10 @@ def encode(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compress every row of EMBEDDINGS to a sparse code."""
+    """Compress every row of EMBEDDINGS to a sparse code.
+
+    An output that ends in .parquet is a table of ids and packed bytes, for codes of a quantiser.
+    """
     if shards:
         how = (id_column, shard_rows, workers, address, device, threads)
         common.say(_encode_shards(embeddings, model, output, overwrite, options, *how), as_json)
@@ -81,18 +87,27 @@ def encode(
     source = click.get_current_context().get_parameter_source("address")
     if shard_rows or workers or (address and source is click.core.ParameterSource.COMMANDLINE):
         raise click.UsageError("--shard-rows, --workers and --ray make shards: give --shards")
-    common.check_output(output, KIND, overwrite)
+    as_table = output.suffix == ".parquet"
+    if as_table:
+        _check_table(output, overwrite, options["like"])
+    else:
+        common.check_output(output, KIND, overwrite)
     items = common.open_table(embeddings)
     ids = None if id_column is None else common.load_ids(embeddings, id_column)
     from compressae.model import CompresSAE
     from compressae.retrieval.store.catalogue import check_row_ids
+    from compressae.retrieval.store.packed_table import write_packed_table
     from compressae.retrieval.store.shards import save_shard
 
     check_row_ids(ids, len(items))  # Before rows are encoded, which takes longest.
     encoder = CompresSAE.load(model)
     with progress("encoding") as show:
         codes = common.encode_rows(encoder, items, options, device, show, threads)
-    save_shard(output, codes, ids)
+    if as_table:
+        assert isinstance(codes, PackedCodes)
+        write_packed_table(output, codes, ids)
+    else:
+        save_shard(output, codes, ids)
     common.say(
         {
             "codes": str(output),
@@ -102,6 +117,24 @@ def encode(
         },
         as_json,
     )
+
+
+def _check_table(output: Path, overwrite: bool, like: Path | None) -> None:
+    """Refuse a .parquet of codes that could not be written or read back.
+
+    Raises:
+        InputError: see above.
+    """
+    check_file_destination(output)
+    if output.exists() and not overwrite:
+        raise InputError(
+            f"{output}: an older file is there; give --overwrite to replace it, or another name"
+        )
+    if like is None:
+        raise InputError(
+            f"{output}: codes in a .parquet are read back with their quantiser: give --like; "
+            "fit-quantizer fits one"
+        )
 
 
 def _encode_shards(

@@ -7,10 +7,11 @@ import click
 
 from compressae.cli import common
 from compressae.cli.progress import progress
-from compressae.retrieval.codes import Codes
+from compressae.retrieval.codes import Codes, PackedCodes, load_like
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.store.catalogue import Catalogue, check_place, check_row_ids
 from compressae.retrieval.store.metadata import as_table
+from compressae.retrieval.store.packed_table import is_packed_table, read_packed_table
 from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards
 from compressae.retrieval.store.shards import is_sharded, load_shard, merge_shards
 
@@ -21,6 +22,7 @@ from compressae.retrieval.store.shards import is_sharded, load_shard, merge_shar
         "index items.npy -m model -o index --residual-bytes 32",
         "index codes -m model -o index",
         "index coded -m model -o served --shards",
+        "index codes.parquet -m model --like quantizer -o index",
         "index items.npy -m model -o index --similarity dot --queries users.npy --ids ids.npy",
         "index items.npy -m model -o index --metadata items.parquet --id-column sku",
         "index items.parquet -m model -o index --id-column sku --metadata-columns price,in_stock",
@@ -65,20 +67,29 @@ def index(
     From codes and their model, or from embeddings and a model (which are encoded first), the index
     takes dense queries. From codes alone, or a scipy sparse .npz, it takes sparse queries. The
     options of codes apply to embeddings only. Codes in shards, of 'encode --shards', are merged.
+    Packed codes in a .parquet, of 'encode -o codes.parquet' or another engine, take --like.
     """
     is_matrix, in_shards = source.suffix == ".npz", is_sharded(source)
-    is_coded = is_matrix or in_shards or (source / "config.json").exists()
+    in_table = not is_matrix and not in_shards and is_packed_table(source)
+    is_coded = is_matrix or in_shards or in_table or (source / "config.json").exists()
     if shards and not in_shards:
         raise click.UsageError(f"--shards: {source} holds no codes in shards, of encode --shards")
     if not is_coded and model is None:
         common.open_table(source)  # What cannot be read is reported before the missing model.
         raise click.UsageError("embeddings need a model: give -m MODEL")
+    like = options.pop("like") if in_table else None
+    if in_table and like is None:
+        raise click.UsageError("a table of packed codes needs their quantiser: give --like")
     if is_coded and any(options.values()):
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     if not shards:
         check_place(output, overwrite)
     names, table = common.ids_and_metadata(
-        ids, metadata, metadata_columns, id_column, source if in_shards or not is_coded else None
+        ids,
+        metadata,
+        metadata_columns,
+        id_column,
+        source if in_shards or in_table or not is_coded else None,
     )
     codes: Codes
     projection = None
@@ -105,6 +116,12 @@ def index(
     else:
         if in_shards:
             codes, names = merge_shards(source)
+        elif in_table:
+            assert like is not None
+            quantizer = load_like(like)
+            fitted = quantizer.fitted if isinstance(quantizer, PackedCodes) else quantizer
+            codes, own = read_packed_table(source, fitted)
+            names = own if names is None else names
         elif is_matrix:
             codes = common.sparse_rows(source)
         else:

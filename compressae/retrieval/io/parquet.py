@@ -313,6 +313,20 @@ def arrow_vectors(table: Any, column: str | None, name: str) -> list[np.ndarray]
     return parts
 
 
+def parquet_schema(path: Path | RemotePath) -> "pa.Schema":
+    """Arrow schema of a parquet file.
+
+    Raises:
+        InputError: it is no parquet file.
+        MissingExtraError: pyarrow is not installed.
+    """
+    pa = require_pyarrow(str(path))
+    import pyarrow.parquet
+
+    with _damage_named(path, pa), parquet_source(path) as source:
+        return pyarrow.parquet.read_schema(source)
+
+
 def row_group_sizes(path: Path | RemotePath) -> list[int]:
     """Rows of each row group of a parquet file.
 

@@ -18,7 +18,7 @@ from compressae.retrieval.io.artifacts import check_destination
 from compressae.tables import ActionSampler, BudgetedTable, Trial, WidthSearch
 from compressae.tables.bet.searching import KIND
 from recommenders.interactions import Split, fingerprint
-from recommenders.models import MF, NCF
+from recommenders.models import MF
 from recommenders.ranking import judge, rank
 from recommenders.sampling import steps_per_epoch
 from recommenders.training import Outcome, Recipe, Run, learning_rates, validation_users
@@ -70,10 +70,12 @@ class Settings:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r}; expected {' or '.join(known)}")
 
-    def check_fits(self, ncf: bool) -> None:
-        """Refuse principal axes for NCF, whose scores are no dot products."""
-        if ncf and self.axes == "principal":
-            raise InputError("axes 'principal' change the scores of NCF; expected 'given' for it")
+    def check_fits(self, survives_rotation: bool) -> None:
+        """Refuse principal axes for a model, such as NCF, whose scores rotated rows change."""
+        if not survives_rotation and self.axes == "principal":
+            raise InputError(
+                "axes 'principal' change the scores of NCF and NGCF; expected 'given' for them"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +222,7 @@ def search_and_retrain(
     settings = settings or Settings()
     if not split.valid.nnz:
         raise InputError("no validation pair; expected some to search by: hold out a share")
-    settings.check_fits(isinstance(full, NCF))
+    settings.check_fits(full.survives_rotation)
     check_destination(folder / "search", KIND)
     rows = full_rows(full, settings)
     frequencies = np.concatenate([split.train.sum(axis=axis) for axis in (1, 0)])

@@ -1,11 +1,11 @@
-"""Matrix factorisation, NCF and LightGCN over one table of users and items.
+"""Matrix factorisation, NCF, LightGCN and NGCF over one table of users and items.
 
 The table is any module called like ``nn.Embedding``, of n_users + n_items rows, users first, with a
 method ``rows()`` that returns all of them, (n, d).
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,14 +14,12 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from compressae.retrieval.errors import InputError
-from recommenders.propagation import normalised_adjacency, propagate
+from recommenders.propagation import neighbours, normalised_adjacency, propagate
 
 #: Ids (any shape) int64 → rows (..., d).
 Lookup = Callable[[Tensor], Tensor]
 #: Which rows are scaled to length 1.
 Unit = Literal["none", "users", "both"]
-#: Models that ``recommender`` makes.
-MODELS = ("lightgcn", "mf", "ncf")
 #: Pairs of NCF that are scored together, so that a block fits the cache.
 _PAIRS = 1 << 15
 
@@ -37,6 +35,9 @@ class MF(nn.Module):
         unit: which rows are scaled to length 1: "none"; "users", which changes no ranking and
             stabilises the loss "softmax"; or "both": scores are cosines (arXiv 2201.02327).
     """
+
+    #: Whether scores are the same after all rows of the table are rotated.
+    survives_rotation: ClassVar[bool] = True
 
     def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
         super().__init__()
@@ -111,12 +112,49 @@ class LightGCN(MF):
         return self._unit(lambda ids: F.embedding(ids, rows))
 
 
+class NGCF(MF):
+    """NGCF (arXiv 1905.08108, equations 7 and 10): layers with weights, rows of all layers joined.
+
+    Each layer is LeakyReLU((Ã + I)·E·W₁ + (Ã·E ⊙ E)·W₂), of unit length as in the public code; rows
+    of (layers + 1)·d numbers are compared by dot products. Without the paper's dropout of messages.
+
+    Args:
+        layers: of propagation; 3 in the paper.
+    """
+
+    survives_rotation = False
+
+    def __init__(
+        self, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
+    ) -> None:
+        super().__init__(table, train, unit)
+        d = self.dim
+        self.sums = nn.ModuleList(nn.Linear(d, d) for _ in range(layers))
+        self.products = nn.ModuleList(nn.Linear(d, d) for _ in range(layers))
+        for linear in (*self.sums, *self.products):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        self._adjacency = normalised_adjacency(train)
+
+    def lookup(self) -> Lookup:
+        x = self.table.rows().float()  # type: ignore[operator]
+        layers = [x]
+        for of_sum, of_product in zip(self.sums, self.products, strict=True):
+            near = neighbours(self._adjacency, x)
+            x = F.leaky_relu(of_sum(near + x) + of_product(near * x), 0.2)
+            layers.append(F.normalize(x, dim=1))
+        rows = torch.cat(layers, 1)
+        return self._unit(lambda ids: F.embedding(ids, rows))
+
+
 class NCF(MF):
     """NeuMF (arXiv 1708.05031, equation 12) over one table.
 
     The first half of a row is for GMF, the other half for an MLP of d → d/2 → d/4; the score is a
     weighted sum of the 3·d/4 outputs of both. d must be a multiple of 4.
     """
+
+    survives_rotation = False
 
     def __init__(self, table: nn.Module, train: csr_array, unit: Unit = "none") -> None:
         super().__init__(table, train, unit)
@@ -150,10 +188,19 @@ class NCF(MF):
         return gmf + torch.cat(mlp)
 
 
+_CLASSES: dict[str, type[MF]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}
+#: Models that ``recommender`` makes.
+MODELS = tuple(_CLASSES)
+
+
+def survives_rotation(model: str) -> bool:
+    """Whether a model's scores are the same after all rows of its table are rotated."""
+    return _CLASSES[model].survives_rotation
+
+
 def recommender(
     model: str, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
 ) -> MF:
-    """Make one of ``MODELS``; ``layers`` is for LightGCN."""
-    if model == "lightgcn":
-        return LightGCN(table, train, unit, layers)
-    return (NCF if model == "ncf" else MF)(table, train, unit)
+    """Make one of ``MODELS``; ``layers`` is for LightGCN and NGCF."""
+    own = {"layers": layers} if model in ("lightgcn", "ngcf") else {}
+    return _CLASSES[model](table, train, unit, **own)

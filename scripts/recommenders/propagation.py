@@ -36,6 +36,22 @@ def propagate(adjacency: csr_array, rows: Tensor, layers: int) -> Tensor:
     return _Propagation.apply(rows, adjacency, layers)
 
 
+def neighbours(adjacency: csr_array, rows: Tensor) -> Tensor:
+    """Ã·rows (n, d) float32, on the CPU; differentiable. Ã is symmetric."""
+    return _Product.apply(rows, adjacency)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, adjacency: csr_array) -> Tensor:
+        ctx.graph = adjacency
+        return torch.from_numpy(adjacency @ rows.detach().numpy())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.from_numpy(ctx.graph @ gradients[0].contiguous().numpy()), None
+
+
 class _Propagation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, adjacency: csr_array, layers: int) -> Tensor:

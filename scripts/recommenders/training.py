@@ -87,7 +87,7 @@ def recipe_for(
     decay: float | None = None,
     **settings: Any,
 ) -> Recipe:
-    """The recipe for "lightgcn", "mf" or "ncf", with its default loss and decay.
+    """The recipe for one of ``models.MODELS``, with its default loss and decay.
 
     NCF's scores are no dot products: a block costs two layers a pair, so its loss is "bpr".
     """

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recommenders.losses import bpr, sampled_softmax
-from recommenders.models import MF, NCF, LightGCN
+from recommenders.models import MF, NCF, NGCF, LightGCN
 from recommenders.propagation import normalised_adjacency, propagate
 from recommenders.sampling import NegativeSampler, pair_batches, user_batches
 from scipy.sparse import csr_array
@@ -49,6 +49,31 @@ def test_propagation_and_its_gradient_equal_the_dense_ones(train, layers, d):
     (out**2 * weight).sum().backward()
     (mean**2 * weight).sum().backward()
     torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_ngcf_and_its_gradient_equal_the_dense_ones(train, layers):
+    """Against equation 7 of arXiv 1905.08108 with a dense adjacency."""
+    dense, d = dense_adjacency(train), 12
+    torch.manual_seed(0)
+    model = NGCF(FullTable(200, d, std=0.1), train, layers=layers)
+    ids, weight = torch.arange(200), torch.randn(200, d * (layers + 1))
+    found = model.lookup()(ids)
+    (found**2 * weight).sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    x = model.table.rows()
+    rows = [x]
+    for of_sum, of_product in zip(model.sums, model.products, strict=True):
+        mixed = (dense + torch.eye(200)) @ x @ of_sum.weight.T + of_sum.bias
+        mixed = mixed + ((dense @ x) * x) @ of_product.weight.T + of_product.bias
+        x = torch.where(mixed > 0, mixed, 0.2 * mixed)
+        rows.append(x / x.norm(dim=1, keepdim=True))
+    expected = torch.cat(rows, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    (expected**2 * weight).sum().backward()
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_items_that_nobody_took_keep_a_share_of_their_row():

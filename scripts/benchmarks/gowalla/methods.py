@@ -15,6 +15,7 @@ from benchmarks.gowalla.joined import JoinedTable
 from benchmarks.gowalla.workbench import DoesNotFit, Workbench
 from recommenders.bet import Settings as SearchSettings
 from recommenders.bet import principal_axes, refit, search_and_retrain
+from recommenders.models import survives_rotation
 
 from compressae.cli.progress import progress
 from compressae.retrieval.errors import InputError
@@ -127,14 +128,14 @@ def pruned(bench: Workbench, budget: int) -> Table:
     """Prune the dense rows by magnitude, then train all epochs again (after arXiv 2406.17335).
 
     Entries are compared relative to their row's length, and each row keeps at least half of its
-    even share. Where scores are dot products, rows are first rotated to their principal axes; this
+    even share. Where scores survive it, rows are first rotated to their principal axes; this
     changes no score and is not stored. Without these three, validation recall was a fifth.
     """
     entries = min(PrunedTable.most_entries(bench.n, bench.dim, budget, 2), bench.n * bench.dim)
     if entries < bench.n:
         raise DoesNotFit(f"{max(entries, 0)} entries for {bench.n} rows")
     rows = torch.from_numpy(bench.dense_rows())
-    if bench.setting.model != "ncf":
+    if survives_rotation(bench.setting.model):
         rows = principal_axes(rows)
     lengths = rows.norm(dim=1).clamp(min=1e-12)
     floor = max(1, entries // bench.n // 2)

@@ -67,7 +67,7 @@ def markdown(records: list[Record]) -> str:
     return "\n".join(parts)
 
 
-_MODELS = {"lightgcn": "LightGCN", "mf": "MF", "ncf": "NCF"}
+_MODELS = {"lightgcn": "LightGCN", "mf": "MF", "ncf": "NCF", "ngcf": "NGCF"}
 _PROTOCOLS = {"lightgcn": "LightGCN split", "bet": "BET's protocol (50/25/25 per user)"}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.gowalla.files import write_json
 from benchmarks.gowalla.job import Job, job_options, quality_line, tell
 from recommenders.bet import Settings, refit, search_and_retrain
+from recommenders.models import survives_rotation
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import check_destination
@@ -48,7 +49,7 @@ def widths(keep: float, full: Path | None, draws: int, test: bool, **options: An
     names = {field.name for field in fields(Settings)} - {"candidates", "std"}
     searching = {name: options.pop(name) for name in names}
     settings = Settings(**searching, candidates=draws, std=options["std"])
-    settings.check_fits(options["model"] == "ncf")
+    settings.check_fits(survives_rotation(options["model"]))
     job = Job.of(**options)
     split, output, n, dim = job.split, job.output, job.n, job.dim
     entries = int(keep * n * dim) if 0 < keep <= 1 else 0

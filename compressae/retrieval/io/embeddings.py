@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.parquet import ParquetColumn, arrow_vectors
+from compressae.retrieval.io.parquet import KeptGroups, ParquetColumn, arrow_vectors
 from compressae.retrieval.io.plain import check_plain
 from compressae.retrieval.io.remote import HEADER_AHEAD, RemotePath, as_path
 from compressae.retrieval.io.tensorfile import TensorPlace, read_places
@@ -190,6 +190,8 @@ class Embeddings:
                     numbers = np.arange(start, stop)
                     parts.append(self._checked(shard, shard.read(slice(start, stop)), numbers))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            return self._read(slice(int(rows[0]), int(rows[-1]) + 1))
         # Row numbers are grouped by shard.
         out = np.empty((len(rows), self.shape[1]), np.float32)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
@@ -354,7 +356,8 @@ def open_embeddings(path: str | Path | RemotePath, column: str | None = None) ->
     """
     path = as_path(path)
     files = table_files(path)
-    shards = [_open_shard(file, column) for file in files]
+    kept = KeptGroups()
+    shards = [_open_shard(file, column, kept) for file in files]
     # Jobs that write parquet leave files without rows.
     shards = [s for s in shards if s.shape[0] or not isinstance(s.source, ParquetColumn)] or shards
     for shard in shards:
@@ -387,11 +390,11 @@ def table_files(path: Path | RemotePath) -> list[Path | RemotePath]:
     return files
 
 
-def _open_shard(path: Path | RemotePath, column: str | None) -> Shard:
+def _open_shard(path: Path | RemotePath, column: str | None, kept: KeptGroups) -> Shard:
     if isinstance(path, Path):
         check_plain(path, _EXPECTED)
     if path.suffix == ".parquet":
-        vectors = ParquetColumn(path, column)
+        vectors = ParquetColumn(path, column, kept)
         return Shard(str(path), vectors.shape, vectors.dtype_name, vectors)
     if path.suffix == ".npy":
         place = _npy_place(path)

@@ -2,8 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,41 @@ _DTYPES = {"halffloat": "float16", "float": "float32", "double": "float64"}
 _CURE = "write or copy it again"
 
 
+class KeptGroups:
+    """Decoded row groups of a table's files, of which those used last are kept.
+
+    Args:
+        most_bytes: of the groups that are kept.
+    """
+
+    def __init__(self, most_bytes: int = 1 << 30) -> None:
+        self.most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._groups: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, file: int, group: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """A row group (m, d), decoded if it is not kept.
+
+        Args:
+            file, group: what it is known by.
+            decode: reads it.
+        """
+        key = file, group
+        with self._lock:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+                return self._groups[key]
+        rows = decode()
+        with self._lock:
+            if key not in self._groups:
+                self._groups[key] = rows
+                self._bytes += rows.nbytes
+            while self._bytes > self.most_bytes:
+                self._bytes -= self._groups.popitem(last=False)[1].nbytes
+        return rows
+
+
 class ParquetColumn:
     """Rows (n, d) of a column of lists of floats, read by slices or row numbers.
 
@@ -36,7 +72,7 @@ class ParquetColumn:
         path: a ``.parquet`` file, or one behind a URL.
         column: name of the column; the only one of lists of floats when None, or the one that is
             named embedding, embeddings or vector.
-        kept_bytes: of decoded row groups that are kept for rows by number.
+        kept: decoded row groups for rows by number, which the files of a table share.
 
     Attributes:
         shape: (n, d); d is 0 where lists of any length have no rows.
@@ -48,10 +84,10 @@ class ParquetColumn:
     """
 
     def __init__(
-        self, path: Path | RemotePath, column: str | None = None, kept_bytes: int = 1 << 29
+        self, path: Path | RemotePath, column: str | None = None, kept: KeptGroups | None = None
     ) -> None:
         pyarrow = require_pyarrow(str(path))
-        self.path, self.kept_bytes = path, kept_bytes
+        self.path, self._kept = path, kept or KeptGroups()
         with _damage_named(path, pyarrow):
             with self._open(ahead=HEADER_AHEAD) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
@@ -65,7 +101,6 @@ class ParquetColumn:
         self.dtype_name = _DTYPES[str(kind.value_type)]
         self._lock = threading.Lock()
         self._scans: OrderedDict[int, Iterator[np.ndarray]] = OrderedDict()
-        self._groups: OrderedDict[int, np.ndarray] = OrderedDict()
         width = getattr(kind, "list_size", None)
         if width is None:
             width = self._first_width() if len(self) else 0
@@ -89,8 +124,9 @@ class ParquetColumn:
         for group in np.flatnonzero(np.diff(bounds)):
             own = slice(bounds[group], bounds[group + 1])
             first, last = int(self._starts[group]), int(self._starts[group + 1])
-            if (last - first) * self.shape[1] * out.itemsize <= self.kept_bytes:
-                out[order[own]] = self._group(int(group), first, last)[ascending[own] - first]
+            if (last - first) * self.shape[1] * out.itemsize <= self._kept.most_bytes:
+                whole = self._kept.get(id(self), int(group), partial(self._slice, first, last))
+                out[order[own]] = whole[ascending[own] - first]
                 continue
             # The group is too large to be kept: scan it, from where the last call stopped.
             step = max(1, _DECODED // self.shape[1])
@@ -100,19 +136,6 @@ class ParquetColumn:
                 part = slice(*np.searchsorted(ascending, [start, stop]))
                 out[order[part]] = self._slice(start, stop)[ascending[part] - start]
         return out
-
-    def _group(self, group: int, first: int, last: int) -> np.ndarray:
-        """A row group, decoded; those used last are kept."""
-        with self._lock:
-            if group in self._groups:
-                self._groups.move_to_end(group)
-                return self._groups[group]
-        rows = self._slice(first, last)
-        with self._lock:
-            self._groups[group] = rows
-            while sum(kept.nbytes for kept in self._groups.values()) > self.kept_bytes:
-                self._groups.popitem(last=False)
-        return rows
 
     def _slice(self, start: int, stop: int) -> np.ndarray:
         """Rows start..stop, by the scan that stopped at start, or else a new one."""

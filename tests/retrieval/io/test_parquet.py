@@ -7,7 +7,7 @@ import pytest
 
 from compressae import InputError, open_embeddings
 from compressae.retrieval.io.embeddings import as_embeddings
-from compressae.retrieval.io.parquet import ParquetColumn, read_columns
+from compressae.retrieval.io.parquet import KeptGroups, ParquetColumn, read_columns
 
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
 pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
@@ -58,7 +58,7 @@ def test_rows_come_back(tmp_path, rows, kind, dtype):
 
 @pytest.mark.parametrize("kept", [0, 300 * D * 4, 1 << 20], ids=["none", "one group", "all"])
 def test_rows_by_number_whatever_is_kept(tmp_path, rows, kept):
-    vectors = ParquetColumn(write(tmp_path / "a.parquet", rows), kept_bytes=kept)
+    vectors = ParquetColumn(write(tmp_path / "a.parquet", rows), kept=KeptGroups(kept))
     rng = np.random.default_rng(2)
     for count in (1, 7, 999):
         some = rng.integers(0, N, count)
@@ -67,6 +67,17 @@ def test_rows_by_number_whatever_is_kept(tmp_path, rows, kept):
     for part in np.array_split(ascending, 9):
         np.testing.assert_array_equal(vectors.read(part), rows[part])
         np.testing.assert_array_equal(vectors.read(slice(int(part[0]), N)), rows[part[0] :])
+
+
+def test_files_of_a_table_share_what_is_kept(tmp_path, rows):
+    """Three files of three groups, of which two groups are kept; those used last."""
+    kept, decoded = KeptGroups(2 * 300 * D * 4), []
+    columns = [ParquetColumn(write(tmp_path / f"{i}.parquet", rows), kept=kept) for i in range(3)]
+    for column in columns:
+        column._slice = lambda a, b, own=column._slice: decoded.append((a, b)) or own(a, b)
+    for number, count in ((0, 1), (0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
+        np.testing.assert_array_equal(columns[number].read(np.array([5, 1])), rows[[5, 1]])
+        assert len(decoded) == count
 
 
 def test_threads_read_at_once(tmp_path, rows):

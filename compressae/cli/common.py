@@ -256,7 +256,8 @@ def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--threads",
         type=click.IntRange(min=1),
-        help="Processors to use.  [default: all that the process may use]",
+        help="Processors to use; of shards, for each.  [default: all that the process may use; of "
+        "shards 1]",
     )(function)
 
 
@@ -299,6 +300,7 @@ def encode_rows(
     """
     from compressae.coding.compress import compress, encode
     from compressae.coding.plan import choose_form
+    from compressae.kernels.threads import limited
     from compressae.retrieval.codes import load_like
     from compressae.retrieval.codes.size import PACKED_TYPES
 
@@ -307,9 +309,10 @@ def encode_rows(
     queries = None if options["queries"] is None else open_table(options["queries"])
     if options["code_bytes"] is not None:
         check_bytes_alone(options)
-        form = choose_form(
-            model, items, options["code_bytes"], queries, options["similarity"], show
-        )
+        with limited(threads):
+            form = choose_form(
+                model, items, options["code_bytes"], queries, options["similarity"], show
+            )
         value_type, nonzeros = form["value_type"], form["nonzeros"]
         residual_bytes = form["residual_bytes"]
     packed_only = {

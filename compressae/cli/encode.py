@@ -84,8 +84,7 @@ def encode(
         how = (id_column, shard_rows, workers, address, device, threads)
         common.say(_encode_shards(embeddings, model, output, overwrite, options, *how), as_json)
         return
-    source = click.get_current_context().get_parameter_source("address")
-    if shard_rows or workers or (address and source is click.core.ParameterSource.COMMANDLINE):
+    if shard_rows or workers or (address and _is_given("address")):
         raise click.UsageError("--shard-rows, --workers and --ray make shards: give --shards")
     as_table = output.suffix == ".parquet"
     if as_table:
@@ -153,11 +152,16 @@ def _encode_shards(
     """Encode in shards; return what to print."""
     own = [name for name, value in options.items() if value and name not in _OF_SHARDS]
     if own:
-        raise click.UsageError("shards are coded as their quantiser says: give --like alone")
+        raise click.UsageError(
+            "shards are coded as their quantiser says: of the options of codes give --like and "
+            "--beam alone"
+        )
     if options["like"] is None:
         raise click.UsageError("shards share a quantiser: give --like; fit-quantizer fits one")
     if workers and address:
-        raise click.UsageError("--workers and --ray: give one of them")
+        if _is_given("address"):
+            raise click.UsageError("--workers and --ray: give one of them")
+        address = None  # Of the environment.
     from compressae.cluster.encode import InProcess, Job, Runner, encode_shards
     from compressae.cluster.pool import Pool
     from compressae.cluster.units import UNIT_ROWS
@@ -169,7 +173,7 @@ def _encode_shards(
 
         runner = RayRunner(address)
     else:
-        workers = workers or available_threads()
+        workers = workers or max(1, available_threads() // (threads or 1))
         runner = InProcess() if workers == 1 else Pool(workers)
     job = Job(
         model=_placed(model),
@@ -185,6 +189,12 @@ def _encode_shards(
     with progress("encoding") as show:
         manifest = encode_shards(job, _placed(embeddings), runner, rows, overwrite, show)
     return {"shards": len(manifest.shards), "codes": str(output), "rows": manifest.rows}
+
+
+def _is_given(name: str) -> bool:
+    """Whether an option stands on the command line, and not in the environment alone."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _placed(path: Path | RemotePath) -> str:

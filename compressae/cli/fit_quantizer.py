@@ -51,6 +51,7 @@ def fit_quantizer(
     items = common.open_table(embeddings)
     from compressae.coding.fit import fit_quantizer as fit
     from compressae.coding.plan import choose_form
+    from compressae.kernels.threads import limited
     from compressae.model import CompresSAE
 
     own = CompresSAE.load(model)
@@ -62,7 +63,8 @@ def fit_quantizer(
     }
     if code_bytes is not None:
         common.check_bytes_alone({**form, "code_nonzeros": code_nonzeros, "budget": budget})
-        form = choose_form(own, items, code_bytes, users, similarity)
+        with limited(threads):
+            form = choose_form(own, items, code_bytes, users, similarity)
     quantizer = fit(
         own,
         items,
@@ -75,13 +77,12 @@ def fit_quantizer(
         **form,
     )
     quantizer.save(output)
-    most = int(quantizer.quantizer.layout.lengths[-1])
     common.say(
         {
             "quantizer": str(output),
             "nonzeros": quantizer.quantizer.nonzeros,
             "residual_bytes": quantizer.quantizer.residual_bytes,
-            "bytes_an_item": f"at most {most}" if budget else most,
+            "most_bytes_an_item": int(quantizer.quantizer.layout.lengths[-1]),
         },
         as_json,
     )

@@ -15,6 +15,8 @@ from compressae.retrieval.store.packed_table import is_packed_table, read_packed
 from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards
 from compressae.retrieval.store.shards import is_sharded, load_shard, merge_shards
 
+_NO_RESIDUALS = "warning: residual codes are left out; give -m to search with them"
+
 
 @click.command(
     cls=common.Command,
@@ -95,11 +97,15 @@ def index(
     projection = None
     if in_shards:
         if names is not None:
-            raise click.UsageError("--ids: codes in shards have theirs; give them to encode")
+            raise click.UsageError(
+                "--ids and --id-column: codes in shards have theirs; give them to encode"
+            )
         projection = None if model is None else Projection.load(model)
         if shards:
             built = index_shards(source, output, projection, table, overwrite)
-            common.say({"index": str(output), "rows": len(built), **_size(built)}, as_json)
+            if projection is None and built.shards[0].like.residual_bytes:
+                click.echo(_NO_RESIDUALS, err=True)
+            common.say(_result(output, built, model), as_json)
             return
     if not is_coded:
         assert model is not None
@@ -130,22 +136,20 @@ def index(
         if model is not None:
             projection = Projection.load(model)
         elif codes.residual_bytes:
-            click.echo(
-                "warning: residual codes are left out; give -m to search with them", err=True
-            )
+            click.echo(_NO_RESIDUALS, err=True)
     catalogue = Catalogue.create(
         output, projection, codes, names, metadata=table, overwrite=overwrite
     )
-    common.say(
-        {
-            "index": str(output),
-            "queries": "sparse" if model is None else "dense",
-            "rows": len(catalogue),
-            **_size(catalogue),
-        },
-        as_json,
-    )
+    common.say(_result(output, catalogue, model), as_json)
 
 
-def _size(index: Catalogue | ShardedCatalogue) -> dict[str, float]:
-    return {"bytes_an_item": index.nbytes / len(index)}
+def _result(
+    output: Path, index: Catalogue | ShardedCatalogue, model: Path | None
+) -> dict[str, Any]:
+    """What is printed of an index."""
+    return {
+        "index": str(output),
+        "queries": "sparse" if model is None else "dense",
+        "rows": len(index),
+        "bytes_an_item": index.nbytes / len(index),
+    }

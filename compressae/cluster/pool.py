@@ -4,13 +4,14 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 
 from compressae.cluster.encode import encode_unit
-from compressae.cluster.units import Done, Failure, Job, Unit
+from compressae.cluster.units import Failure, FinishedUnit, Job, Unit
 from compressae.retrieval.errors import InputError
 
-#: How often workers may die before the job gives up.
+#: How often processes may die with no unit finished in between.
 _TRIES = 3
 
 
@@ -24,31 +25,37 @@ class Pool:
     """
 
     workers: int
-    work: Callable[[Job, Unit], Done | Failure] = encode_unit
+    work: Callable[[Job, Unit], FinishedUnit | Failure] = encode_unit
 
-    def run(self, job: Job, units: list[Unit]) -> Iterator[Done | Failure]:
+    def run(self, job: Job, units: list[Unit]) -> Iterator[FinishedUnit | Failure]:
         """See ``Runner``: units of a process that died are given to others.
 
         Raises:
             InputError: processes died again and again.
         """
-        left = {unit.number: unit for unit in units}
-        context = _context()
-        for _ in range(_TRIES):
-            with ProcessPoolExecutor(min(self.workers, len(left)), context) as pool:
-                futures = {pool.submit(self.work, job, unit): n for n, unit in left.items()}
+        remaining = {unit.number: unit for unit in units}
+        context, tries = _context(), 0
+        while remaining and tries < _TRIES:
+            tries += 1
+            with ProcessPoolExecutor(min(self.workers, len(remaining)), context) as pool:
                 try:
-                    for future in as_completed(futures):
-                        outcome = future.result()
-                        del left[futures[future]]
-                        yield outcome
-                except BrokenProcessPool:
-                    continue
-            return
-        raise InputError(
-            f"{len(left)} shards: worker processes died {_TRIES} times (out of memory?); use fewer "
-            "--workers or --shard-rows, and run the command again"
-        )
+                    with suppress(BrokenProcessPool):  # The next pool takes what remains.
+                        numbers = {
+                            pool.submit(self.work, job, unit): number
+                            for number, unit in remaining.items()
+                        }
+                        for future in as_completed(numbers):
+                            outcome = future.result()
+                            del remaining[numbers[future]]
+                            tries = 0
+                            yield outcome
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+        if remaining:
+            raise InputError(
+                f"{len(remaining)} shards: worker processes died {_TRIES} times (out of memory?); "
+                "use fewer --workers or --shard-rows, and run the command again"
+            )
 
 
 def _context() -> multiprocessing.context.BaseContext:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressae.cluster.encode import encode_unit
-from compressae.cluster.units import Done, Failure, Job, Unit
+from compressae.cluster.units import Failure, FinishedUnit, Job, Unit
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.store.sharded import (
@@ -52,7 +52,7 @@ def connect(address: str) -> Any:
         try:
             ray.init(address=address, **settings)
             return ray
-        except Exception as error:  # Ray raises errors of many kinds, and exits of its own.
+        except Exception as error:  # Ray raises errors of many kinds.
             if address != "local" or tried == _TRIES:
                 reason = " ".join(str(error).split())[:200]
                 raise InputError(f"--ray {address}: no Ray cluster ({reason})") from error
@@ -91,16 +91,18 @@ class RayRunner:
     """
 
     address: str
-    work: Callable[[Job, Unit], Done | Failure] = encode_unit
+    work: Callable[[Job, Unit], FinishedUnit | Failure] = encode_unit
 
-    def run(self, job: Job, units: list[Unit]) -> Iterator[Done | Failure]:
+    def run(self, job: Job, units: list[Unit]) -> Iterator[FinishedUnit | Failure]:
         """See ``Runner``: a task whose worker dies is tried again, an input at fault is not.
 
         Raises:
             InputError: no cluster, or workers that die again and again.
         """
         ray = connect(self.address)
-        task = ray.remote(num_cpus=1, max_retries=_TRIES)(self.work)
+        is_on_gpu = job.device.startswith("cuda")
+        settings = {"num_cpus": job.threads or 1, "num_gpus": int(is_on_gpu)}
+        task = ray.remote(max_retries=_TRIES, **settings)(self.work)
         pending = {task.remote(job, unit): unit for unit in units}
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=_WAIT)
@@ -109,8 +111,7 @@ class RayRunner:
                 try:
                     yield ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    reason = str(error).strip().splitlines()[0]
-                    yield Failure(unit, f"{unit.name} of {unit.source}: {reason}")
+                    yield Failure(unit, f"{unit.name} of {unit.source}: {_reason(error)}")
 
 
 class _Shards:
@@ -189,7 +190,7 @@ class RayCatalogue:
         self._versions = self._newest()
 
     def _newest(self) -> list[list[int]]:
-        return [self._got(actor.newest.remote()) for actor in self._actors]
+        return [self._fetch(actor.newest.remote()) for actor in self._actors]
 
     def search(self, queries: Any, K: int, *, partial: bool = False, **options: Any) -> ShardedHits:
         """Find the K best rows of each query; see ``ShardedCatalogue.search``.
@@ -212,12 +213,11 @@ class RayCatalogue:
         hits, missing = [], []
         for reference, group in zip(references, self._groups, strict=True):
             try:
-                hits += self._got(reference)
+                hits += self._fetch(reference)
             except _Lost as error:
                 if not partial:
                     raise InputError(
-                        f"{group[0].name}: its actor is lost ({error}); search again, or with "
-                        "partial=True"
+                        f"{group[0].name}: {error}; search again, or with partial=True"
                     ) from error
                 missing += [record.name for record in group]
         return merged(hits, K, missing)
@@ -227,7 +227,7 @@ class RayCatalogue:
         for actor in self._actors:
             self._ray.kill(actor)
 
-    def _got(self, reference: Any) -> Any:
+    def _fetch(self, reference: Any) -> Any:
         """What an actor answered; its own errors as they are."""
         errors = self._ray.exceptions
         try:
@@ -235,11 +235,17 @@ class RayCatalogue:
         except errors.RayTaskError as error:
             raise error.cause from None
         except errors.RayError as error:
-            raise _Lost(str(error).strip().splitlines()[0]) from error
+            raise _Lost(f"its actor is lost ({_reason(error)})") from error
 
 
-class _Lost(Exception):
+class _Lost(InputError):
     """An actor that cannot be reached."""
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says of an error last, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _groups(records: Sequence[CatalogueRecord], count: int) -> list[list[CatalogueRecord]]:

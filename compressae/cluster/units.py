@@ -11,10 +11,10 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import open_embeddings, table_files
-from compressae.retrieval.io.parquet import row_group_sizes
+from compressae.retrieval.io.parquet import parquet_schema, row_group_sizes
 from compressae.retrieval.io.remote import RemotePath, as_path
 from compressae.retrieval.io.schema import Sha256
-from compressae.retrieval.store.shards import IdKind, ShardRecord
+from compressae.retrieval.store.shards import IdKind, ShardRecord, source_identity
 
 #: Rows of a unit, at most, where a file or its row groups are larger.
 UNIT_ROWS = 1_000_000
@@ -57,7 +57,7 @@ class Job:
         column: of vectors in .parquet files.
         id_column: of ids in .parquet files; rows are called by their numbers when None.
         beam, device, threads: see ``compress``; threads of one unit.
-        key: SHA-256 of what decides the bytes of shards; ``encode_shards`` sets it.
+        source, key: the table, and SHA-256 of what decides the shards; set by ``encode_shards``.
     """
 
     model: str
@@ -68,6 +68,7 @@ class Job:
     beam: int = 1
     device: str = "cpu"
     threads: int | None = 1
+    source: str = ""
     key: str = ""
 
 
@@ -85,7 +86,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedUnit:
     """What stands beside a shard that is made."""
 
     job: Sha256
@@ -94,7 +95,10 @@ class Done:
 
 
 def plan_units(
-    path: str | Path | RemotePath, column: str | None = None, most: int = UNIT_ROWS
+    path: str | Path | RemotePath,
+    column: str | None = None,
+    most: int = UNIT_ROWS,
+    id_column: str | None = None,
 ) -> list[Unit]:
     """Cut a table into units by what its files' headers say; no row is read.
 
@@ -102,9 +106,10 @@ def plan_units(
         path: a file or folder, or its URL; see ``open_embeddings``.
         column: of .parquet files.
         most: rows of a unit. A larger row group is a unit of its own.
+        id_column: a column that all files must have.
 
     Raises:
-        InputError: no such table, or fewer than 1 row a unit.
+        InputError: no such table, fewer than 1 row a unit, or a file without the ids' column.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +123,11 @@ def plan_units(
     open_embeddings(path, column)  # Refuses what is no table, and shards of different widths.
     units: list[Unit] = []
     for file in table_files(as_path(path)):
-        size, version = _identity(file)
+        size, version = source_identity(file)
+        if id_column is not None and (
+            file.suffix != ".parquet" or id_column not in parquet_schema(file).names
+        ):
+            raise InputError(f"{file}: no column {id_column!r}; expected ids in each .parquet")
         if file.suffix == ".parquet":
             groups = row_group_sizes(file)
             starts = np.concatenate([[0], np.cumsum(groups)])
@@ -133,14 +142,6 @@ def plan_units(
                 number, rows = len(units), stop - start
                 units.append(Unit(number, str(file), start, rows, row_groups, size, version))
     return units
-
-
-def _identity(file: Path | RemotePath) -> tuple[int, str]:
-    """Size of a file, and what tells its content from what stood there before."""
-    if isinstance(file, RemotePath):
-        return file.size, file.version
-    status = file.stat()
-    return status.st_size, str(status.st_mtime_ns)
 
 
 def _grouped(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:

@@ -26,7 +26,12 @@ from compressae.model import CompresSAE
 from compressae.retrieval.codes import Codes, PackedCodes, SparseCodes
 from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.codes.quantizer import fit_error_weighting
-from compressae.retrieval.codes.size import PackedType, parse_bytes, ragged_bytes
+from compressae.retrieval.codes.size import (
+    MOST_NONZEROS,
+    PackedType,
+    parse_bytes,
+    ragged_bytes,
+)
 from compressae.retrieval.codes.sparse import VALUE_TYPES, ValueType, id_dtype
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Similarity, as_embeddings, split_lengths
@@ -120,7 +125,7 @@ def compress(
                     "value type, nonzeros, residual bytes, similarity or queries beside a "
                     "quantiser to share, which has its own; leave them out"
                 )
-            _check_like(model, like)
+            check_like(model, like)
             if budget is None and isinstance(like, PackedCodes) and like.counts is not None:
                 budget = _equal_budget(like, len(items))
             total = None if budget is None else parse_bytes(budget, len(items))
@@ -228,7 +233,7 @@ def encode_like(
     assert isinstance(like, SparseCodes)
     items = as_embeddings(items)
     check_width(model, items)
-    _check_like(model, like)
+    check_like(model, like)
     # Plain codes do not store the error weighting: fit it to reconstructions of their rows.
     rows = np.unique(np.linspace(0, len(like) - 1, min(len(like), SAMPLE_ROWS)).astype(int))
     decoder = model.decoder.detach().cpu().numpy()
@@ -245,12 +250,28 @@ def encode_like(
         return _plain(coder, table, like.settings["nonzeros"], value_type, like.settings, progress)
 
 
-def _check_like(model: CompresSAE, like: Codes | FittedQuantizer) -> None:
-    """Refuse codes of another model."""
+def check_like(model: CompresSAE, like: Codes | FittedQuantizer) -> None:
+    """Refuse codes or a quantiser of another model, or one that does not fit it.
+
+    Raises:
+        InputError: see above.
+    """
     if like.model_id != model.model_id:
         raise InputError(
             f"codes of model {like.model_id}, but this is model {model.model_id}; give codes "
             "of the same model"
+        )
+    if isinstance(like, SparseCodes):
+        return
+    assert isinstance(like, PackedCodes | FittedQuantizer)
+    quantizer = like.quantizer
+    form = (quantizer.dim, quantizer.latents, quantizer.says_lengths)
+    expected = (model.dim, model.latents, like.similarity == "dot")
+    if form != expected or quantizer.nonzeros > min(model.latents, MOST_NONZEROS):
+        raise InputError(
+            f"a quantiser of {quantizer.dim} dimensions, {quantizer.latents} latents and "
+            f"{quantizer.nonzeros} nonzeros for similarity {like.similarity!r} does not fit a "
+            f"model of {model.dim} dimensions and {model.latents} latents; fit it again"
         )
 
 

@@ -27,7 +27,7 @@ _limit: ContextVar[int | None] = ContextVar("threads", default=None)
 
 @contextmanager
 def limited(threads: int | None) -> Iterator[None]:
-    """Use so many threads within a ``with`` block where a kernel is not told; None: as before.
+    """Set the number of threads of kernels called without one in a ``with`` block; None keeps it.
 
     >>> with limited(3):
     ...     available_threads()

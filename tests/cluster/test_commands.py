@@ -69,6 +69,31 @@ def test_ids_travel_with_codes(made, home, tmp_path):
     assert ids_of(tmp_path / "index", home / "queries.npy")[0][0] == "s0"
 
 
+def test_metadata_of_files_that_changed_is_refused(made, home, tmp_path):
+    table = pq.read_table(home / "items" / "1.parquet")
+    pq.write_table(table, tmp_path / "items.parquet")
+    model = ("-m", made.folder / "model")
+    succeed(
+        *("encode", tmp_path / "items.parquet", *model, "-o", tmp_path / "coded", "--shards"),
+        *("--like", home / "quantizer", "--workers", 1),
+    )
+    pq.write_table(table.take(np.arange(len(table))[::-1]), tmp_path / "items.parquet")
+    refused(
+        tmp_path,
+        "items.parquet: missing, or changed since it was encoded",
+        *("index", tmp_path / "coded", *model, "-o", tmp_path / "index"),
+        *("--metadata-columns", "price"),
+    )
+
+
+def test_an_address_of_the_environment_gives_way_to_workers(made, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    model = ("-m", made.folder / "model")
+    encode = ("encode", home / "items", *model, "--like", home / "quantizer")
+    succeed(*encode, "-o", tmp_path / "coded", "--shards", "--workers", 1)
+    succeed(*encode, "-o", tmp_path / "codes")
+
+
 def test_an_id_in_two_shards_is_refused(made, home, tmp_path):
     items = tmp_path / "items"
     items.mkdir()

@@ -121,7 +121,7 @@ def test_a_bad_row_fails_its_shard_alone(made, job, tmp_path):
 def test_other_shards_and_files_are_left(made, job, tmp_path):
     encode_shards(job, made.items)
     other = replace(job, beam=2)
-    with pytest.raises(InputError, match="shards of another model, quantiser or column"):
+    with pytest.raises(InputError, match="shards of another table, model, quantiser or column"):
         encode_shards(other, made.items)
     encode_shards(other, made.items, overwrite=True)
     (tmp_path / "coded" / "note.txt").write_text("mine")
@@ -134,7 +134,7 @@ def test_a_quantiser_of_another_model_is_refused(made, job, tmp_path):
     from compressae import CompresSAE
 
     CompresSAE(12, 64, 4, seed=2).save(tmp_path / "other")
-    with pytest.raises(InputError, match="fit the quantiser with this model"):
+    with pytest.raises(InputError, match="give codes of the same model"):
         encode_shards(replace(job, model=str(tmp_path / "other")), made.items)
 
 
@@ -192,3 +192,90 @@ def test_a_table_behind_a_url_is_coded_in_shards(made, job, tmp_path):
     manifest = encode_shards(job, "memory://sharded", rows=300)
     assert manifest.shards[0].source.startswith("memory://sharded/")
     assert np.array_equal(merge_shards(tmp_path / "coded")[0].data, made.codes.data)
+
+
+@pytest.mark.parametrize("runner", [None, Pool(2)], ids=["alone", "processes"])
+def test_a_finished_job_is_left_as_it_is(made, job, tmp_path, runner):
+    encode_shards(job, made.items)
+    before = data_of(tmp_path / "coded")
+    encode_shards(job, made.items, runner)
+    assert data_of(tmp_path / "coded") == before
+
+
+def test_what_a_killed_writer_left_is_no_obstacle(made, job, tmp_path):
+    encode_shards(job, made.items)
+    before = data_of(tmp_path / "coded")
+    (tmp_path / "coded" / ".part-00001.tmp-0123456789ab").mkdir()
+    (tmp_path / "coded" / ".manifest.json.tmp-0123456789ab").touch()
+    encode_shards(job, made.items)
+    assert data_of(tmp_path / "coded") == before
+
+
+def test_another_tables_shards_are_not_replaced_unasked(made, job, tmp_path):
+    encode_shards(job, made.items)
+    before = data_of(tmp_path / "coded")
+    np.save(tmp_path / "other.npy", made.rows[:9])
+    with pytest.raises(InputError, match="shards of another table"):
+        encode_shards(job, tmp_path / "other.npy")
+    assert data_of(tmp_path / "coded") == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_a_shard_without_its_data_is_made_again(made, job, tmp_path, damage):
+    encode_shards(job, made.items)
+    before = data_of(tmp_path / "coded")
+    path = tmp_path / "coded" / "part-00000" / "packed.safetensors"
+    raw = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(raw[:-9] if damage == "cut" else raw[:-9] + bytes(9))
+    encode_shards(job, made.items)
+    assert data_of(tmp_path / "coded") == before
+
+
+def test_a_link_in_place_of_a_shard_is_refused(made, job, tmp_path):
+    encode_shards(job, made.items)
+    shard = tmp_path / "coded" / "part-00001"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="holds part-00001, which is no shard"):
+        encode_shards(job, made.items)
+    assert (tmp_path / "elsewhere" / "config.json").exists()
+
+
+@pytest.mark.parametrize("rows", [50, 20], ids=["replaced", "shortened"])
+def test_a_file_that_changes_during_the_job_fails_its_shard(made, job, tmp_path, rows):
+    np.save(tmp_path / "items.npy", made.rows[:50])
+
+    class Changing:
+        def run(self, job, units):
+            np.save(tmp_path / "items.npy", made.rows[100 : 100 + rows])
+            return [encode_unit(job, unit) for unit in units]
+
+    with pytest.raises(InputError, match="items.npy: changed since the job began"):
+        encode_shards(job, tmp_path / "items.npy", Changing())
+    assert not (tmp_path / "coded" / MANIFEST).exists()
+
+
+def test_many_failures_are_counted(made, job, tmp_path):
+    np.save(tmp_path / "items.npy", np.full((30, 12), np.nan, np.float32))
+    with pytest.raises(InputError, match="30 of 30 shards failed: .*; and 10 more; the others"):
+        encode_shards(job, tmp_path / "items.npy", rows=1)
+
+
+def test_ids_need_their_column_in_every_file(made, job):
+    with pytest.raises(InputError, match="0.npy: no column 'sku'; expected ids in each .parquet"):
+        encode_shards(replace(job, id_column="sku"), made.items)
+
+
+def test_a_quantiser_that_does_not_fit_its_model_is_refused(made, tmp_path):
+    from compressae import CompresSAE
+
+    small = CompresSAE(2, 64, 4, seed=1)
+    forged = fit_quantizer(small, made.rows[:, :2], residual_bytes=1)
+    forged = replace(forged, model_id=made.model.model_id)
+    with pytest.raises(InputError, match="a quantiser of 2 dimensions, .* does not fit a model of"):
+        compress(made.model, made.rows, like=forged)
+    cosine = replace(made.quantizer, settings=made.quantizer.settings | {"similarity": "dot"})
+    with pytest.raises(InputError, match="for similarity 'dot' does not fit"):
+        compress(made.model, made.rows, like=cosine)

@@ -1,5 +1,7 @@
 """Catalogues of shards answer as one catalogue of all rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,3 +116,55 @@ def test_refuses(made, job, tmp_path):
         index_shards(*make, overwrite=True)
     with pytest.raises(InputError, match="no shard answered; missing: part-00000"):
         merged([], 3, ["part-00000"])
+
+
+def test_shards_are_reranked_with_full_precision_vectors(made, served):
+    shards, whole = served
+    options = {"candidates": "all", "rerank": made.rows, "rerank_candidates": 60}
+    hits, expected = (index.search(made.rows[:3], 5, **options) for index in (shards, whole))
+    assert np.array_equal(hits.ids, expected.ids)
+
+
+def test_texts_and_exclusion_over_shards(made, tmp_path):
+    """Ids of other shards among those allowed and left out."""
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
+    pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    from compressae.cluster.units import Job
+
+    names = np.array([f"n{i:03d}" for i in range(len(made.rows))])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(made.rows.ravel()), made.rows.shape[1])
+    table = pa.table({"sku": names, "vector": vectors})
+    pq.write_table(table, tmp_path / "items.parquet", row_group_size=200)
+    job = Job(
+        str(made.folder / "model"),
+        str(made.folder / "quantizer"),
+        str(tmp_path / "coded"),
+        id_column="sku",
+    )
+    encode_shards(job, tmp_path / "items.parquet", rows=200)
+    projection = made.model.projection
+    shards = index_shards(tmp_path / "coded", tmp_path / "served", projection, threads=1)
+    whole = Catalogue.create(tmp_path / "whole", projection, made.codes, names, threads=1)
+    for options in (
+        {"allowed": names[190:210]},
+        {"exclude": [names[:350].tolist(), [], names[::2].tolist()]},
+    ):
+        hits, expected = (
+            index.search(made.rows[:3], 8, candidates="all", **options) for index in (shards, whole)
+        )
+        assert np.array_equal(hits.ids, expected.ids)
+        assert np.array_equal(hits.scores, expected.scores)
+
+
+@pytest.mark.parametrize("change", ["twice", "no rows"])
+def test_a_forged_list_of_catalogues_is_refused(made, job, tmp_path, change):
+    from compressae.retrieval.store.sharded import CATALOGUES, _Catalogues, read_catalogues
+    from compressae.retrieval.store.shards import write_signed
+
+    encode_shards(job, made.items, rows=250)
+    index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)
+    first, *others = read_catalogues(tmp_path / "served")
+    forged = (first, first, *others) if change == "twice" else (replace(first, rows=0), *others)
+    write_signed(tmp_path / "served" / CATALOGUES, _Catalogues(forged))
+    with pytest.raises(InputError, match="shards.json: .*damaged"):
+        ShardedCatalogue(tmp_path / "served")

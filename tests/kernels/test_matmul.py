@@ -48,3 +48,10 @@ def test_a_row_has_the_same_bits_in_any_batch(threads):
         part = matmul(x[begin:end], matrix, threads)
         assert np.array_equal(part, whole[begin:end])
         assert np.array_equal(nearest_centroids(part, codebooks, threads), codes[begin:end])
+
+
+def test_other_widths_are_refused():
+    with pytest.raises(ValueError, match=r"expected \(m, 3\)"):
+        matmul(rows(2, 4), Panels.of(rows(3, 2)))
+    with pytest.raises(ValueError, match=r"expected \(m, 6\)"):
+        nearest_centroids(rows(2, 5), Centroids.of(rows(512, 3).reshape(2, 256, 3)))

@@ -52,9 +52,14 @@ def matmul(x: np.ndarray, matrix: Panels, threads: int | None = None) -> np.ndar
         matrix: panels of (k, n).
         threads: number of threads; every processor the process may use when None.
 
+    Raises:
+        ValueError: the widths do not fit.
+
     >>> matmul(np.array([[1, 2]], np.float32), Panels.of(np.array([[1, 0, 3], [0, 1, 4]])))
     array([[ 1.,  2., 11.]], dtype=float32)
     """
+    if x.ndim != 2 or x.shape[1] != matrix.panels.shape[1]:
+        raise ValueError(f"rows {x.shape}: expected (m, {matrix.panels.shape[1]})")
     padded = len(matrix.panels) * cpu.PANEL
     out = np.empty((_whole(len(x)), padded), np.float32)
     _over_fours(lambda part, own, a, b: cpu.matmul(part, matrix.panels, own, a, b), x, out, threads)
@@ -91,12 +96,18 @@ def nearest_centroids(
     Equal to ``((parts.reshape(m, p, 1, s) - codebooks) ** 2).sum(3).argmin(2)`` up to rounding, row
     by row the same in any batch.
 
+    Raises:
+        ValueError: the widths do not fit.
+
     >>> codebooks = np.arange(256, dtype=np.float32).reshape(1, 256, 1)
     >>> nearest_centroids(np.array([[2.9], [300]], np.float32), Centroids.of(codebooks))
     array([[  3],
            [255]], dtype=uint8)
     """
-    codes = np.empty((_whole(len(parts)), len(centroids.panels)), np.uint8)
+    count, _, s, _ = centroids.panels.shape
+    if parts.ndim != 2 or parts.shape[1] != count * s:
+        raise ValueError(f"rows {parts.shape}: expected (m, {count * s})")
+    codes = np.empty((_whole(len(parts)), count), np.uint8)
 
     def work(part: np.ndarray, own: np.ndarray, a: int, b: int) -> None:
         cpu.nearest(part, centroids.panels, centroids.half_norms, own, a, b)

@@ -106,6 +106,10 @@ class ParquetColumn:
             width = self._first_width() if len(self) else 0
         self.shape = (len(self), width)
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        """Another process opens the file again."""
+        return type(self), (self.path, self.column)
+
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
         """Read rows (m, d) of the stored dtype.
 

@@ -12,7 +12,7 @@ from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.projection import Projection
 from compressae.retrieval.io.atomic import check_writable, replacing
-from compressae.retrieval.io.schema import Count
+from compressae.retrieval.io.schema import Positive
 from compressae.retrieval.store.catalogue import Catalogue
 from compressae.retrieval.store.metadata import as_table
 from compressae.retrieval.store.shards import (
@@ -41,7 +41,7 @@ class CatalogueRecord:
     """
 
     name: ShardName
-    rows: Count
+    rows: Positive
     catalogue: Identity
 
 
@@ -150,13 +150,13 @@ def merged(parts: Sequence[Hits], K: int, missing: Sequence[str] = ()) -> Sharde
 
 
 def read_catalogues(folder: Path) -> tuple[CatalogueRecord, ...]:
-    """Records of the shards' catalogues in a folder, checked to be the ones that were made.
+    """Records of the shards' catalogues in a folder; ``open_shard`` opens and checks each.
 
     Raises:
-        InputError: no such folder, or a catalogue that is missing or another.
+        InputError: no such folder, or a damaged file.
     """
     records = read_signed(folder / CATALOGUES, _Catalogues, _CURE).catalogues
-    if not records:
+    if not records or len({record.name for record in records}) < len(records):
         raise InputError(f"{folder / CATALOGUES}: damaged or not of compressae; {_CURE}")
     return records
 

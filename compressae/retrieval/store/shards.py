@@ -12,6 +12,7 @@ import numpy as np
 
 from compressae.retrieval.codes import KIND, Codes, open_codes
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.segments import check_ids
 from compressae.retrieval.io.artifacts import checksum, load_artifact, save_artifact
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.plain import read_plain
@@ -143,11 +144,30 @@ def is_sharded(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def source_identity(file: Path | RemotePath) -> tuple[int, str]:
+    """Size of a file, and what tells its content from what stood there before."""
+    if isinstance(file, RemotePath):
+        return file.size, file.version
+    status = file.stat()
+    return status.st_size, str(status.st_mtime_ns)
+
+
 def source_files(folder: Path) -> list[Path | RemotePath]:
-    """The files of embeddings that shards were made of, in the order of the rows."""
-    return [
-        as_path(source) for source in dict.fromkeys(s.source for s in read_manifest(folder).shards)
-    ]
+    """The files that shards were made of, in the order of the rows.
+
+    Raises:
+        InputError: one is missing, or changed since.
+    """
+    sources = {}
+    for shard in read_manifest(folder).shards:
+        sources[shard.source] = shard.source_bytes, shard.source_version
+    for source, identity in sources.items():
+        file = as_path(source)
+        if not file.exists() or source_identity(file) != identity:
+            raise InputError(
+                f"{source}: missing, or changed since it was encoded to {folder}; encode it again"
+            )
+    return [as_path(source) for source in sources]
 
 
 def save_shard(path: Path, codes: Codes, ids: np.ndarray | None) -> None:
@@ -166,7 +186,7 @@ def save_shard(path: Path, codes: Codes, ids: np.ndarray | None) -> None:
         if len(ids) != len(codes):
             raise InputError(f"{path}: {len(ids)} ids for {len(codes)} rows; expected one a row")
         if ids.dtype.kind in "iu":
-            tensors["ids"] = {"numbers": ids.astype(np.int64)}
+            tensors["ids"] = {"numbers": check_ids(ids, len(codes))}
         else:
             flat = encoded(ids)
             texts = np.ascontiguousarray(flat).view(np.uint8).reshape(len(flat), -1)
@@ -201,6 +221,13 @@ def load_shard(path: Path, verify: bool = True) -> tuple[Codes, np.ndarray | Non
     return codes, decoded(np.array(texts).view(f"S{texts.shape[1]}").reshape(-1))
 
 
+def id_kind(ids: np.ndarray | None) -> IdKind:
+    """What rows with such ids are called."""
+    if ids is None:
+        return "row numbers"
+    return "integers" if ids.dtype.kind in "iu" else "texts"
+
+
 def open_shards(folder: Path) -> list[tuple[Codes, np.ndarray]]:
     """Open the shards that a manifest names, each checked against it.
 
@@ -217,8 +244,7 @@ def open_shards(folder: Path) -> list[tuple[Codes, np.ndarray]]:
         if checksum(path / "config.json") != shard.config:
             raise InputError(f"{path}: another shard than {MANIFEST} names; {_CURE}")
         codes, ids = load_shard(path)
-        kind = "row numbers" if ids is None else "integers" if ids.dtype.kind == "i" else "texts"
-        if len(codes) != shard.rows or kind != manifest.ids:
+        if len(codes) != shard.rows or id_kind(ids) != manifest.ids:
             raise InputError(f"{path}: does not fit {MANIFEST}; {_CURE}")
         opened.append((codes, np.arange(first, first + shard.rows) if ids is None else ids))
     for (codes, _), shard in zip(opened, manifest.shards, strict=True):

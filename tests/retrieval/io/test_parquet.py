@@ -1,5 +1,6 @@
 """Vectors of parquet files and Arrow tables, against the array that they were written from."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -207,3 +208,9 @@ def test_other_columns_beside_the_vectors(tmp_path, rows):
     write(paths[1], rows[:2], sku=[1, 2])
     with pytest.raises(InputError, match="expected columns of one type"):
         read_columns(paths, ["sku"])
+
+
+def test_a_table_is_opened_again_in_another_process(tmp_path, rows):
+    items = open_embeddings(write(tmp_path / "a.parquet", rows)).subset(np.arange(5, 40))
+    again = pickle.loads(pickle.dumps(items))
+    np.testing.assert_array_equal(again.to_array(), items.to_array())

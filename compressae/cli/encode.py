@@ -176,8 +176,8 @@ def _encode_shards(
         workers = workers or max(1, available_threads() // (threads or 1))
         runner = InProcess() if workers == 1 else Pool(workers)
     job = Job(
-        model=_placed(model),
-        quantizer=_placed(options["like"]),
+        model=_absolute(model),
+        quantizer=_absolute(options["like"]),
         output=str(output.absolute()),
         column=common.chosen_column(),
         id_column=id_column,
@@ -187,7 +187,7 @@ def _encode_shards(
     )
     rows = shard_rows or UNIT_ROWS
     with progress("encoding") as show:
-        manifest = encode_shards(job, _placed(embeddings), runner, rows, overwrite, show)
+        manifest = encode_shards(job, _absolute(embeddings), runner, rows, overwrite, show)
     return {"shards": len(manifest.shards), "codes": str(output), "rows": manifest.rows}
 
 
@@ -197,6 +197,6 @@ def _is_given(name: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def _placed(path: Path | RemotePath) -> str:
+def _absolute(path: Path | RemotePath) -> str:
     """A path as workers in other folders find it."""
     return str(path if isinstance(path, RemotePath) else path.absolute())

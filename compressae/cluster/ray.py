@@ -16,7 +16,7 @@ from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.store.sharded import (
     CatalogueRecord,
     ShardedHits,
-    merged,
+    merge_hits_of_shards,
     open_shard,
     read_catalogues,
 )
@@ -220,7 +220,7 @@ class RayCatalogue:
                         f"{group[0].name}: {error}; search again, or with partial=True"
                     ) from error
                 missing += [record.name for record in group]
-        return merged(hits, K, missing)
+        return merge_hits_of_shards(hits, K, missing)
 
     def close(self) -> None:
         """Stop the actors."""

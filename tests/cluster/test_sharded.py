@@ -11,7 +11,7 @@ from compressae import InputError
 from compressae.cluster.encode import encode_shards
 from compressae.retrieval import Catalogue
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards, merged
+from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards, merge_hits_of_shards
 
 
 @given(
@@ -37,7 +37,7 @@ def test_merged_is_the_top_of_all(seed, n, K, parts, texts):
             hits.scores[q, : len(order)] = scores[q, rows[order]]
         return Hits(ids, hits.scores)
 
-    found = merged([top(np.flatnonzero(owner == part)) for part in range(parts)], K)
+    found = merge_hits_of_shards([top(np.flatnonzero(owner == part)) for part in range(parts)], K)
     whole = top(np.arange(n))
     assert np.array_equal(found.ids, whole.ids) and np.array_equal(found.scores, whole.scores)
 
@@ -115,7 +115,7 @@ def test_refuses(made, job, tmp_path):
     with pytest.raises(InputError, match="something else is there"):
         index_shards(*make, overwrite=True)
     with pytest.raises(InputError, match="no shard answered; missing: part-00000"):
-        merged([], 3, ["part-00000"])
+        merge_hits_of_shards([], 3, ["part-00000"])
 
 
 def test_shards_are_reranked_with_full_precision_vectors(made, served):

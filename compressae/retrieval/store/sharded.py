@@ -116,10 +116,12 @@ class ShardedCatalogue:
         Returns:
             Hits, best first; ties by smaller id, of texts by the order of the rows.
         """
-        return merged([shard.search(queries, K, **options) for shard in self.shards], K)
+        return merge_hits_of_shards(
+            [shard.search(queries, K, **options) for shard in self.shards], K
+        )
 
 
-def merged(parts: Sequence[Hits], K: int, missing: Sequence[str] = ()) -> ShardedHits:
+def merge_hits_of_shards(parts: Sequence[Hits], K: int, missing: Sequence[str] = ()) -> ShardedHits:
     """Merge the hits of shards exactly.
 
     Args:
@@ -132,7 +134,7 @@ def merged(parts: Sequence[Hits], K: int, missing: Sequence[str] = ()) -> Sharde
 
     >>> a = Hits(np.array([[1, 4]]), np.array([[3, 1]], np.float32))
     >>> b = Hits(np.array([[0, -1]]), np.array([[3, -np.inf]], np.float32))
-    >>> merged([a, b], 3).ids
+    >>> merge_hits_of_shards([a, b], 3).ids
     array([[0, 1, 4]])
     """
     if not parts:

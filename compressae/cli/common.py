@@ -22,7 +22,6 @@ from compressae.retrieval.io.labels import read_labels
 from compressae.retrieval.io.parquet import id_values, read_columns
 from compressae.retrieval.io.plain import check_plain
 from compressae.retrieval.io.remote import RemotePath, as_path, is_url, local_path
-from compressae.retrieval.store.shards import is_sharded, source_files
 
 if TYPE_CHECKING:
     from compressae.model import CompresSAE
@@ -419,6 +418,8 @@ def columns_of(path: Path, columns: Sequence[str]) -> Any:
     Raises:
         InputError: it is something else, or has no such column.
     """
+    from compressae.retrieval.store.shards import is_sharded, source_files
+
     files = source_files(path) if is_sharded(path) else table_files(path)
     odd = [file for file in files if file.suffix != ".parquet"]
     if odd:

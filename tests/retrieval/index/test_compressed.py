@@ -264,7 +264,7 @@ def test_the_papers_recipe_is_not_refitted_unless_asked(table):
 
 def test_compress_in_small_batches_gives_the_same_codes(model, table, monkeypatch):
     whole = make_codes(model, table, "float32")
-    monkeypatch.setattr("compressae.coding.compress._ACTIVATIONS", 7 * H)
+    monkeypatch.setattr("compressae.coding.fit._ACTIVATIONS", 7 * H)
     parts = make_codes(model, table, "float32")
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_allclose(whole.values, parts.values, atol=1e-5)

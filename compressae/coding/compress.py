@@ -108,36 +108,37 @@ def compress(
     """
     items = as_embeddings(items)
     check_width(model, items)
-    if importance is not None and budget is None and getattr(like, "least_benefit", None) is None:
-        raise InputError("importance without a budget; give a budget too")
     tensors = device_of(model, device)
+    if like is not None:
+        own = (value_type, nonzeros, residual_bytes or None, similarity, queries)
+        if any(setting is not None for setting in own):
+            raise InputError(
+                "value type, nonzeros, residual bytes, similarity or queries beside a quantiser to "
+                "share, which has its own; leave them out"
+            )
+        check_like(model, like)
+        if budget is None and isinstance(like, PackedCodes) and like.counts is not None:
+            budget = _equal_budget(like, len(items))
+    total = None if budget is None else parse_bytes(budget, len(items))
+    is_ragged = total is not None or getattr(like, "least_benefit", None) is not None
+    if importance is not None and not is_ragged:
+        raise InputError("importance without a budget; give a budget too")
+    check_beam(model, beam, is_ragged, tensors)
     with current(tensors), limited(threads):
+        # Fit the quantiser, or take that of the codes to match.
         if like is None:
-            total = None if budget is None else parse_bytes(budget, len(items))
             table = Table(items, similarity or model.similarity)
             fitted = fit(
                 model, table, value_type, nonzeros, residual_bytes, total, queries, tensors, beam
             )
         else:
-            own = (value_type, nonzeros, residual_bytes or None, similarity, queries)
-            if any(setting is not None for setting in own):
-                raise InputError(
-                    "value type, nonzeros, residual bytes, similarity or queries beside a "
-                    "quantiser to share, which has its own; leave them out"
-                )
-            check_like(model, like)
-            if budget is None and isinstance(like, PackedCodes) and like.counts is not None:
-                budget = _equal_budget(like, len(items))
-            total = None if budget is None else parse_bytes(budget, len(items))
             fitted = like.fitted if isinstance(like, PackedCodes) else like
             table = Table(items, fitted.similarity)
-            is_ragged = total is not None or fitted.least_benefit is not None
-            check_beam(model, beam, 0 if is_ragged else None, tensors)
         weighting = fitted.quantizer.error_weighting
         coder = Coder(model, weighting, pursuit=True, refit=True, device=tensors, beam=beam)
-        if total is None and fitted.least_benefit is None:
-            return _packed(coder, table, fitted, progress)
-        return _ragged(coder, table, fitted, total, importance, progress)
+        if is_ragged:
+            return _ragged(coder, table, fitted, total, importance, progress)
+        return _packed(coder, table, fitted, progress)
 
 
 @torch.no_grad()

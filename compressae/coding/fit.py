@@ -127,7 +127,7 @@ def fit(
         tensors: the GPU that encodes; None for the CPU.
         beam: see ``compress``.
     """
-    check_beam(model, beam, budget, tensors)
+    check_beam(model, beam, budget is not None, tensors)
     value_type = value_type or "int2"
     bits = value_bits(value_type)
     if not 0 <= residual_bytes <= model.dim:
@@ -310,15 +310,13 @@ def check_nonzeros(model: CompresSAE, nonzeros: int | None) -> int:
     return k
 
 
-def check_beam(
-    model: CompresSAE, beam: int, budget: str | int | None, tensors: torch.device | None
-) -> None:
+def check_beam(model: CompresSAE, beam: int, is_ragged: bool, tensors: torch.device | None) -> None:
     """Refuse a beam outside its range, or where latents are not chosen by one."""
     if beam < 1:
         raise InputError(f"a beam of {beam}: expected 1 or more")
     if beam == 1:
         return
-    if budget is not None:
+    if is_ragged:
         raise InputError(
             f"a beam of {beam} and a budget, under which rows keep the first of their latents, "
             "while a beam chooses them as a whole; leave one out"

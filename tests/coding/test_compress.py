@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compressae import CompresSAE, InputError, compress, encode, encode_like
+from compressae import CompresSAE, InputError, compress, encode, encode_like, fit_quantizer
 from compressae.retrieval.codes.packed import PackedCodes
 from compressae.retrieval.codes.sparse import SparseCodes
 
@@ -178,3 +178,14 @@ def test_too_many_latents_for_their_products_are_coded_too():
     codes = compress(wide, rows, "int4")
     rest = rows - codes.reconstruct(wide.decoder.detach().numpy())
     assert (rest**2).sum(1).mean() < 0.05
+
+
+def test_importance_beside_codes_of_a_budget(model, table):
+    """Rows of more weight get more nonzeros, whichever kind of quantiser is shared."""
+    weights = np.where(np.arange(N) < N // 2, 9.0, 1.0)
+    for like in (
+        compress(model, table, budget="9 B/row"),
+        fit_quantizer(model, table, budget="9 B/row"),
+    ):
+        nonzeros = compress(model, table, like=like, importance=weights).nonzeros
+        assert nonzeros[: N // 2].mean() > nonzeros[N // 2 :].mean() + 1

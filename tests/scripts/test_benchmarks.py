@@ -251,4 +251,5 @@ def test_a_table_in_files_is_encoded_and_indexed(tmp_path):
     assert record["same_bytes"] and record["rows"] == 1500
     assert record["sharded_differences"] == record["sharded_score_difference"] == 0
     assert record["recall_of_scan_1000"] > 0.95 and record["alone_rows_a_s"] > 0
+    assert record["fan_out"]["of_1000_ms"]["p50"] >= record["fan_out"]["shard_ms"]["p50"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["cluster.json"]

@@ -151,6 +151,7 @@ def main(
                 lambda q, c=share: shards.shards[0].search(q, K, candidates=c), queries
             ),
         })  # fmt: skip
+    note(fan_out=_fan_out(shards.shards, queries))
     note(scan_p50_ms=p50(lambda q: index.search(q, K, candidates="all"), queries[:40]))
     if with_faiss:
         note(**_faiss(items, files, queries))
@@ -258,6 +259,34 @@ def _faiss(items: Path, files: int, queries: np.ndarray) -> dict[str, Any]:
         figures[f"faiss_recall_{probes}"] = recall_at(index.search(queries, K)[1], best[0], K)
         figures[f"faiss_p50_ms_{probes}"] = p50(lambda q: index.search(q, K), queries)
     return figures
+
+
+def _fan_out(shards: list[Catalogue], queries: np.ndarray) -> dict[str, Any]:
+    """Latency of a search of many shards at once, simulated: the slowest of as many draws.
+
+    Latencies are those of single searches of some of these shards, one thread each, 3,000
+    candidates; network and merging are left out.
+    """
+    latencies = []
+    for shard in shards[:: max(1, len(shards) // 4)][:4]:
+        for query in queries:
+            shard.search(query[None], K, candidates=3000)
+        latencies += [
+            1e3 * timed(lambda s=shard, q=query: s.search(q[None], K, candidates=3000))[0]
+            for query in queries
+        ]
+    rng = np.random.default_rng(0)
+    rows = int(np.mean([len(shard) for shard in shards]))
+    figures = {"shard_rows": rows, "shard_ms": _percentiles(np.array(latencies))}
+    for count in (10, 100, 1000):
+        slowest = rng.choice(latencies, (2000, count)).max(1)
+        figures[f"of_{count}_ms"] = _percentiles(slowest)
+    return figures
+
+
+def _percentiles(milliseconds: np.ndarray) -> dict[str, float]:
+    """The median, and 90 and 99 per cent."""
+    return {f"p{p}": float(np.percentile(milliseconds, p)) for p in (50, 90, 99)}
 
 
 def _peak() -> float:

@@ -95,18 +95,17 @@ def index(
     )
     codes: Codes
     projection = None
-    if in_shards:
-        if names is not None:
-            raise click.UsageError(
-                "--ids and --id-column: codes in shards have theirs; give them to encode"
-            )
+    if in_shards and names is not None:
+        raise click.UsageError(
+            "--ids and --id-column: codes in shards have theirs; give them to encode"
+        )
+    if shards:
         projection = None if model is None else Projection.load(model)
-        if shards:
-            built = index_shards(source, output, projection, table, overwrite)
-            if projection is None and built.shards[0].like.residual_bytes:
-                click.echo(_NO_RESIDUALS, err=True)
-            common.say(_result(output, built, model), as_json)
-            return
+        built = index_shards(source, output, projection, table, overwrite)
+        if projection is None and built.shards[0].like.residual_bytes:
+            click.echo(_NO_RESIDUALS, err=True)
+        common.say(_result(output, built, model), as_json)
+        return
     if not is_coded:
         assert model is not None
         items = common.open_table(source)

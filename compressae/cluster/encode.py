@@ -1,6 +1,5 @@
 """Encode a table in shards: a unit of work at a time, resumed where it stopped."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,7 +18,7 @@ from compressae.model import CompresSAE
 from compressae.retrieval.codes import PackedCodes, load_like
 from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.artifacts import checksum
+from compressae.retrieval.io.artifacts import checksum, json_checksum
 from compressae.retrieval.io.atomic import check_writable, replacing, sweep
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.io.parquet import id_values, read_columns
@@ -103,7 +102,7 @@ def encode_shards(
         if earlier is not None:
             finished[unit.name] = earlier
     remaining = [unit for unit in units if unit.name not in finished]
-    total, rows_done = sum(unit.rows for unit in units), 0
+    total = sum(unit.rows for unit in units)
     rows_done = total - sum(unit.rows for unit in remaining)
     failures: list[Failure] = []
     if remaining:
@@ -227,7 +226,7 @@ def _key(job: Job, like: FittedQuantizer) -> str:
     """SHA-256 of what decides the bytes of a table's shards."""
     parts: list[Any] = [like.model_id, like.checksum, like.settings, like.least_benefit]
     parts += [job.source, job.column, job.id_column, job.beam]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_checksum(parts)
 
 
 def _claim(folder: Path, key: str, overwrite: bool) -> None:

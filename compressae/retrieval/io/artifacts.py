@@ -253,7 +253,7 @@ def _remote_reader(path: RemotePath) -> Callable[[str, int], bytes]:
 def _config_checksum(config: dict[str, Any]) -> str:
     """SHA-256 of a config without its checksum."""
     rest = {name: value for name, value in config.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_checksum(rest)
 
 
 def load_artifact(path: str | Path | RemotePath, kind: str, verify: bool = True) -> Artifact:
@@ -355,6 +355,15 @@ def _check_tensors(
     shapes = {key: (str(place.dtype), list(place.shape)) for key, place in places.items()}
     if shapes != record.tensors:
         raise InputError(f"{file}: tensors {shapes}; expected {record.tensors}; {_CURE}")
+
+
+def json_checksum(content: Any) -> str:
+    """SHA-256 of JSON content, whatever the order of its names, in hexadecimal.
+
+    >>> json_checksum({"a": 1, "b": [2]}) == json_checksum({"b": [2], "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def checksum(path: Path) -> str:

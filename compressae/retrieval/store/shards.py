@@ -1,6 +1,5 @@
 """Codes of one table in many shards: each an ordinary artifact, and a manifest that names them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,12 @@ import numpy as np
 from compressae.retrieval.codes import KIND, Codes, open_codes
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.segments import check_ids
-from compressae.retrieval.io.artifacts import checksum, load_artifact, save_artifact
+from compressae.retrieval.io.artifacts import (
+    checksum,
+    json_checksum,
+    load_artifact,
+    save_artifact,
+)
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.plain import read_plain
 from compressae.retrieval.io.remote import RemotePath, as_path
@@ -97,7 +101,7 @@ def write_signed(path: Path, content: Any) -> None:
         InputError: the disk failed.
     """
     entries = asdict(content)
-    file = {"format": _FORMAT, "sha256": _digest(entries), "content": entries}
+    file = {"format": _FORMAT, "sha256": json_checksum(entries), "content": entries}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(file, indent=1) + "\n")
 
@@ -116,7 +120,7 @@ def read_signed(path: Path, kind: type[T], cure: str) -> T:
     file = from_json(read_plain(path, cure), _File, str(path), cure)
     if file.format != _FORMAT:
         raise InputError(f"{path}: format {file.format}; expected {_FORMAT}; upgrade compressae")
-    if _digest(file.content) != file.sha256:
+    if json_checksum(file.content) != file.sha256:
         raise InputError(f"{path}: damaged (its checksum differs); {cure}")
     return checked(file.content, kind, str(path), cure)
 
@@ -286,7 +290,3 @@ def check_distinct_ids(folder: Path, opened: Sequence[tuple[Codes, np.ndarray]])
             "expected distinct ids"
         )
     return ids
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

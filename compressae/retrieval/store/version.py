@@ -1,6 +1,5 @@
 """Versions of a catalogue: which segments and removals make up each, one JSON file a version."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from typing import Annotated
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import SearchSettings
+from compressae.retrieval.io.artifacts import json_checksum
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.plain import read_plain
 from compressae.retrieval.io.schema import Count, Pattern, Positive, Sha256, checked, from_json
@@ -164,7 +164,7 @@ def write_version(catalogue: Path, version: Version) -> None:
         raise InputError(f"{path}: another process wrote this version; nothing was changed")
     content = asdict(version)
     with replacing(path) as file:
-        file.write_text(json.dumps({"sha256": _digest(content), "version": content}) + "\n")
+        file.write_text(json.dumps({"sha256": json_checksum(content), "version": content}) + "\n")
     # The version is in place: a note that cannot be written takes nothing back.
     with suppress(InputError), replacing(catalogue / NEWEST) as file:
         file.write_text(f"{version.number}\n")
@@ -180,7 +180,7 @@ def read_version(catalogue: Path, number: int) -> Version:
     if not path.exists():
         raise InputError(f"{path}: no such version")
     file = from_json(read_plain(path, _CURE), _File, str(path), _CURE)
-    if _digest(file.version) != file.sha256:
+    if json_checksum(file.version) != file.sha256:
         raise InputError(f"{path}: damaged (its checksum differs); {_CURE}")
     version = checked(file.version, Version, str(path), _CURE)
     names = [segment.name for segment in version.segments]
@@ -192,7 +192,3 @@ def read_version(catalogue: Path, number: int) -> Version:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

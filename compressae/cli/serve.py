@@ -101,7 +101,7 @@ def serve(
     app = service.app()
     service.warm()
     try:
-        listener = socket.create_server((host, port), family=_family(host))
+        listener = listen(host, port)
     except OSError as error:
         raise InputError(
             f"{host}:{port}: cannot be listened at ({error.strerror}); choose another --port or "
@@ -124,5 +124,16 @@ def serve(
         uvicorn.Server(config).run([listener])
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def listen(host: str, port: int) -> socket.socket:
+    """Listen at an address, for connections that send what is written at once.
+
+    Connections inherit TCP_NODELAY. asyncio sets it for sockets it has made itself only; without it
+    the body of an answer waits until the client acknowledges the headers, 40 ms later.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

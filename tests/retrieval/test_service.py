@@ -22,6 +22,7 @@ from scipy import sparse
 from starlette.testclient import TestClient
 
 from compressae import InputError, compress
+from compressae.cli.serve import listen
 from compressae.retrieval import Catalogue
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.service import Limits, Service
@@ -414,6 +415,15 @@ def test_the_command_needs_an_index_and_a_port(tmp_path, catalogue):
         code, _, err = call("serve", catalogue.path, "--port", port)
     assert code == 1 and f"127.0.0.1:{port}: cannot be listened at" in err
     assert len(err.splitlines()) == 1
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_missing_libraries_are_named(catalogue, monkeypatch):

@@ -53,7 +53,7 @@ def test_postings_are_the_reference_window_by_window(n, h, density, scaled, valu
     made, read = build(csr, values, factors)
     norms, errors = [], []
     windows = -(-n // 65_536)
-    assert made.bounds.shape == (h, windows + 1) and len(made.offsets) == h
+    assert made.bounds.shape == (2 * h, windows + 1) and len(made.offsets) == 2 * h
     for w in range(windows):
         indptr, ids, numbers, own = read(65_536 * w, min(65_536 * (w + 1), n))
         ones = np.ones(len(indptr) - 1, np.float32)
@@ -78,6 +78,21 @@ def test_postings_are_the_reference_window_by_window(n, h, density, scaled, valu
     np.testing.assert_array_equal(touched(made, latents), flags)
 
 
+def weigh(made, bounds, latents, values, limit):
+    """Weights (nnz,) of the queries' latents, whose lists all hold both signs; bands and units."""
+    m, nnz = len(bounds) - 1, len(latents)
+    list_bounds, lists, weights = np.empty(m + 1, int), np.empty(2 * nnz, int), np.empty(2 * nnz)
+    bands, unit = np.empty(m, np.int64), np.empty(m)
+    cpu.weigh(
+        bounds, latents, values, limit, made.norm, made.error, 127, made.step, made.bounds, False,
+        list_bounds, lists, weights, bands, unit,
+    )  # fmt: skip
+    np.testing.assert_array_equal(list_bounds, 2 * bounds)
+    np.testing.assert_array_equal(lists.reshape(-1, 2), 2 * latents[:, None] + [0, 1])
+    assert (weights[::2] == weights[1::2]).all()
+    return weights[::2].astype(np.int64), bands, unit
+
+
 @pytest.mark.parametrize("kind", ["normal", "whole", "heavy"])
 @pytest.mark.parametrize("short", [0, 10_000])
 def test_integer_weights_neither_overflow_nor_stray_beyond_the_bound(kind, short, monkeypatch):
@@ -90,15 +105,11 @@ def test_integer_weights_neither_overflow_nor_stray_beyond_the_bound(kind, short
     for m in (1, 2, 7, 40):
         latents = rng.permutation(40)[:m]
         values = (rng.standard_normal(m) ** 3).astype(np.float32)
-        weights, bands, unit = np.empty(m, np.int64), np.empty(1, np.int64), np.empty(1)
-        bounds = np.array([0, m])
-        cpu.weigh(
-            bounds, values, limit, made.norm, made.error, 127, made.step, weights, bands, unit
-        )
+        weights, bands, unit = weigh(made, np.array([0, m]), latents, values, limit)
         stored = np.zeros((300, 40))
-        for latent in range(40):
-            a, b = made.offsets[latent] + made.bounds[latent]
-            stored[made.docs[a:b], latent] = made.values[a:b]
+        for i in range(80):
+            a, b = made.offsets[i] + made.bounds[i]
+            stored[made.docs[a:b], i // 2] = made.values[a:b]
         worst = np.abs(stored[:, latents] * weights).sum(1)  # No partial sum is larger ...
         assert np.linalg.norm(weights) * made.norm <= limit + 1e-6
         assert (np.abs(stored @ np.eye(40)[latents].T @ weights) <= limit).all()
@@ -152,10 +163,7 @@ def test_candidates_are_those_within_the_band_of_the_kth_sum():
     made, _ = build(csr)
     queries = rows(40, 30, 4, density=0.5)
     bounds, ids = queries.indptr.astype(np.int64), queries.indices.astype(np.uint32)
-    weights, bands, unit = np.empty(queries.nnz, np.int64), np.empty(40, np.int64), np.empty(40)
-    cpu.weigh(
-        bounds, queries.data, 32767, made.norm, made.error, 127, made.step, weights, bands, unit
-    )
+    weights, bands, _ = weigh(made, bounds, ids, queries.data, 32767)
     for exact in (True, False):
         got = find_candidates(made, bounds, ids, queries.data, 25, exact)
         for i in range(40):
@@ -165,6 +173,43 @@ def test_candidates_are_those_within_the_band_of_the_kth_sum():
             least, most = (reference.candidates(sums, 25, b) for b in (band, band + 8))
             assert set(least) <= set(got.rows[i]) <= set(most)
             np.testing.assert_array_equal(got.scores[i], sums[got.rows[i]])
+
+
+@pytest.mark.parametrize("values", [np.int8, np.float32])
+def test_upper_bounds_are_sums_of_the_products_that_are_positive(values):
+    csr = rows(5000, 30, 3, density=0.3)
+    made, _ = build(csr, values)
+    queries = rows(40, 30, 4, density=0.5)
+    bounds, ids = queries.indptr.astype(np.int64), queries.indices.astype(np.uint32)
+    dense = csr.toarray().astype(np.float64)
+    got = find_candidates(made, bounds, ids, queries.data, 25, False, upper=True)
+    weights, _, _ = weigh(made, bounds, ids, queries.data, 32767)
+    decided = 0
+    for i in range(40):
+        mine = slice(bounds[i], bounds[i + 1])
+        if values == np.int8:
+            sums = reference.sums(made, ids[mine].astype(np.int64), weights[mine], upper=True)
+            np.testing.assert_array_equal(got.scores[i], sums[got.rows[i]])
+        products = dense[:, ids[mine]] * queries.data[mine].astype(np.float64)
+        above, scores = np.maximum(products, 0).sum(1), products.sum(1)
+        unit, slack = got.unit[i], got.slack[i] * got.unit[i]
+        np.testing.assert_allclose(got.scores[i] * unit, above[got.rows[i]], atol=slack + 1e-6)
+        if ids[mine].size:
+            assert len(got.rows[i]) >= 25
+        others = np.setdiff1d(np.arange(5000), got.rows[i])
+        assert (above[others] <= got.floor[i] * unit + slack).all()
+        least = float(np.sort(scores)[-3])
+        if got.is_below(i, least):
+            decided += 1
+            assert (scores[others] < least).all()
+    assert decided > 20  # Else nothing was tried.
+
+
+def test_rows_that_lists_cannot_tell_apart_leave_no_floor():
+    csr = sparse.csr_array(np.ones((20_000, 1), np.float32))
+    got = find_candidates(build(csr)[0], np.array([0, 1]), np.array([0], np.uint32),
+                          np.ones(1, np.float32), 10, False, upper=True)  # fmt: skip
+    assert got.floor[0] == np.inf and not got.is_below(0, 1e30)
 
 
 def test_many_equal_sums_are_not_complete():

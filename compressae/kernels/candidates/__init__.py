@@ -9,6 +9,10 @@ within the bound include the exact top K:
     δ = w − s·q;
 
 a row whose sum is more than 2ε below the K-th largest sum is not in the top K.
+
+Products of w and c of opposite signs only lower a sum: Σ w·c over those of equal sign, half of the
+postings of signed codes, is an upper bound of the whole sum. If K rows score more than
+(floor + ε)·step / s, the best K are among the rows whose upper bound reaches the floor.
 """
 
 import threading
@@ -50,6 +54,8 @@ class Candidates:
             are clearly positive (the rows are then fewer than K) or too many are nearly equal.
         unit: (m,) float64 score of a sum of 1.
         slack: (m,) float64 error bound: a row's exact score is within (sum ± slack)·unit.
+        floor: (m,) float64: the sums of all rows that may be returned and are not are below it.
+            Infinite if there were too many rows.
     """
 
     rows: list[np.ndarray]
@@ -57,6 +63,11 @@ class Candidates:
     complete: np.ndarray
     unit: np.ndarray
     slack: np.ndarray
+    floor: np.ndarray
+
+    def is_below(self, i: int, score: float) -> bool:
+        """Whether the scores of all other rows with query i are below ``score``."""
+        return bool(score > (self.floor[i] + self.slack[i]) * self.unit[i])
 
 
 def find_candidates(
@@ -69,6 +80,7 @@ def find_candidates(
     mask: np.ndarray | None = None,
     excluded: tuple[np.ndarray, np.ndarray] | None = None,
     from_disk: bool = False,
+    upper: bool = False,
 ) -> Candidates:
     """Retrieve candidates of m sparse queries: the rows of largest positive score.
 
@@ -85,6 +97,7 @@ def find_candidates(
         excluded: rows that each query leaves out, as CSR: bounds (m + 1,) int64, and rows (e,)
             int64, below n, ascending within a query; none when None.
         from_disk: the postings are mapped and not all in memory: read the queries' lists ahead.
+        upper: sums are upper bounds: of the products that are positive. Not ``exact``.
 
     >>> from compressae.kernels.postings import build_postings
     >>> indptr, ids = np.array([0, 2, 3, 4]), np.array([0, 1, 1, 0], np.uint32)
@@ -101,18 +114,18 @@ def find_candidates(
     if whole:
         kind = np.dtype(np.int16 if postings.norm <= _SHORT else np.int32)
     limit = 1 << (24 if kind == np.int32 else 15)
-    weights = np.empty(len(latents), kind)
-    bands, unit = np.empty(m, np.int64), np.empty(m)
+    lists, weights = np.empty(2 * len(latents), np.int64), np.empty(2 * len(latents), kind)
+    list_indptr, bands, unit = np.empty(m + 1, np.int64), np.empty(m, np.int64), np.empty(m)
     cpu.weigh(
-        indptr, values, limit - 1, postings.norm, postings.error, LARGEST if whole else 0,
-        postings.step, weights, bands, unit,
+        indptr, latents, values, limit - 1, postings.norm, postings.error, LARGEST if whole else 0,
+        postings.step, postings.bounds, upper, list_indptr, lists, weights, bands, unit,
     )  # fmt: skip
     slack = bands / 2
     if not exact:
         bands[:] = 0
     room = min(8192 + 8 * count, -(-postings.rows // 64) * 64 + 64)
     sums, counts, rows, scores = _scratch(m, room, kind)
-    filled, complete = np.zeros(m, np.int64), np.empty(m, np.bool_)
+    filled, complete, floors = np.zeros(m, np.int64), np.empty(m, np.bool_), np.empty(m)
     shift = limit.bit_length() - _BINS.bit_length()
     excluded_bounds, excluded_rows = excluded or (np.zeros(m + 1, np.int64), _NO_ROWS)
     edges, above = np.zeros(m, np.int64), np.zeros(m, np.int64)
@@ -121,15 +134,15 @@ def find_candidates(
     def find(first: int, last: int) -> None:
         cpu.find(
             postings.docs, postings.values, postings.bounds, postings.offsets, postings.rows,
-            indptr, latents, weights, bands, count, shift, _NO_MASK if mask is None else mask,
-            excluded_bounds, excluded_rows, sums, counts, rows, scores, filled, complete, edges,
-            above, next_excluded, first, last,
+            list_indptr, lists, weights, bands, count, shift, _NO_MASK if mask is None else mask,
+            excluded_bounds, excluded_rows, sums, counts, rows, scores, filled, complete, floors,
+            edges, above, next_excluded, first, last,
         )  # fmt: skip
 
     windows = postings.bounds.shape[1] - 1
     if from_disk:
         with random_access(postings.docs, postings.values):
-            _find_reading_ahead(postings, latents, find)
+            _find_reading_ahead(postings, lists[: list_indptr[-1]], find)
     else:
         find(0, windows)
     ends = filled.tolist()
@@ -139,14 +152,15 @@ def find_candidates(
         complete,
         unit,
         slack,
+        floors,
     )
 
 
 def _find_reading_ahead(
-    postings: Postings, latents: np.ndarray, find: Callable[[int, int], None]
+    postings: Postings, lists: np.ndarray, find: Callable[[int, int], None]
 ) -> None:
     """Call ``find`` on groups of windows, after asking for the lists of each."""
-    used = np.unique(latents)
+    used = np.unique(lists)
     bounds, offsets = postings.bounds[used], postings.offsets[used]
     windows = bounds.shape[1] - 1
     nbytes = int(bounds[:, -1].sum(dtype=np.int64)) * (2 + postings.values.itemsize)

@@ -14,13 +14,33 @@ _LINE = 64  # Bytes of a cache line.
 
 
 @numba.njit(nogil=True, cache=True)
-def weigh(indptr, values, limit, norm, error, largest, step, weights, bands, unit):
-    """Round queries to integer weights, and bound the error of their scores.
+def weigh(
+    indptr,
+    latents,
+    values,
+    limit,
+    norm,
+    error,
+    largest,
+    step,
+    list_bounds,
+    upper,
+    list_indptr,
+    lists,
+    weights,
+    bands,
+    unit,
+):
+    """Round queries to integer weights of the lists to read, and bound the error of their scores.
 
-    Per query, ``bands`` gets 2ε in units of a sum, rounded up, plus a margin for ties of float32
-    scores, and ``unit`` the score of a sum of 1. ``largest`` is the largest |stored value|, or 0
-    for float lists, whose weights stay float32.
+    Fills ``list_indptr`` (m + 1,), and up to its end ``lists`` and ``weights`` (2·nnz,): for each
+    latent its lists that are not empty, or with ``upper`` only that of the query's sign. Per query,
+    ``bands`` gets 2ε in units of a sum, rounded up, plus a margin for ties of float32 scores, and
+    ``unit`` the score of a sum of 1. ``largest`` is the largest |stored value|, or 0 for float
+    lists, whose weights stay float32.
     """
+    filled, last_window = 0, list_bounds.shape[1] - 1
+    list_indptr[0] = 0
     for i in range(indptr.shape[0] - 1):
         # L1 and L2 norm of the query.
         query = values[indptr[i] : indptr[i + 1]]
@@ -43,9 +63,14 @@ def weigh(indptr, values, limit, norm, error, largest, step, weights, bands, uni
         for j in range(query.shape[0]):
             exact = s * np.float64(query[j])
             rounded = np.rint(exact) if largest else np.float64(np.float32(exact))
-            weights[indptr[i] + j] = rounded
             error_square += (rounded - exact) * (rounded - exact)
             error_total += abs(rounded - exact)
+            for sign in range(2):
+                which = 2 * np.int64(latents[indptr[i] + j]) + sign
+                if list_bounds[which, last_window] and not (upper and (rounded < 0) != sign):
+                    lists[filled], weights[filled] = which, rounded
+                    filled += 1
+        list_indptr[i + 1] = filled
 
         # ε: float32 rounding of sums (in the lists or in rescoring), rounding of weights, rounding
         # of stored values.
@@ -65,7 +90,7 @@ def find(
     offsets,
     n,
     indptr,
-    latents,
+    lists,
     weights,
     bands,
     count,
@@ -79,6 +104,7 @@ def find(
     scores,
     filled,
     complete,
+    floors,
     edges,
     above,
     next_excluded,
@@ -87,13 +113,16 @@ def find(
 ):
     """Collect the candidates of m queries from windows first..last, in as many calls as one likes.
 
+    ``indptr`` (m + 1,) divides ``lists`` and ``weights``, of ``weigh``.
+
     A histogram of the candidates' scores, ``counts`` (m, bins), gives the threshold: ``edge`` is
     the highest bin such that at least ``count`` candidates are in it or above, so the threshold
     approaches the K-th largest score from below. Only positive scores are candidates, so that the
     sums of rows that are excluded, or not in the mask, are set to zero.
 
-    Fills rows and scores (m, capacity) up to ``filled`` (m,), and ``complete`` (m,) bool, which are
-    final after the last window. ``sums`` is scratch for the scores of a window. ``edges``,
+    Fills rows and scores (m, capacity) up to ``filled`` (m,), ``complete`` (m,) bool, and
+    ``floors`` (m,) float64, below which are the sums of all other rows; final after the last
+    window. ``sums`` is scratch for the scores of a window, and zeros after each. ``edges``,
     ``above`` and ``next_excluded`` (m,) int64 are kept between calls: zeros, zeros and the queries'
     ``excluded_bounds`` before the first.
     """
@@ -103,6 +132,7 @@ def find(
     if first == 0:
         complete[:] = True
         counts[:] = 0
+        sums[:] = 0
     for w in range(first, last):
         base = np.int64(w) << 16
         end = min(n - base, 1 << 16)
@@ -111,20 +141,20 @@ def find(
             if not complete[i]:
                 continue
 
-            # Add the query's lists to the scores of the window. Prefetch the next list (after the
-            # last, for a single query, the first of the next window) and the bounds after it.
-            sums[:width] = 0
+            # Add the query's lists to the scores of the window, zeros so far. Prefetch the next
+            # list (after the last, for a single query, the first of the next window) and the bounds
+            # after it.
             start, stop = indptr[i], indptr[i + 1]
             for j in range(start, stop):
-                latent = np.uint64(latents[j])
-                a = offsets[latent] + np.int64(bounds[latent, w])
-                b = offsets[latent] + np.int64(bounds[latent, w + 1])
+                which = np.uint64(lists[j])
+                a = offsets[which] + np.int64(bounds[which, w])
+                b = offsets[which] + np.int64(bounds[which, w + 1])
                 if j + 1 < stop:
-                    _prefetch_list(docs, values, bounds, offsets, latents[j + 1], w)
+                    _prefetch_list(docs, values, bounds, offsets, lists[j + 1], w)
                 elif m == 1 and w + 1 < windows:
-                    _prefetch_list(docs, values, bounds, offsets, latents[start], w + 1)
+                    _prefetch_list(docs, values, bounds, offsets, lists[start], w + 1)
                 if j + 2 < stop:
-                    prefetch(bounds[np.uint64(latents[j + 2])], w)
+                    prefetch(bounds[np.uint64(lists[j + 2])], w)
                 weight = weights[j]
                 for p in range(np.uint64(a), np.uint64(b)):
                     sums[docs[p]] += sums.dtype.type(weight * values[p])
@@ -151,9 +181,13 @@ def find(
             threshold = max(1, (edge << shift) - bands[i])
             level = sums.dtype.type(threshold)
 
-            # Collect the scores that reach the threshold, 64 at a time.
+            # Collect the scores that reach the threshold, 64 at a time, and set them to zero.
             for block in range(0, width, 64):
                 bits = at_least(sums, block, level)
+                if not bits:
+                    for t in range(block, block + 64):
+                        sums[np.uint64(t)] = 0
+                    continue
                 while bits:
                     local = block + np.int64(lowest_bit(bits))
                     bits &= bits - np.uint64(1)
@@ -179,7 +213,10 @@ def find(
                             edge += 1
                             threshold = max(1, (edge << shift) - bands[i])
                             level = sums.dtype.type(threshold)
+                for t in range(block, block + 64):
+                    sums[np.uint64(t)] = 0
                 if not complete[i]:
+                    sums[block:width] = 0
                     break
             edges[i], filled[i] = edge, size
 
@@ -190,6 +227,7 @@ def find(
     # positive, so no row below it was left out.
     for i in range(m):
         least = (edges[i] << shift) - bands[i]
+        floors[i] = max(1, least) if complete[i] else np.inf
         complete[i] = complete[i] and above[i] >= count and least >= 1
         filled[i] = _prune(rows[i], scores[i], filled[i], max(1, least))
 
@@ -231,11 +269,11 @@ def _clear_others(sums, mask, base, end):
 
 
 @numba.njit(nogil=True, cache=True)
-def _prefetch_list(docs, values, bounds, offsets, latent, w):
-    """Prefetch the list of a latent in a window."""
-    latent = np.uint64(latent)
-    first = offsets[latent] + np.int64(bounds[latent, w])
-    last = offsets[latent] + np.int64(bounds[latent, w + 1])
+def _prefetch_list(docs, values, bounds, offsets, which, w):
+    """Prefetch a list in a window."""
+    which = np.uint64(which)
+    first = offsets[which] + np.int64(bounds[which, w])
+    last = offsets[which] + np.int64(bounds[which, w + 1])
     for p in range(first, last, _LINE // docs.itemsize):
         prefetch(docs, p)
     for p in range(first, last, _LINE // values.itemsize):

@@ -1,13 +1,16 @@
 """Posting lists: the rows of each latent, in windows of 65,536 rows.
 
-Each window has lists of its own, with 16-bit row numbers and 8-bit values: three bytes per
-nonzero. The scores of a window fit the cache while they are summed, and windows are built in
-parallel. The lists of a latent lie one behind the other, window by window, so that what a query
-reads is one run a latent.
+A latent has two lists, of the rows where its value is positive and of those where it is negative.
+A query that wants an upper bound of the scores reads one of them: what is left out has the other
+sign than the query and lowers a score. Each window has lists of its own, with 16-bit row numbers
+and 8-bit values: three bytes per nonzero. The scores of a window fit the cache while they are
+summed, and windows are built in parallel. A list's windows lie one behind the other, so that what a
+query reads is one run a list.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,15 +34,16 @@ Read = Callable[[int, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 class Postings:
     """Posting lists of n rows over h latents in ⌈n / 65,536⌉ windows.
 
-    Latent l in window w has the list ``docs[a:b]``, ``values[a:b]`` with
-    ``a, b = offsets[l] + bounds[l, w], offsets[l] + bounds[l, w + 1]``. A row is ``65536·w`` plus
-    its number in ``docs``; its value is ``step`` times the stored one.
+    Latent l has the lists 2l, of values ≥ 0, and 2l + 1, of values below 0. List i in window w is
+    ``docs[a:b]``, ``values[a:b]`` with ``a, b = offsets[i] + bounds[i, w], offsets[i] +
+    bounds[i, w + 1]``. A row is ``65536·w`` plus its number in ``docs``; its value is ``step``
+    times the stored one.
 
     Attributes:
         docs: (nnz,) uint16 row numbers within the window, ascending within a list.
         values: (nnz,) int8 or float32.
-        bounds: (h, windows + 1) uint32 offsets of the windows within a latent's run.
-        offsets: (h,) int64 offset of each latent's run.
+        bounds: (2h, windows + 1) uint32 offsets of the windows within a list's run.
+        offsets: (2h,) int64 offset of each list's run.
         rows: n.
         step: quantisation step of the values.
         norm: largest ‖row‖₂ of stored values.
@@ -61,6 +65,18 @@ class Postings:
         arrays = (self.docs, self.values, self.bounds, self.offsets)
         return sum(array.nbytes for array in arrays)
 
+    @cached_property
+    def has_both_signs(self) -> bool:
+        """Whether some values are positive and some negative."""
+        sizes = self.bounds[:, -1]
+        return bool(sizes[::2].any() and sizes[1::2].any())
+
+    @staticmethod
+    def offsets_of(bounds: np.ndarray) -> np.ndarray:
+        """Offsets (2h,) int64 of the runs that ``bounds`` (2h, windows + 1) divides."""
+        ends = np.cumsum(bounds[:, -1], dtype=np.int64)
+        return np.concatenate([[0], ends[:-1]])
+
 
 def build_postings(
     read: Read,
@@ -72,7 +88,7 @@ def build_postings(
 ) -> Postings:
     """Build the posting lists of sparse rows, window by window, without a second copy of the rows.
 
-    While row numbers are brought into the order of latents there are two copies of them.
+    While row numbers are brought into the order of lists there are two copies of them.
 
     Args:
         read: returns rows start..stop, at most a window: latents unsigned, values of any dtype;
@@ -88,9 +104,11 @@ def build_postings(
     >>> def read(start, stop):
     ...     return indptr, ids, values, None
     >>> postings = build_postings(read, np.diff(indptr), h=3, largest=127.0)
-    >>> a, b = postings.offsets[2] + postings.bounds[2]
-    >>> postings.docs[a:b], postings.values[a:b]
-    (array([0, 1], dtype=uint16), array([-64,  32], dtype=int8))
+    >>> for i in (4, 5):  # Positive and negative values of latent 2.
+    ...     a, b = postings.offsets[i] + postings.bounds[i]
+    ...     postings.docs[a:b], postings.values[a:b]
+    (array([1], dtype=uint16), array([32], dtype=int8))
+    (array([0], dtype=uint16), array([-64], dtype=int8))
     """
     n = len(counts)
     windows = -(-n // WINDOW)
@@ -98,7 +116,7 @@ def build_postings(
     places = np.concatenate([[0], np.cumsum(sizes)])
     docs = np.empty(places[-1], np.uint16)
     stored = np.empty(places[-1], values)
-    ends = np.zeros((windows, h + 1), np.uint32)
+    ends = np.zeros((windows, 2 * h + 1), np.uint32)
     step = largest / LARGEST if stored.dtype == np.int8 and largest > 0 else 1.0
     extremes = np.zeros((windows, 2))
 
@@ -121,35 +139,35 @@ def build_postings(
     over_rows(build, windows, threads)
     # Both are upper bounds: a relative 1e-9 covers the rounding of the float64 sums.
     norm, error = np.sqrt(extremes.max(0)) * (1 + 1e-9)
-    bounds = np.zeros((h, windows + 1), np.uint32)
+    bounds = np.zeros((2 * h, windows + 1), np.uint32)
     np.cumsum(np.diff(ends, axis=1).T, axis=1, out=bounds[:, 1:])
-    offsets = np.concatenate([[0], np.cumsum(bounds[:, -1], dtype=np.int64)])[:-1]
-    if windows > 1:  # The lists of one window are in the order of latents already.
-        docs = _by_latent(docs, ends, places, offsets, threads)
-        stored = _by_latent(stored, ends, places, offsets, threads)
+    offsets = Postings.offsets_of(bounds)
+    if windows > 1:  # The lists of one window are in their order already.
+        docs = _by_list(docs, ends, places, offsets, threads)
+        stored = _by_list(stored, ends, places, offsets, threads)
     return Postings(docs, stored, bounds, offsets, n, step, float(norm), float(error))
 
 
-def _by_latent(
+def _by_list(
     data: np.ndarray,
     ends: np.ndarray,
     places: np.ndarray,
     offsets: np.ndarray,
     threads: int | None,
 ) -> np.ndarray:
-    """Reorder (nnz,) lists from windows of latents to latents of windows.
+    """Reorder (nnz,) postings from windows of lists to lists of windows.
 
     Args:
         data: row numbers or values.
-        ends: (windows, h + 1) uint32 offsets of the lists within a window.
+        ends: (windows, 2h + 1) uint32 offsets of the lists within a window.
         places: (windows + 1,) int64 offset of each window.
-        offsets: (h,) int64 offset of each latent's run.
+        offsets: (2h,) int64 offset of each list's run.
         threads: processors to use.
     """
     out = np.empty_like(data)
 
     def copy(first: int, last: int) -> None:
-        cpu.by_latent(data, ends, places, offsets, first, last, out)
+        cpu.by_list(data, ends, places, offsets, first, last, out)
 
     over_rows(copy, len(offsets), threads)
     return out
@@ -193,7 +211,7 @@ def canonical_rows(indptr: np.ndarray, ids: np.ndarray, values: np.ndarray, h: i
 
 
 def touched(postings: Postings, latents: np.ndarray) -> np.ndarray:
-    """Mark the rows (n,) bool that are in the list of any of the latents (m,) int64."""
+    """Mark the rows (n,) bool that are in a list of any of the latents (m,) int64."""
     p = postings
     # A flag for every 16-bit number: those of a damaged file may lie beyond the last row.
     flags = np.zeros((p.bounds.shape[1] - 1) * WINDOW, bool)

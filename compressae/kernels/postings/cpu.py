@@ -1,4 +1,4 @@
-"""Counting sort of a window's nonzeros by latent, compiled by numba.
+"""Counting sort of a window's nonzeros by latent and sign, compiled by numba.
 
 Inner loops index with unsigned integers, so that numba omits its check for negative ones.
 """
@@ -9,17 +9,17 @@ import numpy as np
 
 @numba.njit(nogil=True, cache=True)
 def build_window(indptr, ids, numbers, factors, step, bounds, docs, stored, extremes):
-    """Fill bounds (h + 1,) uint32 and the window's docs and stored values.
+    """Fill bounds (2h + 1,) uint32 and the window's docs and stored values.
 
     ``extremes`` gets the largest squared norm of a stored row and the largest squared rounding
     error.
     """
-    # Count the nonzeros of each latent; the running sum gives the start of its list.
+    # Count the nonzeros of each list; the running sum gives its start.
     rows = indptr.shape[0] - 1
     for s in range(np.uint64(indptr[0]), np.uint64(indptr[rows])):
-        bounds[np.uint64(ids[s]) + np.uint64(1)] += np.uint32(1)
-    for latent in range(bounds.shape[0] - 1):
-        bounds[latent + 1] += bounds[latent]
+        bounds[_list(ids[s], numbers[s]) + np.uint64(1)] += np.uint32(1)
+    for i in range(bounds.shape[0] - 1):
+        bounds[i + 1] += bounds[i]
 
     # Scale, round and scatter the rows into the lists; rows ascend, so lists do too.
     fill = bounds[:-1].copy()
@@ -34,13 +34,19 @@ def build_window(indptr, ids, numbers, factors, step, bounds, docs, stored, extr
             rounded = np.rint(number) if is_int8 else np.float64(np.float32(number))
             norm += rounded * rounded
             error += (number - rounded) * (number - rounded)
-            latent = np.uint64(ids[s])
-            slot = np.uint64(fill[latent])
+            i = _list(ids[s], numbers[s])
+            slot = np.uint64(fill[i])
             docs[slot] = row
             stored[slot] = rounded
-            fill[latent] += np.uint32(1)
+            fill[i] += np.uint32(1)
         extremes[0] = max(extremes[0], norm)
         extremes[1] = max(extremes[1], error)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _list(latent, number):
+    """List of a latent's positive or negative values."""
+    return (np.uint64(latent) << np.uint64(1)) | np.uint64(number < 0)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -75,12 +81,12 @@ def canonical_rows(indptr, ids, values, h):
 
 
 @numba.njit(nogil=True, cache=True)
-def by_latent(data, ends, places, offsets, first, last, out):
-    """Copy the lists of latents first..last into their runs of ``out``; see ``_by_latent``."""
-    for latent in range(first, last):
-        at = offsets[latent]
+def by_list(data, ends, places, offsets, first, last, out):
+    """Copy lists first..last into their runs of ``out``; see ``_by_list``."""
+    for i in range(first, last):
+        at = offsets[i]
         for w in range(ends.shape[0]):
-            a, b = places[w] + ends[w, latent], places[w] + ends[w, latent + 1]
+            a, b = places[w] + ends[w, i], places[w] + ends[w, i + 1]
             out[at : at + b - a] = data[a:b]
             at += b - a
 
@@ -89,10 +95,11 @@ def by_latent(data, ends, places, offsets, first, last, out):
 def touched(docs, bounds, offsets, latents, flags):
     """Set flags (windows · 65,536,) bool of the rows in the lists of ``latents``."""
     for latent in latents:
-        for w in range(bounds.shape[1] - 1):
-            a, b = offsets[latent] + bounds[latent, w], offsets[latent] + bounds[latent, w + 1]
-            for s in range(np.uint64(a), np.uint64(b)):
-                flags[np.uint64(w << 16) + np.uint64(docs[s])] = True
+        for i in range(2 * latent, 2 * latent + 2):
+            for w in range(bounds.shape[1] - 1):
+                a, b = offsets[i] + bounds[i, w], offsets[i] + bounds[i, w + 1]
+                for s in range(np.uint64(a), np.uint64(b)):
+                    flags[np.uint64(w << 16) + np.uint64(docs[s])] = True
 
 
 @numba.njit(nogil=True, cache=True)

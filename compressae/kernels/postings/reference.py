@@ -15,14 +15,16 @@ def build_window(
     """Build the lists of one window.
 
     Returns:
-        bounds (h + 1,), docs (nnz,) ascending within a list, stored values (nnz,), the largest
-        squared norm of a stored row, the largest squared rounding error of a row.
+        bounds (2h + 1,) of the lists of each latent's values ≥ 0 and below 0, docs (nnz,) ascending
+        within a list, stored values (nnz,), the largest squared norm of a stored row, the largest
+        squared rounding error of a row.
     """
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     exact = numbers.astype(np.float64) * (factors.astype(np.float64)[rows] / step)
     stored = (np.rint(exact) if values == np.int8 else exact).astype(values)
-    order = np.argsort(ids, kind="stable")
-    bounds = np.searchsorted(ids[order], np.arange(h + 1))
+    lists = 2 * ids.astype(np.int64) + (numbers < 0)
+    order = np.argsort(lists, kind="stable")
+    bounds = np.searchsorted(lists[order], np.arange(2 * h + 1))
     norms, errors = np.zeros(len(indptr) - 1), np.zeros(len(indptr) - 1)
     np.add.at(norms, rows, stored.astype(np.float64) ** 2)
     np.add.at(errors, rows, (exact - stored) ** 2)

@@ -160,7 +160,7 @@ def fit_row(
 
 def list_bytes(rows: int, nonzeros: int, latents: int) -> int:
     """Bytes of the int8 posting lists of rows that hold ``nonzeros`` in all."""
-    return 3 * nonzeros + latents * (4 * (-(-rows // WINDOW) + 1) + 8)
+    return 3 * nonzeros + 2 * latents * (4 * (-(-rows // WINDOW) + 1) + 8)
 
 
 def quantizer_bytes(dim: int, nonzeros: int, residual_bytes: int) -> int:

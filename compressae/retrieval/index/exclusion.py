@@ -29,6 +29,11 @@ class ExcludedRows(NamedTuple):
         """Rows that the i-th of the queries leaves out, ascending."""
         return self.rows[self.bounds[i] : self.bounds[i + 1]]
 
+    def of_queries(self, first: int, last: int) -> "ExcludedRows":
+        """What queries first..last leave out."""
+        bounds = self.bounds[first : last + 1]
+        return ExcludedRows(bounds - bounds[0], self.rows[bounds[0] : bounds[-1]])
+
 
 @dataclass(frozen=True, eq=False)
 class Exclusion:

@@ -1,12 +1,17 @@
 """Exact search over sparse rows by posting lists."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from compressae.kernels.candidates import TOGETHER, TOGETHER_FROM_DISK, find_candidates
+from compressae.kernels.candidates import (
+    TOGETHER,
+    TOGETHER_FROM_DISK,
+    Candidates,
+    find_candidates,
+)
 from compressae.kernels.postings import touched
 from compressae.kernels.threads import over_rows
 from compressae.kernels.topk import best
@@ -25,16 +30,20 @@ from compressae.retrieval.io.embeddings import Similarity
 KIND = "inverted"
 #: Where no more rows than these are allowed, they are scored one by one, without lists.
 _FEW = 4096
+#: Rows from which upper bounds of scores are summed first.
+_BOUNDED_FROM = 1 << 15
 
 
 class InvertedIndex(SegmentedIndex):
     """Posting lists over sparse rows (n, h); answers equal brute force over every row.
 
     Lists hold row numbers and int8 values, three bytes a nonzero. Integer sums over them find the
-    rows that may be among the best, with a proven bound (``compressae.kernels.candidates``); those
-    are scored from the codes, which the index keeps: summed in float64 (packed codes in float32),
-    rounded to float32, ties by smaller id. A row that shares no latent with the query scores 0 and
-    ranks before rows of negative score; a query without nonzeros has no results.
+    rows that may be among the best, with a proven bound (``compressae.kernels.candidates``): first
+    sums of the products alone that raise a score, half of the postings of signed rows, then of all
+    if those do not decide. The rows are scored from the codes, which the index keeps: summed in
+    float64 (packed codes in float32), rounded to float32, ties by smaller id. A row that shares no
+    latent with the query scores 0 and ranks before rows of negative score; a query without nonzeros
+    has no results.
 
     Args:
         codes: the rows: ``SparseCodes``, a scipy sparse matrix, a sparse torch tensor, or
@@ -217,7 +226,7 @@ def search_lists(
                 merge_hits(parts, hits, first + i)
 
     over_rows(fill, q, threads)
-    return replace(hits, rows_scored=sum(scored))
+    return Hits(hits.ids, hits.scores, sum(scored))
 
 
 def _unit(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -250,37 +259,73 @@ def _answers(
         few: the searchable rows where they are so few that each is scored; else None.
         excluded: rows that each query leaves out; None for none.
     """
-    assert segment.lists is not None
-    candidates = None
-    if few is None:
-        rounded = values.astype(np.float32, copy=False)
-        candidates = find_candidates(
-            segment.lists, ends, ids, rounded, K, True, mask, excluded, segment.from_disk
-        )
-    answers, scored = [], 0
-    for i in range(len(ends) - 1):
-        latents = ids[ends[i] : ends[i + 1]]
-        excluded_rows = _NO_ROWS if excluded is None else excluded.of_query(i)
-        if not len(latents):
-            rows = _NO_ROWS
-        elif few is not None:
-            rows = few[without(few, excluded_rows)]
-        else:
-            assert candidates is not None
-            rows = candidates.rows[i]
-            if not candidates.complete[i]:
-                rows = _every_row(segment, latents, K, mask, excluded_rows)
+    lists, m, scored = segment.lists, len(ends) - 1, 0
+    assert lists is not None
+    rounded = values.astype(np.float32, copy=False)
+    answers: list[Ranked | None] = [None] * m
+
+    def find(first: int, last: int, count: int, upper: bool) -> Candidates:
+        """Candidates of queries first..last."""
+        part = slice(ends[first], ends[last])
+        own = None if excluded is None else excluded.of_queries(first, last)
+        bounds = ends[first : last + 1] - ends[first]
+        return find_candidates(
+            lists, bounds, ids[part], rounded[part], count, not upper, mask, own,
+            segment.from_disk, upper,
+        )  # fmt: skip
+
+    def rank(i: int, rows: np.ndarray) -> Ranked:
+        """The K best of rows for query i."""
+        nonlocal scored
+        scored += len(rows)
         if segment.from_disk:
             segment.codes.read_ahead(rows)
+        latents = ids[ends[i] : ends[i + 1]]
         dense[latents] = values[ends[i] : ends[i + 1]]
         place, top = best(segment.codes.dots(dense, rows, segment.factors), K)
         dense[latents] = 0
-        answers.append((segment.ids_of(rows[place]), top))
-        scored += len(rows)
-    return answers, scored
+        return segment.ids_of(rows[place]), top
+
+    # By upper bounds, where they leave out many postings.
+    if few is None and len(segment.codes) >= _BOUNDED_FROM and lists.has_both_signs:
+        bounded = find(0, m, _BOUNDED * K + _MORE, True)
+        for i in range(m):
+            ranked = rank(i, bounded.rows[i])
+            if len(ranked[1]) == K and bounded.is_below(i, float(ranked[1][-1])):
+                answers[i] = ranked
+
+    # By whole sums: neighbours together, which share the reads of a window.
+    for first, last in _undecided(answers):
+        candidates = None if few is not None else find(first, last, K, False)
+        for i in range(first, last):
+            excluded_rows = _NO_ROWS if excluded is None else excluded.of_query(i)
+            if ends[i] == ends[i + 1]:
+                rows = _NO_ROWS
+            elif candidates is None:
+                assert few is not None
+                rows = few[without(few, excluded_rows)]
+            elif candidates.complete[i - first]:
+                rows = candidates.rows[i - first]
+            else:
+                latents = ids[ends[i] : ends[i + 1]]
+                rows = _every_row(segment, latents, K, mask, excluded_rows)
+            answers[i] = rank(i, rows)
+    return [ranked for ranked in answers if ranked is not None], scored
+
+
+def _undecided(answers: list[Ranked | None]) -> Iterator[tuple[int, int]]:
+    """Runs first..last of queries without an answer."""
+    first = 0
+    for is_decided, run in groupby(list(answers), lambda ranked: ranked is not None):
+        last = first + len(list(run))
+        if not is_decided:
+            yield first, last
+        first = last
 
 
 _NO_ROWS = np.empty(0, np.int64)
+#: Rows whose upper bounds are found, as a multiple of K, and some more.
+_BOUNDED, _MORE = 3, 32
 
 
 def _few_rows(mask: np.ndarray | None) -> np.ndarray | None:

@@ -48,7 +48,7 @@ def list_arrays(segment: Segment) -> dict[str, np.ndarray]:
     """The arrays of a saved folder beside the codes."""
     arrays: dict[str, np.ndarray] = {}
     if (p := segment.lists) is not None:
-        arrays = {"docs": p.docs, "values": p.values, "bounds": p.bounds, "offsets": p.offsets}
+        arrays = {"docs": p.docs, "values": p.values, "bounds": p.bounds}
         arrays["scale"] = np.array([p.step, p.norm, p.error])
     if segment.factors is not None:
         arrays["factors"] = segment.factors
@@ -83,6 +83,10 @@ def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segm
     if factors is not None and whole:
         whole = factors.dtype == np.float64 and factors.shape == (n,)
         whole = whole and bool(np.isfinite(factors).all())
+    if whole and "offsets" in arrays:  # Format 3: one list a latent. They are built again.
+        similarity: Similarity = "dot" if factors is None else "cosine"
+        is_int8 = "values" not in arrays or arrays["values"].dtype == np.int8
+        return build_segment(codes, ids, similarity, "int8" if is_int8 else "float32", None)
     lists = None
     if whole and "docs" in arrays:
         lists = _open_postings(arrays, len(codes), codes.latents)
@@ -94,25 +98,23 @@ def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segm
 
 def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Postings | None:
     """Posting lists of rows over latents; None where the arrays do not fit."""
-    names = ("docs", "values", "bounds", "offsets", "scale")
+    names = ("docs", "values", "bounds", "scale")
     if any(name not in arrays for name in names):
         return None
-    docs, values, bounds, offsets, scale = (arrays[name] for name in names)
+    docs, values, bounds, scale = (arrays[name] for name in names)
     windows = -(-rows // WINDOW)
     # Row numbers are not read: a search looks at none beyond the last row.
     whole = (
-        [docs.dtype, bounds.dtype, offsets.dtype] == [np.uint16, np.uint32, np.int64]
+        [docs.dtype, bounds.dtype] == [np.uint16, np.uint32]
         and (docs.ndim, scale.shape, scale.dtype) == (1, (3,), np.float64)
         and values.dtype in (np.int8, np.float32)
-        and bounds.shape == (latents, windows + 1)
-        and offsets.shape == (latents,)
+        and bounds.shape == (2 * latents, windows + 1)
         and docs.shape == values.shape
         and not bounds[:, 0].any()
         and not (bounds[:, 1:] < bounds[:, :-1]).any()
-        # Runs follow each other and end with the arrays.
-        and int(offsets[0]) == 0
-        and bool((offsets[1:] == np.cumsum(bounds[:-1, -1], dtype=np.int64)).all())
-        and int(offsets[-1]) + int(bounds[-1, -1]) == len(docs)
+        and int(bounds[:, -1].sum(dtype=np.int64)) == len(docs)
         and bool(np.isfinite(scale).all() and (scale >= 0).all())
     )
-    return Postings(docs, values, bounds, offsets, rows, *scale.tolist()) if whole else None
+    if not whole:
+        return None
+    return Postings(docs, values, bounds, Postings.offsets_of(bounds), rows, *scale.tolist())

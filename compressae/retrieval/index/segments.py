@@ -37,12 +37,13 @@ def watched(segments: "Sequence[Segment]") -> Iterator[None]:
     A search reads ahead if the one before had something read: asking the system for pages that are
     all in memory would cost a search of few rows a tenth of its time.
     """
-    before = blocks_read()
+    mapped = [segment.pages for segment in segments if segment.pages is not None]
+    before = blocks_read() if mapped else 0
     yield
-    missing = blocks_read() > before
-    for segment in segments:
-        if segment.pages is not None:
-            segment.pages.missing = missing
+    if mapped:
+        missing = blocks_read() > before
+        for pages in mapped:
+            pages.missing = missing
 
 
 @dataclass(frozen=True, eq=False)

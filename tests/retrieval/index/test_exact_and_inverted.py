@@ -71,21 +71,32 @@ def test_a_saved_inverted_index_answers_alike(values, tmp_path):
     np.testing.assert_allclose(before.scores, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("part", ["docs", "values", "bounds", "offsets", "scale", "ids", "factors"])
+@pytest.mark.parametrize("part", ["docs", "values", "bounds", "scale", "ids", "factors"])
 def test_lists_that_do_not_fit_are_refused(part):
     codes = SparseCodes.from_scipy(scipy.sparse.eye_array(4))
     index = InvertedIndex(codes, similarity="cosine", ids=[1, 2, 3, 5])
     arrays_ = list_arrays(index.segments.parts[0])
     assert len(open_segment(codes, arrays_, "index")) == 4
-    wrong = {
-        "offsets": arrays_["offsets"] + 1,
-        "ids": arrays_["ids"][[0, 0, 1, 2]],
-    }.get(part, arrays_[part][:-1])
+    wrong = arrays_["ids"][[0, 0, 1, 2]] if part == "ids" else arrays_[part][:-1]
     with pytest.raises(InputError, match="posting lists do not fit"):
         open_segment(codes, {**arrays_, part: wrong}, "index")
     for older in ("starts", "places"):
         with pytest.raises(InputError, match="older compressae; build the index again"):
-            open_segment(codes, {**arrays_, older: arrays_["offsets"]}, "index")
+            open_segment(codes, {**arrays_, older: arrays_["bounds"]}, "index")
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("list_type", ["int8", "float32"])
+def test_lists_of_format_3_are_built_again(similarity, list_type):
+    """They had one list a latent, and the offsets of its run."""
+    codes = SparseCodes.from_scipy(scipy.sparse.random_array((50, 9), density=0.3, rng=0))
+    (segment,) = InvertedIndex(codes, similarity=similarity, list_type=list_type).segments.parts
+    arrays = list_arrays(segment)
+    older = {**arrays, "bounds": arrays["bounds"][::2], "offsets": np.zeros(9, np.int64)}
+    again = list_arrays(open_segment(codes, older, "index"))
+    assert again.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
 
 
 @pytest.mark.parametrize("form", ["csr", "unsorted", "repeated", "zeros", "csc", "coo", "torch"])

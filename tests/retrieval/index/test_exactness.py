@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 
 from compressae import InputError
+from compressae.kernels.candidates import find_candidates
 from compressae.retrieval import Catalogue, InvertedIndex, SparseCodes
 from compressae.retrieval.index import inverted as inverted_module
 
@@ -64,6 +65,7 @@ def test_ten_thousand_pairs_of_awkward_shapes(seed, monkeypatch):
         queries[0] = 0
         mask = rng.random(n) < rng.choice([0.01, 0.5]) if rng.random() < 0.4 else None
         monkeypatch.setattr(inverted_module, "_FEW", int(rng.choice([0, 4096])))
+        monkeypatch.setattr(inverted_module, "_BOUNDED_FROM", int(rng.choice([0, 1 << 15])))
         stored = str(rng.choice(["int8", "float32"]))
         index = InvertedIndex(sparse.csr_array(rows.astype(np.float32)), list_type=stored)
         check(index, rows, queries, int(rng.choice([1, 3, 10, 100, n, n + 5])), mask)
@@ -82,6 +84,30 @@ def test_windows_and_threads(values, threads):
     order = np.argsort(-scores.astype(np.float32), axis=1, kind="stable")[:, :12]
     np.testing.assert_array_equal(hits.ids, order)
     np.testing.assert_array_equal(hits.scores, np.take_along_axis(scores, order, 1).astype("f4"))
+
+
+def test_upper_bounds_are_summed_first_and_whole_sums_where_those_do_not_decide(monkeypatch):
+    """Rows near one of 400 centres, and queries: near centres, decided; of noise, not; none."""
+    rng = np.random.default_rng(0)
+    centres = draw(rng, 400, 64, "normal", 0.2)
+    near = np.repeat(centres, 100, axis=0)
+    rows = near + 0.3 * (near != 0) * rng.standard_normal(near.shape)
+    queries = np.concatenate([centres[:6], 1e-3 * rng.standard_normal((2, 64)), centres[6:9]])
+    queries[4] = 0
+    rows, queries = (part.astype(np.float32).astype(np.float64) for part in (rows, queries))
+    index, calls = InvertedIndex(sparse.csr_array(rows.astype(np.float32)), threads=1), []
+
+    def recorded(*args):
+        calls.append((args[-1], len(args[1]) - 1))
+        return find_candidates(*args)
+
+    monkeypatch.setattr(inverted_module, "find_candidates", recorded)
+    check(index, rows, queries, 20, None)
+    assert calls[0] == (True, 11)
+    undecided = sum(count for is_upper, count in calls if not is_upper)
+    assert 1 <= undecided <= 4 and not any(is_upper for is_upper, _ in calls[1:])
+    mask = rng.random(len(rows)) < 0.5
+    check(index, rows, queries, 20, mask)
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
@@ -136,7 +162,7 @@ def test_lists_take_three_bytes_a_nonzero_and_are_mapped_from_disk(tmp_path):
     rows = sparse.random_array((70_000, 50), density=0.2, rng=np.random.default_rng(0))
     index = InvertedIndex(rows)
     nnz = index.codes.nnz
-    assert index.list_nbytes == 3 * nnz + 50 * (4 * 3 + 8)
+    assert index.list_nbytes == 3 * nnz + 100 * (4 * 3 + 8)
     assert index.nbytes == index.list_nbytes + index.codes.nbytes
     Catalogue.write(tmp_path / "index", index)
     lists = Catalogue.open(tmp_path / "index").index.segments.parts[0].lists

@@ -212,7 +212,7 @@ def test_damaged_ids_in_packed_rows_read_nothing_out_of_bounds(model, tmp_path):
 
 
 LISTS = {
-    "a run out of place": ("offsets", lambda a: a + 1),
+    "bounds of fewer lists": ("bounds", lambda a: a[:-2].copy()),
     "bounds that fall": ("bounds", lambda a: a[:, ::-1].copy()),
     "bounds beyond the list": ("bounds", lambda a: a + np.uint32(1 << 31)),
     "rows of floats": ("docs", lambda a: a.astype(np.float32)),

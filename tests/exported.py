@@ -30,6 +30,18 @@ def rows_of(catalogue):
     return rows
 
 
+def signed(latents, values, h):
+    """(latents, values) of a row with signs "halves" as (latents, values) of both signs; entries
+    from 2h on are a target's own."""
+    row = np.zeros(h, np.float32)
+    for latent, value in zip(latents, values, strict=True):
+        assert value > 0
+        if latent < 2 * h:
+            assert row[latent % h] == 0
+            row[latent % h] = value if latent < h else -value
+    return np.flatnonzero(row), row[row != 0]
+
+
 def assert_same_rows(catalogue, rows):
     """Rows that another library read, {id: (latents, values)}, are those of a catalogue."""
     expected = rows_of(catalogue)

@@ -23,7 +23,9 @@ FLOORS = {
         "gpu tuning", "compressed", "paper", "inverted two_stage", "request", "postings",
         "projection exact", "exclusion hot table_rows", "segments", "graph hits sketch",
     ],
-    "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
+    "compressae.retrieval.export": [
+        "postings", "arrow elastic milvus postgres qdrant scipy", "rows query", "signs",
+    ],
     "compressae.retrieval.store": [
         "cached sharded", "catalogue counters", "shards packed_table change", "view", "files",
         "names metadata version",

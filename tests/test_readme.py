@@ -67,7 +67,9 @@ def test_the_export_pages_python_runs(tmp_path, monkeypatch):
     exact = names["catalogue"].search(names["x"], 10, candidates="all").ids[0].tolist()
     assert len(set(exact) & {id for id, _ in names["by_sql"]}) >= 9
     assert len(set(exact) & set(names["by_scipy"].tolist())) >= 9
-    assert len(set(exact) & set(names["reranked"].ids[0].tolist())) >= 9
+    for name in ("reranked", "by_codes"):
+        assert len(set(exact) & set(names[name].ids[0].tolist())) >= 9
+    assert names["halves"].shape == (1, 512) and names["by_vectors"].ids[0, 0] == 7
 
 
 def test_the_cluster_pages_python_runs():

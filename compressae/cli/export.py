@@ -2,13 +2,14 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.export.rows import ResidualWarning, residual_warning
+from compressae.retrieval.export.signs import Signs
 from compressae.retrieval.store import Catalogue
 
 #: The options that say where each target goes.
@@ -18,14 +19,18 @@ _PLACES = {
     "scipy": ("output",),
     "postgres": ("dsn", "table"),
     "qdrant": ("url", "collection"),
+    "milvus": ("uri", "collection"),
+    "elastic": ("output",),
 }
 #: Other options, and the targets that have them.
 _EXTRAS = {
-    "columns": ("parquet", "arrow", "postgres", "qdrant"),
+    "columns": ("parquet", "arrow", "postgres", "qdrant", "milvus", "elastic"),
     "packed": ("parquet", "arrow"),
+    "signs": ("parquet", "arrow", "scipy"),
     "postings": ("parquet",),
     "shard_rows": ("parquet",),
     "api_key": ("qdrant",),
+    "token": ("milvus",),
 }
 
 
@@ -37,6 +42,8 @@ _EXTRAS = {
         "export index --to scipy -o items.npz",
         "export index --to postgres --dsn 'host=db dbname=shop' --table items",
         "export index --to qdrant --url http://localhost:6333 --collection items",
+        "export index --to milvus --uri http://localhost:19530 --collection items",
+        "export index --to elastic -o items.ndjson",
     ),
 )
 @click.argument("index", type=common.PATH)
@@ -45,11 +52,17 @@ _EXTRAS = {
 @click.option("--dsn", help="Of --to postgres: the server, as libpq takes it; '' for PGHOST, ….")
 @click.option("--table", help="Of --to postgres: name, or schema.name, of the table.")
 @click.option("--url", help="Of --to qdrant: the server.")
-@click.option("--collection", help="Of --to qdrant: alias of the collection.")
+@click.option("--uri", help="Of --to milvus: the server, or a path ending in .db for Milvus Lite.")
+@click.option("--collection", help="Of --to qdrant or milvus: alias of the collection.")
 @click.option(
     "--api-key",
     envvar="QDRANT_API_KEY",
     help="Of --to qdrant: the server's key.  [default: that of the environment's QDRANT_API_KEY]",
+)
+@click.option(
+    "--token",
+    envvar="MILVUS_TOKEN",
+    help="Of --to milvus: the server's token.  [default: that of the environment's MILVUS_TOKEN]",
 )
 @click.option(
     "--columns",
@@ -64,6 +77,13 @@ _EXTRAS = {
     "--packed",
     is_flag=True,
     help="Of --to parquet or arrow: a column of the rows' packed bytes, residual codes included.",
+)
+@click.option(
+    "--signs",
+    type=click.Choice(get_args(Signs)),
+    help="Of --to parquet, arrow or scipy: 'halves' for a store that refuses negative values. A "
+    "row s becomes [max(s, 0), max(-s, 0)], and what the store finds must be reranked. Milvus and "
+    "elastic have halves always.  [default: both]",
 )
 @click.option(
     "--shard-rows",
@@ -112,10 +132,10 @@ def _check_options(target: str, options: dict[str, Any]) -> None:
             raise click.UsageError(f"--to {target}: where to? Give --{name}")
     own = {*_PLACES[target], *(name for name, targets in _EXTRAS.items() if target in targets)}
     if options["postings"]:
-        own -= {"columns", "packed", "shard_rows"}
+        own -= {"columns", "packed", "shard_rows", "signs"}
     for name, value in options.items():
-        # A key from the environment may be for other commands.
-        if name not in own and value not in (None, False) and name != "api_key":
+        # Keys from the environment may be for other commands.
+        if name not in own and value not in (None, False) and name not in ("api_key", "token"):
             form = f"--to {target}" + (" --postings" if options["postings"] else "")
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with {form}")
 
@@ -133,6 +153,8 @@ def _write(
 
     if options["postings"]:
         return export.to_postings(catalogue, *places, **settings)
+    if options["signs"] is not None:
+        settings["signs"] = options["signs"]
     if target == "scipy":
         return export.to_scipy(catalogue, *places, **settings)
     settings["columns"] = columns
@@ -140,6 +162,10 @@ def _write(
         return export.to_postgres(catalogue, *places, **settings)
     if target == "qdrant":
         return export.to_qdrant(catalogue, *places, api_key=options["api_key"], **settings)
+    if target == "milvus":
+        return export.to_milvus(catalogue, *places, token=options["token"], **settings)
+    if target == "elastic":
+        return export.to_elastic(catalogue, *places, **settings)
     settings["packed"] = options["packed"]
     if target == "arrow":
         return export.to_arrow(catalogue, *places, **settings)

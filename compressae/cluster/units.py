@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import open_embeddings, table_files
-from compressae.retrieval.io.parquet import parquet_schema, row_group_sizes
-from compressae.retrieval.io.remote import RemotePath, as_path
+from compressae.retrieval.io.embeddings import open_embeddings
+from compressae.retrieval.io.parquet import ParquetColumn
+from compressae.retrieval.io.remote import RemotePath
 from compressae.retrieval.io.schema import Sha256
 from compressae.retrieval.store.shards import IdKind, ShardRecord, source_identity
 
@@ -106,7 +106,7 @@ def plan_units(
         path: a file or folder, or its URL; see ``open_embeddings``.
         column: of .parquet files.
         most: rows of a unit. A larger row group is a unit of its own.
-        id_column: a column that all files must have.
+        id_column: a column that all files with rows must have.
 
     Raises:
         InputError: no such table, fewer than 1 row a unit, or a file without the ids' column.
@@ -120,22 +120,23 @@ def plan_units(
     """
     if most < 1:
         raise InputError(f"{most} rows a shard: expected 1 or more")
-    open_embeddings(path, column)  # Refuses what is no table, and shards of different widths.
     units: list[Unit] = []
-    for file in table_files(as_path(path)):
+    for shard in open_embeddings(path, column).shards:
+        vectors = shard.source
+        assert not isinstance(vectors, np.ndarray)
+        file = vectors.path
         size, version = source_identity(file)
-        if id_column is not None and (
-            file.suffix != ".parquet" or id_column not in parquet_schema(file).names
-        ):
+        names = vectors.names if isinstance(vectors, ParquetColumn) else []
+        if id_column is not None and id_column not in names:
             raise InputError(f"{file}: no column {id_column!r}; expected ids in each .parquet")
-        if file.suffix == ".parquet":
-            groups = row_group_sizes(file)
+        if isinstance(vectors, ParquetColumn):
+            groups = vectors.row_groups
             starts = np.concatenate([[0], np.cumsum(groups)])
             ranges: list[tuple[int, int, tuple[int, int] | None]] = [
                 (int(starts[a]), int(starts[b]), (a, b)) for a, b in _grouped(groups, most)
             ]
         else:
-            n = len(open_embeddings(file))
+            n = shard.shape[0]
             ranges = [(a, min(a + most, n), None) for a in range(0, n, most)]
         for start, stop, row_groups in ranges:
             if start < stop:

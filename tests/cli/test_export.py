@@ -58,6 +58,37 @@ def test_options_of_parquet(folder, tmp_path):
     assert len(list((tmp_path / "shards").iterdir())) == 3
 
 
+def test_signs_may_be_halves(folder, tmp_path):
+    place = ["export", folder / "plain", "--signs", "halves"]
+    succeed(*place, "--to", "scipy", "-o", tmp_path / "out.npz")
+    matrix = sparse.load_npz(tmp_path / "out.npz")
+    assert matrix.shape == (N - 10, 64) and (matrix.data > 0).all() and (matrix.indices > 31).any()
+    succeed(*place, "--to", "arrow", "-o", tmp_path / "out.arrow")
+    succeed(*place, "--to", "parquet", "-o", tmp_path / "out.parquet")
+    values = pq.read_table(tmp_path / "out.parquet")["values"].combine_chunks().flatten()
+    assert (values.to_numpy() > 0).all()
+
+
+def test_elastics_file(folder, tmp_path):
+    place = ["--to", "elastic", "-o", tmp_path / "out.ndjson"]
+    succeed("export", folder / "plain", *place, "--columns", "price")
+    lines = (tmp_path / "out.ndjson").read_text().splitlines()
+    assert len(lines) == 2 * (N - 10) and json.loads(lines[0]) == {"index": {"_id": "10"}}
+
+
+def test_a_database_of_milvus_lite(folder, tmp_path):
+    pytest.importorskip("milvus_lite", reason="milvus-lite, Milvus' engine, is not installed")
+    pymilvus = pytest.importorskip("pymilvus", reason="needs pip install 'compressae[milvus]'")
+    place = ["--to", "milvus", "--uri", tmp_path / "items.db", "--collection", "items"]
+    place += ["--columns", "price"]
+    said = json.loads(succeed("export", folder / "plain", *place, "--json"))
+    assert said["export"] == "items" and said["rows"] == N - 10
+    client = pymilvus.MilvusClient(str(tmp_path / "items.db"))
+    assert client.query("items", filter="", output_fields=["count(*)"]) == [{"count(*)": N - 10}]
+    client.close()
+    refused(tmp_path, "an older export is there", "export", folder / "plain", *place)
+
+
 def test_residual_codes_are_warned_of_in_a_line(folder, tmp_path):
     place = ["--to", "scipy", "-o", tmp_path / "out.npz"]
     code, out, err = call("export", folder / "residual", *place)
@@ -72,6 +103,10 @@ def test_residual_codes_are_warned_of_in_a_line(folder, tmp_path):
         (["--to", "parquet"], "Give --output"),
         (["--to", "postgres", "--dsn", ""], "Give --table"),
         (["--to", "qdrant", "--collection", "items"], "Give --url"),
+        (["--to", "milvus", "--collection", "items"], "Give --uri"),
+        (["--to", "milvus", "--uri", "x.db", "--collection", "a-b"], "collection 'a-b' in Milvus"),
+        (["--to", "elastic", "-o", "x", "--signs", "both"], "--signs does not go with"),
+        (["--to", "parquet", "-o", "x", "--postings", "--signs", "halves"], "--signs does not go"),
         (["--to", "scipy", "-o", "x", "--table", "items"], "--table does not go with --to scipy"),
         (["--to", "scipy", "-o", "x", "--postings"], "--postings does not go with --to scipy"),
         (["--to", "arrow", "-o", "x", "--shard-rows", "9"], "does not go with --to arrow"),

@@ -43,3 +43,32 @@ def test_refuses(tmp_path):
         plan_units(tmp_path, most=0)
     with pytest.raises(FileNotFoundError):
         plan_units(tmp_path / "none")
+
+
+def test_a_footer_is_read_once(tmp_path, monkeypatch):
+    from compressae.retrieval.io import parquet
+
+    table = pa.table(
+        {"vector": pa.array([[1.0, 2.0]] * 4, pa.list_(pa.float32(), 2)), "id": [*"abcd"]}
+    )
+    for name in "ab":
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=2)
+    opened, source = [], parquet.parquet_source
+
+    def counted(path, *settings):
+        opened.append(path.name)
+        return source(path, *settings)
+
+    monkeypatch.setattr(parquet, "parquet_source", counted)
+    assert len(plan_units(tmp_path, most=2, id_column="id")) == 4
+    assert opened == ["a.parquet", "b.parquet"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.npy"])
+def test_a_file_without_the_ids_column_is_named(tmp_path, name):
+    if name == "a.npy":
+        np.save(tmp_path / name, np.ones((3, 2), np.float32))
+    else:
+        pq.write_table(pa.table({"vector": [[1.0, 2.0]]}), tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: no column 'sku'; expected ids in each .parquet"):
+        plan_units(tmp_path, id_column="sku")

@@ -95,6 +95,26 @@ def test_exclusion_is_timed(tmp_path):
     assert all(p["p50_ms"] > 0 for p in points)
 
 
+@pytest.mark.slow
+def test_exports_of_both_signs_are_compared(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((40, 16))[rng.integers(0, 40, 1_550)]
+    rows = rows + 0.5 * rng.standard_normal(rows.shape)
+    np.save(tmp_path / "table.npy", rows.astype(np.float32))
+    done = run_here(
+        "benchmarks.export", tmp_path / "table.npy", tmp_path / "out", "--rows", 1_500,
+        "--queries", 20, "--latents", 64, "--nonzeros", 8, "--entries", 16, "-k", 10,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    points = json.loads((tmp_path / "out" / "export.json").read_text())["points"]
+    settings = [(p["signs"], p["entries"]) for p in points]
+    assert settings == [("both", None), ("both", 16), ("halves", None), ("halves", 16)]
+    shares = np.array([p["shares"] for p in points])
+    assert (np.diff(shares) >= 0).all() and (shares[:, 1] > 0.9).all()
+    assert shares[0, 2] == 1 and shares[0, 0] > 0.8
+    assert "| both | all | " in done.stdout
+
+
 def gpu_benchmark(*arguments):
     """In this process, which need not import torch again, unless it has kernels compiled."""
     pytest.importorskip("triton", reason="needs triton, which has wheels for Linux alone")

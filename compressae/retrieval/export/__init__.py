@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressae.retrieval.export.arrow import to_arrow, to_parquet
+    from compressae.retrieval.export.elastic import to_elastic
+    from compressae.retrieval.export.milvus import to_milvus
     from compressae.retrieval.export.postgres import sparsevec, to_postgres
     from compressae.retrieval.export.postings import to_postings
     from compressae.retrieval.export.qdrant import point_id, to_qdrant
@@ -23,6 +25,8 @@ _HOME = {
     "sparse_query": "query",
     "sparsevec": "postgres",
     "to_arrow": "arrow",
+    "to_elastic": "elastic",
+    "to_milvus": "milvus",
     "to_parquet": "arrow",
     "to_postgres": "postgres",
     "to_postings": "postings",
@@ -37,6 +41,8 @@ __all__ = [
     "sparse_query",
     "sparsevec",
     "to_arrow",
+    "to_elastic",
+    "to_milvus",
     "to_parquet",
     "to_postgres",
     "to_postings",

@@ -10,6 +10,7 @@ import numpy as np
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.export.rows import ExportRows, RowBatch, check_new_file
+from compressae.retrieval.export.signs import Signs
 from compressae.retrieval.io.atomic import check_writable, replacing
 from compressae.retrieval.io.parquet import require_pyarrow
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
@@ -33,6 +34,7 @@ def to_parquet(
     *,
     columns: Sequence[str] | None = None,
     packed: bool = False,
+    signs: Signs = "both",
     shard_rows: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], Any] | None = None,
@@ -48,6 +50,7 @@ def to_parquet(
         path: the file or, with ``shard_rows``, the folder.
         columns: names of the metadata columns that go along; all when None.
         packed: add a column ``packed`` (binary): the rows' bytes, residual codes included.
+        signs: "halves" for values without signs, with indices below 2h; see ``ExportRows``.
         shard_rows: rows of a file; one file of all rows when None.
         overwrite: replace what stands at the path: a file, or a folder of such files.
         progress: called with (rows done, rows).
@@ -61,7 +64,7 @@ def to_parquet(
         MissingExtraError: pyarrow is not installed.
     """
     path = local_path(path, REMOTE_OUTPUT)
-    rows = ExportRows(catalogue, columns, packed, _OWN)
+    rows = ExportRows(catalogue, columns, packed, _OWN, signs)
     schema = _schema(rows, packed)
     if shard_rows is None:
         check_new_file(path, overwrite)
@@ -83,6 +86,7 @@ def to_arrow(
     *,
     columns: Sequence[str] | None = None,
     packed: bool = False,
+    signs: Signs = "both",
     overwrite: bool = False,
     progress: Callable[[int, int], Any] | None = None,
 ) -> int:
@@ -91,7 +95,7 @@ def to_arrow(
     Args:
         catalogue: the version that it has open is written.
         path: the file.
-        columns, packed, overwrite, progress: see ``to_parquet``.
+        columns, packed, signs, overwrite, progress: see ``to_parquet``.
 
     Returns:
         Rows written.
@@ -101,7 +105,7 @@ def to_arrow(
         MissingExtraError: pyarrow is not installed.
     """
     path = local_path(path, REMOTE_OUTPUT)
-    rows = ExportRows(catalogue, columns, packed, _OWN)
+    rows = ExportRows(catalogue, columns, packed, _OWN, signs)
     schema = _schema(rows, packed)
     check_new_file(path, overwrite)
     pa = pyarrow()

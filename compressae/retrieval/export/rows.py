@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.export.signs import Signs, as_halves, check_signs
 from compressae.retrieval.io.artifacts import library_version
 from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.store.catalogue import Catalogue
@@ -43,7 +44,7 @@ class RowBatch:
     Attributes:
         ids: (m,) int64, or texts.
         bounds: (m + 1,) int64: row i has the latents ``latents[bounds[i] : bounds[i + 1]]``.
-        latents: (nnz,) int32, ascending within a row.
+        latents: (nnz,) int32, ascending within a row; below 2h with signs "halves".
         values: (nnz,) float32, none of them zero.
         metadata: m rows of the chosen columns, or None without any.
         packed: packed bytes of the rows, if asked for.
@@ -73,13 +74,16 @@ class ExportRows:
         columns: names of the metadata columns that go along; all when None.
         packed: read the packed bytes of rows too.
         reserved: names that a column must not have, those of the target's own.
+        signs: "halves" for a target that takes no negative values: a row s (h,) becomes
+            [max(s, 0), max(−s, 0)] (2h,), for queries of ``sparse_query`` with the same signs.
 
     Attributes:
         catalogue: pinned to its version.
-        columns: as chosen.
+        columns, signs: as chosen.
 
     Raises:
-        InputError: no such column, one of a reserved name, or packed bytes of plain codes.
+        InputError: no such column, one of a reserved name, packed bytes of plain codes, or unknown
+            signs.
 
     >>> import tempfile
     >>> rows = np.array([[0, 2.0, 0, -1.0], [0.5, 0, 0, 0]], np.float32)
@@ -97,7 +101,10 @@ class ExportRows:
         columns: Sequence[str] | None = None,
         packed: bool = False,
         reserved: Sequence[str] = (),
+        signs: Signs = "both",
     ) -> None:
+        check_signs(signs)
+        self.signs = signs
         if not isinstance(catalogue, Catalogue):
             raise InputError(
                 f"export: {type(catalogue).__name__}; expected a Catalogue: Catalogue.open(path)"
@@ -135,6 +142,11 @@ class ExportRows:
         return self.catalogue.like.latents
 
     @property
+    def width(self) -> int:
+        """Columns of the rows: h, or 2h with signs "halves"."""
+        return self.latents * (2 if self.signs == "halves" else 1)
+
+    @property
     def has_text_ids(self) -> bool:
         """Whether ids are texts."""
         return self.catalogue.has_text_ids
@@ -148,6 +160,7 @@ class ExportRows:
             "version": catalogue.version,
             "rows": len(self),
             "latents": self.latents,
+            "signs": self.signs,
             "similarity": catalogue.index.similarity,
             "model_id": catalogue.like.model_id,
             "residual_bytes": catalogue.like.residual_bytes,
@@ -201,6 +214,8 @@ class ExportRows:
             keep = np.asarray(segment.alive[start:stop])
             rows = rows[keep]
         bounds, latents, values = _nonzeros(segment.codes, start, stop, segment.factors, keep)
+        if self.signs == "halves":
+            latents, values = as_halves(bounds, latents, values, self.latents)
         ids = segment.ids_of(rows) if part.names is None else decoded(part.names.take(rows))
         metadata = None
         if self.columns and len(rows):

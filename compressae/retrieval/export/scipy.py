@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from compressae.retrieval.export.rows import ExportRows, check_new_file
+from compressae.retrieval.export.signs import Signs
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
@@ -17,16 +18,19 @@ def to_scipy(
     catalogue: Catalogue,
     path: str | Path,
     *,
+    signs: Signs = "both",
     overwrite: bool = False,
     progress: Callable[[int, int], Any] | None = None,
 ) -> int:
-    """Write a .npz that ``scipy.sparse.load_npz`` reads as a float32 CSR matrix (n, h).
+    """Write a .npz that ``scipy.sparse.load_npz`` reads as a float32 CSR matrix (n, h), or
+    (n, 2h) with signs "halves".
 
     The same file has ``ids`` (n,), int64 or texts, and ``version``, which ``numpy.load`` reads.
 
     Args:
         catalogue: the version that it has open is written.
         path: the file, its name as given; scipy expects one that ends in ``.npz``.
+        signs: "halves" for values without signs; see ``ExportRows``.
         overwrite: replace an older file.
         progress: called with (rows done, rows).
 
@@ -49,7 +53,7 @@ def to_scipy(
            [ 1.,  0., -1.]], dtype=float32), array(['a', 'b'], dtype='<U1'))
     """
     path = local_path(path, REMOTE_OUTPUT)
-    rows = ExportRows(catalogue, columns=())
+    rows = ExportRows(catalogue, columns=(), signs=signs)
     check_new_file(path, overwrite)
     n = len(rows)
     ids: list[np.ndarray] = [np.empty(0, "U1" if rows.has_text_ids else np.int64)]
@@ -59,7 +63,7 @@ def to_scipy(
         counts.append(np.diff(batch.bounds))
     bounds = np.cumsum(np.concatenate(counts))
     nnz = int(bounds[-1])
-    width = np.dtype(np.int32 if max(nnz, rows.latents) < 1 << 31 else np.int64)
+    width = np.dtype(np.int32 if max(nnz, rows.width) < 1 << 31 else np.int64)
 
     def latents() -> Iterator[np.ndarray]:
         for batch in rows.batches():
@@ -73,7 +77,7 @@ def to_scipy(
         small = {
             "format": np.array(b"csr"),
             "_is_array": np.array(True),  # sparse.csr_array, as newer code expects.
-            "shape": np.array([n, rows.latents], np.int64),
+            "shape": np.array([n, rows.width], np.int64),
             "indptr": bounds.astype(width),
             "ids": np.concatenate(ids),
             "version": np.array(rows.catalogue.version),

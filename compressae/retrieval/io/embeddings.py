@@ -69,6 +69,7 @@ class Embeddings:
         shape: (n, d).
         dtype_name: the stored dtype, or "mixed" if shards differ.
         similarity: what rows are read for (see ``compared_by``); None as they are stored.
+        shards: the arrays or files that hold the rows, in order, those without rows left out.
 
     >>> table = as_embeddings(np.eye(4, dtype=np.float16))
     >>> table
@@ -87,7 +88,7 @@ class Embeddings:
         similarity: Similarity | None = None,
     ) -> None:
         self.name, self.similarity = name, similarity
-        self._shards = shards
+        self.shards = shards
         self._rows = rows
         self._starts = np.array([0, *accumulate(shard.shape[0] for shard in shards)])
         n = int(self._starts[-1]) if rows is None else len(rows)
@@ -99,7 +100,7 @@ class Embeddings:
     def nbytes(self) -> int:
         """Bytes of the stored numbers."""
         widths = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-        stored = sum(s.shape[0] * widths[s.dtype_name] for s in self._shards) * self.shape[1]
+        stored = sum(s.shape[0] * widths[s.dtype_name] for s in self.shards) * self.shape[1]
         return stored * len(self) // max(int(self._starts[-1]), 1)
 
     def __len__(self) -> int:
@@ -113,7 +114,7 @@ class Embeddings:
         """Select rows (m,), in that order, as a table; nothing is copied."""
         rows = np.asarray(rows, np.int64)
         rows = rows if self._rows is None else self._rows[rows]
-        return Embeddings(self._shards, self.name, rows, self.similarity)
+        return Embeddings(self.shards, self.name, rows, self.similarity)
 
     def compared_by(self, similarity: Similarity) -> "Embeddings":
         """The same table, read as rows whose dot product with a query is the similarity.
@@ -132,7 +133,7 @@ class Embeddings:
         array([[0.6, 0.8]], dtype=float32)
         """
         check_similarity(similarity)
-        return Embeddings(self._shards, self.name, self._rows, similarity)
+        return Embeddings(self.shards, self.name, self._rows, similarity)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Read rows (m,) by number: (m, d) float32.
@@ -184,7 +185,7 @@ class Embeddings:
         # A slice reads the overlap with each shard.
         if isinstance(rows, slice):
             parts = []
-            for shard, first in zip(self._shards, self._starts[:-1], strict=True):
+            for shard, first in zip(self.shards, self._starts[:-1], strict=True):
                 start, stop = max(rows.start - first, 0), min(rows.stop - first, shard.shape[0])
                 if start < stop:
                     numbers = np.arange(start, stop)
@@ -198,7 +199,7 @@ class Embeddings:
         for s in np.unique(owner):
             positions = np.flatnonzero(owner == s)
             local_rows = rows[positions] - self._starts[s]
-            shard = self._shards[s]
+            shard = self.shards[s]
             out[positions] = self._checked(shard, shard.read(local_rows), local_rows)
         return out
 

@@ -75,6 +75,8 @@ class ParquetColumn:
         kept: decoded row groups for rows by number, which the files of a table share.
 
     Attributes:
+        names: of all columns of the file.
+        row_groups: rows of each row group.
         shape: (n, d); d is 0 where lists of any length have no rows.
         dtype_name: "float16", "float32" or "float64".
 
@@ -92,9 +94,11 @@ class ParquetColumn:
             with self._open(ahead=HEADER_AHEAD) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
             groups = range(self._metadata.num_row_groups)
-            sizes = [self._metadata.row_group(g).num_rows for g in groups]
+            sizes: list[int] = [self._metadata.row_group(g).num_rows for g in groups]
         if any(size < 0 for size in sizes) or sum(sizes) != self._metadata.num_rows:
             raise InputError(f"{path}: row groups of {sizes[:8]} rows; {_CURE}")
+        self.names: list[str] = schema.names
+        self.row_groups = sizes
         self.column = pick_column(schema, column, str(path))
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         kind = schema.field(self.column).type
@@ -352,22 +356,6 @@ def parquet_schema(path: Path | RemotePath) -> "pa.Schema":
 
     with _damage_named(path, pa), parquet_source(path) as source:
         return pyarrow.parquet.read_schema(source)
-
-
-def row_group_sizes(path: Path | RemotePath) -> list[int]:
-    """Rows of each row group of a parquet file.
-
-    Raises:
-        InputError: it is no parquet file.
-        MissingExtraError: pyarrow is not installed.
-    """
-    pa = require_pyarrow(str(path))
-    import pyarrow.parquet
-
-    with _damage_named(path, pa):
-        with parquet_source(path) as source:
-            metadata = pyarrow.parquet.read_metadata(source)
-        return [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
 
 
 def id_values(column: Any, name: str) -> np.ndarray:

@@ -321,6 +321,7 @@ def test_an_export_imports_no_torch(tmp_path, catalogues):
         "export.to_scipy(catalogue, sys.argv[2]); export.to_parquet(catalogue, sys.argv[3]); "
         "export.sparse_query(catalogue.projection, np.ones((2, 10)), 5); "
         "import compressae.retrieval.export.qdrant, compressae.retrieval.export.postgres; "
+        "import compressae.retrieval.export.milvus, compressae.retrieval.export.elastic; "
         "sys.exit('torch' in sys.modules and 'torch was imported')"
     )
     places = [catalogues["numbers"].path, tmp_path / "a.npz", tmp_path / "a.parquet"]

@@ -47,7 +47,7 @@ class InvertedIndex(SegmentedIndex):
 
     Args:
         codes: the rows: ``SparseCodes``, a scipy sparse matrix, a sparse torch tensor, or
-            ``PackedCodes``, whose nonzeros are searched. Rows of any lengths and signs; h costs 4
+            ``PackedCodes``, whose nonzeros are searched. Rows of any lengths and signs; h costs 8
             bytes for each 65,536 rows.
         threads: processors to use; all that the process may use when None. Results do not depend
             on it.

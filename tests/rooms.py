@@ -25,8 +25,8 @@ FLOORS = {
     ],
     "compressae.retrieval.export": ["postings", "arrow scipy postgres qdrant", "rows query"],
     "compressae.retrieval.store": [
-        "cached sharded", "catalogue counters", "shards packed_table change", "view", "files",
-        "names metadata version",
+        "cached sharded", "catalogue counters", "rerank_table", "shards packed_table change",
+        "view", "files", "names metadata version reader",
     ],
     "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "size"],
     "compressae.retrieval.io": [

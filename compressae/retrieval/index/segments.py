@@ -263,9 +263,11 @@ class Segments:
         """Codes (m, h) of ids (m,).
 
         Raises:
-            InputError: an id that the index lacks.
+            InputError: an id that the index lacks, or no id.
         """
         ids = check_ids(ids, None)
+        if not len(ids):
+            raise InputError("no ids; expected at least one")
         places, parts = [], []
         for segment in self.parts:
             rows = segment.rows_of(ids)

@@ -163,6 +163,8 @@ def search(
         from compressae.cluster.ray import RayCatalogue
 
         catalogue = RayCatalogue(index, address)
+    if address is not None and isinstance(rerank, Path):
+        rerank = rerank.absolute()  # Actors run in folders of their own.
     full_rows = common.rerank_table(rerank, rerank_id_column, first)
     if isinstance(first.index, InvertedIndex):
         if device != "auto" and names_gpu(device):

@@ -106,6 +106,20 @@ def test_a_change_of_a_shard_is_seen_after_refresh(made, job, tmp_path):
     assert shards.search(made.rows[:1], 1).ids[0, 0] != best and len(shards) == 699
 
 
+def test_a_shard_without_rows_is_searched_as_any(made, job, tmp_path):
+    encode_shards(job, made.items, rows=250)
+    shards = index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)
+    (number,) = (i for i, shard in enumerate(shards.shards) if len(shard) == 1)
+    shards.shards[number].remove([290])
+    rest = np.delete(np.arange(700), 290)
+    shards = ShardedCatalogue(tmp_path / "served", 1)
+    assert len(shards) == 699 and len(shards.shards[number]) == 0
+    hits = shards.search(made.rows[288:293], 1, rerank=(made.rows[rest], rest))
+    assert hits.ids[:, 0].tolist()[:2] == [288, 289] and hits.ids[3:, 0].tolist() == [291, 292]
+    assert hits.ids[2, 0] != 290
+    assert shards.as_queries([289, 291]).shape == (2, 12)
+
+
 def test_all_shards_move_at_once_or_stay(made, job, tmp_path):
     encode_shards(job, made.items, rows=250)
     shards = index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)

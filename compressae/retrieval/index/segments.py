@@ -456,7 +456,7 @@ def check_ids(ids: Any, count: int | None) -> np.ndarray:
         InputError: they are not ``count`` distinct whole numbers from 0 to 2⁶³ − 2.
     """
     array = np.atleast_1d(np.asarray(ids))
-    if array.size == 0 and count is None:
+    if array.size == 0 and count in (None, 0):
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"ids: {array.dtype} of shape {array.shape}; expected whole numbers (m,)")

@@ -19,7 +19,7 @@ class RerankTable:
     """A table whose rows have ids of their own, for ``search(…, rerank=…)``.
 
     Of any catalogue and of shards, and of all their versions: rows are matched with those of a
-    version when it is first searched, which takes about a second for a million texts. The table
+    version when it is first searched, which takes a second or two for a million texts. The table
     stays where it is. Threads may share it.
 
     Args:

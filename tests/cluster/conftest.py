@@ -41,9 +41,12 @@ def job(made, tmp_path):
     return Job(str(made.folder / "model"), str(made.folder / "quantizer"), str(tmp_path / "coded"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A cluster of this machine's processors, whose workers find these tests' modules by value."""
+    """A cluster of this machine's processors, whose workers find these tests' modules by value.
+
+    One for all files: where each had its own, the second timed out and its tests were skipped.
+    """
     ray = pytest.importorskip("ray", reason="needs ray (pip install 'compressae[ray]')")
     home, os.environ["HOME"] = os.environ.get("HOME", ""), str(tmp_path_factory.mktemp("home"))
     ray.cloudpickle.register_pickle_by_value(dying)

@@ -189,8 +189,7 @@ def test_the_command_reranks_text_ids_over_actors(cluster, made, job, tmp_path, 
     index.close()
 
 
-def test_an_address_without_a_cluster_is_refused(made, job):
-    if ray.is_initialized():
-        ray.shutdown()
+def test_an_address_without_a_cluster_is_refused(made, job, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # Of the cluster of these tests.
     with pytest.raises(InputError, match="no Ray cluster"):
         encode_shards(job, made.items, RayRunner("127.0.0.1:1"))

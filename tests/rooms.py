@@ -27,8 +27,8 @@ FLOORS = {
         "postings", "arrow elastic milvus postgres qdrant scipy", "rows query", "signs",
     ],
     "compressae.retrieval.store": [
-        "cached sharded", "catalogue counters", "shards packed_table change", "view", "files",
-        "names metadata version",
+        "cached sharded", "catalogue counters", "rerank_table", "shards packed_table change",
+        "view", "files", "names metadata version reader",
     ],
     "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "size"],
     "compressae.retrieval.io": [
@@ -38,7 +38,7 @@ FLOORS = {
     "compressae.training": [
         "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",
     ],
-    "compressae.cluster": ["pool ray", "encode", "units"],
+    "compressae.cluster": ["pool ray serve", "encode", "units"],
     "compressae.coding": ["plan", "compress", "fit", "coder budget"],
     "compressae.evaluation": [
         "report", "plots", "summary", "protocol", "methods", "drift",

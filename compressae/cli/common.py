@@ -26,6 +26,7 @@ from compressae.retrieval.io.remote import RemotePath, as_path, is_url, local_pa
 if TYPE_CHECKING:
     from compressae.model import CompresSAE
     from compressae.retrieval.codes import Codes
+    from compressae.retrieval.store import CatalogueReader, RerankTable
 
 
 class PathType(click.Path):
@@ -120,6 +121,40 @@ def column_option(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Column of vectors of .parquet tables.  [default: the only one of lists of floats, or "
         "the one named embedding, embeddings or vector]",
     )(function)
+
+
+def rerank_id_column_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--rerank-id-column, read by ``rerank_table``."""
+    return click.option(
+        "--rerank-id-column",
+        help="Column of the ids in the table of --rerank, a .parquet.  "
+        "[default: row numbers are ids]",
+    )(function)
+
+
+def rerank_table(
+    path: Path | None, id_column: str | None, catalogue: "CatalogueReader"
+) -> "Embeddings | RerankTable | None":
+    """Open the embeddings of --rerank, by the ids of --rerank-id-column where it is given.
+
+    Raises:
+        InputError: rows of the catalogue are named by texts, and there is no such column.
+    """
+    if path is None:
+        if id_column is not None:
+            raise click.UsageError("--rerank-id-column is of --rerank, which is missing")
+        return None
+    if id_column is None:
+        if catalogue.has_text_ids:
+            raise InputError(
+                f"--rerank {path}: rows of the index are named by texts; give the column of the "
+                "table's ids, --rerank-id-column"
+            )
+        return open_table(path)
+
+    from compressae.retrieval.store import RerankTable
+
+    return RerankTable(open_table(path), load_ids(path, id_column))
 
 
 def open_table(path: Path | RemotePath) -> Embeddings:

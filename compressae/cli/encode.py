@@ -94,7 +94,7 @@ def encode(
     items = common.open_table(embeddings)
     ids = None if id_column is None else common.load_ids(embeddings, id_column)
     from compressae.model import CompresSAE
-    from compressae.retrieval.store.catalogue import check_row_ids
+    from compressae.retrieval.store.names import check_row_ids
     from compressae.retrieval.store.packed_table import write_packed_table
     from compressae.retrieval.store.shards import save_shard
 

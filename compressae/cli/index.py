@@ -9,8 +9,9 @@ from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes import Codes, PackedCodes, load_like
 from compressae.retrieval.index.projection import Projection
-from compressae.retrieval.store.catalogue import Catalogue, check_place, check_row_ids
+from compressae.retrieval.store.catalogue import Catalogue, check_place
 from compressae.retrieval.store.metadata import as_table
+from compressae.retrieval.store.names import check_row_ids
 from compressae.retrieval.store.packed_table import is_packed_table, read_packed_table
 from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards
 from compressae.retrieval.store.shards import is_sharded, load_shard, merge_shards

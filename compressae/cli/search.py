@@ -81,10 +81,7 @@ from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
     type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
-@click.option(
-    "--rerank-id-column",
-    help="Column of the ids in the table of --rerank, a .parquet.  [default: row numbers are ids]",
-)
+@common.rerank_id_column_option
 @click.option(
     "--rerank-candidates",
     type=click.IntRange(min=1),
@@ -139,8 +136,6 @@ def search(
     """
     if candidates not in (None, "all") and not candidates.isdecimal():
         raise click.UsageError(f"--candidates {candidates}: expected a number or 'all'")
-    if rerank_id_column is not None and rerank is None:
-        raise click.UsageError("--rerank-id-column is of --rerank, which is missing")
     if output is not None:
         check_file_destination(output)
     searchable = None
@@ -168,6 +163,9 @@ def search(
         from compressae.cluster.ray import RayCatalogue
 
         catalogue = RayCatalogue(index, address)
+    if address is not None and isinstance(rerank, Path):
+        rerank = rerank.absolute()  # Actors run in folders of their own.
+    full_rows = common.rerank_table(rerank, rerank_id_column, first)
     if isinstance(first.index, InvertedIndex):
         if device != "auto" and names_gpu(device):
             raise click.UsageError(
@@ -189,9 +187,6 @@ def search(
             from compressae.retrieval.index.gpu import GpuIndex
 
             searcher = GpuIndex(catalogue.index, device)
-        full_rows: Any = None if rerank is None else common.open_table(rerank)
-        if rerank is not None and rerank_id_column is not None:
-            full_rows = full_rows, common.load_ids(rerank, rerank_id_column)
         table: Any = common.open_table(queries) if not _is_saved(queries) else load_codes(queries)
         hits = catalogue.search(
             table,

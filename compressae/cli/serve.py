@@ -11,7 +11,8 @@ from compressae.cli import common
 from compressae.kernels.threads import available_threads
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.service import Limits, Service
-from compressae.retrieval.store import Catalogue
+from compressae.retrieval.store import CatalogueReader
+from compressae.retrieval.store.sharded import open_catalogue
 
 #: Seconds that running requests may take when the service is stopped.
 _GRACE = 30
@@ -31,6 +32,7 @@ def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
     examples=(
         "serve index",
         "serve index --port 9000 --cache 100000 --rerank items.npy",
+        "serve served --rerank items.parquet --rerank-id-column sku",
     ),
 )
 @click.argument("index", type=common.PATH)
@@ -64,11 +66,13 @@ def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
     type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
+@common.rerank_id_column_option
 @_limit("--max-results", Limits.results, "Results of a query.")
 @_limit("--max-queries", Limits.queries, "Queries of one request.")
-@_limit("--max-candidates", Limits.candidates, "Rows scored for a query.")
+@_limit("--max-candidates", Limits.candidates, "Rows scored for a query, in each shard.")
 @_limit("--max-requests", Limits.concurrent, "Requests at a time; more are refused with 503.")
 @_limit("--max-bytes", Limits.body_bytes, "Bytes of one request.")
+@common.column_option
 def serve(
     index: Path,
     host: str,
@@ -77,13 +81,14 @@ def serve(
     cache: int,
     refresh: float,
     rerank: Path | None,
+    rerank_id_column: str | None,
     max_results: int,
     max_queries: int,
     max_candidates: int,
     max_requests: int,
     max_bytes: int,
 ) -> None:
-    """Answer searches of INDEX over HTTP, as JSON.
+    """Answer searches of INDEX, in shards too, over HTTP, as JSON.
 
     POST /search takes queries, POST /similar ids; GET / says what is served, /health whether it is
     well, /metrics what was counted, in Prometheus' text form. New versions are searched as soon as
@@ -94,8 +99,8 @@ def serve(
         import uvicorn
     except ImportError:
         raise MissingExtraError("uvicorn", "serve", "serving") from None
-    catalogue = Catalogue.open(index, threads=1)
-    table = None if rerank is None else common.open_table(rerank)
+    catalogue = open_catalogue(index, threads=1)
+    table = common.rerank_table(rerank, rerank_id_column, catalogue)
     limits = Limits(max_bytes, max_queries, max_results, max_candidates, max_requests)
     service = Service(catalogue, threads or available_threads(), cache, refresh, table, limits)
     app = service.app()
@@ -110,7 +115,7 @@ def serve(
     with listener:
         at = f"[{host}]" if ":" in host else host
         click.echo(
-            f"serving {index} (version {catalogue.version}, {len(catalogue):,} rows) at "
+            f"serving {index} ({_versions(catalogue)}, {len(catalogue):,} rows) at "
             f"http://{at}:{listener.getsockname()[1]}",
             err=True,
         )
@@ -122,6 +127,12 @@ def serve(
             limit_concurrency=_CONNECTIONS * max_requests,
         )
         uvicorn.Server(config).run([listener])
+
+
+def _versions(catalogue: CatalogueReader) -> str:
+    """The version that is served, or how many shards are."""
+    version = catalogue.version
+    return f"version {version}" if isinstance(version, int) else f"{len(version)} shards"
 
 
 def listen(host: str, port: int) -> socket.socket:

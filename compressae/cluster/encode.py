@@ -25,7 +25,7 @@ from compressae.retrieval.io.parquet import id_values, read_columns
 from compressae.retrieval.io.plain import read_plain
 from compressae.retrieval.io.remote import RemotePath, as_path
 from compressae.retrieval.io.schema import from_json
-from compressae.retrieval.store.catalogue import check_row_ids
+from compressae.retrieval.store.names import check_row_ids
 from compressae.retrieval.store.shards import (
     MANIFEST,
     PART,

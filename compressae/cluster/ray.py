@@ -13,12 +13,15 @@ from compressae.cluster.encode import encode_unit
 from compressae.cluster.units import Failure, FinishedUnit, Job, Unit
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.io.remote import as_path
+from compressae.retrieval.store.rerank_table import RerankTable
 from compressae.retrieval.store.sharded import (
     CatalogueRecord,
     ShardedHits,
     merge_hits_of_shards,
     open_shard,
     read_catalogues,
+    search_shards,
 )
 
 #: How often a task whose worker died is tried again, and a local cluster is started.
@@ -136,13 +139,10 @@ class _Shards:
     def search(self, versions: Sequence[int], request: tuple) -> list[Hits]:
         """Hits of each catalogue, at those versions; an actor that was restarted opens them."""
         queries, K, options = request
-        hits = []
         for (record, catalogue), version in zip(self.opened.items(), versions, strict=True):
             if catalogue.version != version:
-                catalogue = open_shard(self.folder, record, version, self.threads)
-                self.opened[record] = catalogue
-            hits.append(catalogue.search(queries, K, **options))
-        return hits
+                self.opened[record] = open_shard(self.folder, record, version, self.threads)
+        return search_shards(list(self.opened.values()), queries, K, **options)
 
     def process(self) -> int:
         """Process id of the actor."""
@@ -196,7 +196,8 @@ class RayCatalogue:
         """Find the K best rows of each query; see ``ShardedCatalogue.search``.
 
         Args:
-            queries, K, options: see ``Catalogue.search``; they are sent to the cluster once.
+            queries, K, options: see ``Catalogue.search``; they are sent to the cluster once. Of
+                files to rerank with only the path is sent, which must be that of each node.
             partial: answer without shards whose actors are lost.
 
         Raises:
@@ -204,6 +205,8 @@ class RayCatalogue:
         """
         if not hasattr(queries, "toarray") and hasattr(queries, "to_array"):
             queries = queries.to_array()
+        if options.get("rerank") is not None:
+            options["rerank"] = _to_send(options["rerank"])
         request = self._ray.put((queries, K, options))
         versions = self._versions
         references = [
@@ -236,6 +239,16 @@ class RayCatalogue:
             raise error.cause from None
         except errors.RayError as error:
             raise _Lost(f"its actor is lost ({_reason(error)})") from error
+
+
+def _to_send(rerank: Any) -> Any:
+    """What is reranked with, by absolute paths: actors run in folders of their own."""
+    if isinstance(rerank, tuple) and len(rerank) == 2:
+        return RerankTable(_to_send(rerank[0]), rerank[1])
+    if not isinstance(rerank, str | Path):
+        return rerank
+    path = as_path(rerank)
+    return path.absolute() if isinstance(path, Path) else path
 
 
 class _Lost(InputError):

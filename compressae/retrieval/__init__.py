@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compressae.retrieval.io.embeddings import Embeddings, open_embeddings
     from compressae.retrieval.io.interactions import read_interactions
     from compressae.retrieval.metrics import recall_at
-    from compressae.retrieval.store import CachedSearch, Catalogue, Counters
+    from compressae.retrieval.store import CachedSearch, Catalogue, Counters, RerankTable
 
 _HOME = {
     "CachedSearch": "store",
@@ -39,6 +39,7 @@ _HOME = {
     "InvertedIndex": "index.inverted",
     "PackedCodes": "codes",
     "Projection": "index.projection",
+    "RerankTable": "store",
     "SearchRequest": "index.request",
     "Searcher": "index.hits",
     "Setting": "index.tuning",
@@ -67,6 +68,7 @@ __all__ = [
     "InvertedIndex",
     "PackedCodes",
     "Projection",
+    "RerankTable",
     "SearchRequest",
     "Searcher",
     "Setting",

@@ -37,10 +37,16 @@ class MissingExtraError(InputError):
         extra: the extra of compressae that installs it.
         use: what needs it.
 
+    Attributes:
+        library, extra, use: as given.
+
     >>> str(MissingExtraError("annoy", "baselines", "baseline 'annoy'"))
     "baseline 'annoy' needs annoy; pip install 'compressae[baselines]'"
     """
 
     def __init__(self, library: str, extra: str, use: str) -> None:
         super().__init__(f"{use} needs {library}; pip install 'compressae[{extra}]'")
-        self.library, self.extra = library, extra
+        self.library, self.extra, self.use = library, extra, use
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.library, self.extra, self.use)  # As from another process.

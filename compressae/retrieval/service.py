@@ -1,4 +1,4 @@
-"""HTTP service: searches of a catalogue by many clients. It reads the catalogue and never writes.
+"""HTTP service: searches of a catalogue, or of shards as one, by many clients. It never writes.
 
     POST /search    {"queries": [[0.1, …], …], "k": 10, "where": "price < 30", "exclude": [[7], …]}
     POST /similar   {"ids": ["a", …], "k": 10, …}           rows like those of the ids
@@ -7,18 +7,22 @@
     GET  /metrics   counters in Prometheus' text form
 
 Queries of a catalogue without a model are sparse: {"latents": [3, 17], "values": [0.5, 1]}. Options
-of both searches: k, where, allowed (ids), exclude (ids to leave out, a list a query), candidates,
-query_nonzeros, metadata (true for the columns of each hit). An answer is {"version": 3, "hits":
-[[{"id": 7, "score": 0.9}, …], …]}; an error {"error": "one line"} with status 400 (a request that
-cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once, or the
-embeddings to rerank with cannot be read; then /health says so, with 503 too). Numbers that
-are not finite become null, dates and what else JSON lacks texts; ids are whole numbers of 64 bits,
-of which JavaScript keeps 53.
+of both searches: k, where, allowed (ids), exclude (ids to leave out, a list a query), candidates
+(in each shard), query_nonzeros, metadata (true for the columns of each hit).
+
+An answer is {"version": 3, "hits": [[{"id": 7, "score": 0.9}, …], …]}. Of shards the version is a
+list, such as [3, 1, 1], a number a shard in the order of their names: each only grows, and answers
+of equal lists are of the same rows. An error is {"error": "one line"} with status 400 (a request
+that cannot be), 404 (no such id), 408 (too slow), 413 (too long) or 503 (too many at once, or the
+embeddings to rerank with cannot be read; then /health says so, with 503 too). Numbers that are not
+finite become null, dates and what else JSON lacks texts; ids are whole numbers of 64 bits, of which
+JavaScript keeps 53.
 """
 
 import asyncio
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -30,7 +34,7 @@ from scipy import sparse
 
 from compressae.retrieval.errors import InputError, MissingExtraError, RerankError, UnknownIdError
 from compressae.retrieval.io.schema import Positive, as_type
-from compressae.retrieval.store import CachedSearch, Catalogue
+from compressae.retrieval.store import CachedSearch, CatalogueReader, RerankTable
 from compressae.retrieval.store.counters import BUCKETS
 from compressae.retrieval.store.names import encoded
 
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 
 #: Seconds in which the body of a request must be there.
 _SLOWEST = 10
+#: Pause before the next look for a new version, as a multiple of the time that the last one took.
+_REST = 9
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Limits:
         body_bytes: of a request.
         queries: of a request.
         results: a query.
-        candidates: rows scored a query.
+        candidates: rows scored a query, in each shard.
         concurrent: requests at a time; more are refused.
     """
 
@@ -94,33 +100,45 @@ class _Refused(Exception):
 
 
 class Service:
-    """Answers requests over one catalogue, which it follows to each new version.
+    """Answers requests over a catalogue or shards, which it follows to each new version.
 
     Args:
-        catalogue: to search; opened with ``threads=1``, since requests run side by side.
+        catalogue: to search, a ``Catalogue`` or ``ShardedCatalogue``; opened with ``threads=1``,
+            since requests run side by side.
         threads: searches that run at a time.
         entries: results that are kept; see ``CachedSearch``.
         refresh: seconds between two looks for a newer version.
-        rerank: embeddings that each search is reranked with; see ``Catalogue.search``.
+        rerank: embeddings that each search is reranked with; (table, ids) or a ``RerankTable``
+            where its row numbers are not the ids. A new version is searched once these have a row
+            for each of its own; until then the older one is.
         limits: of requests.
 
     Attributes:
         cached: what searches and counts.
         responses: how many of each status.
+
+    >>> import tempfile
+    >>> from compressae.retrieval import Catalogue
+    >>> rows = sparse.csr_array(np.eye(3, dtype=np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     service = Service(Catalogue.create(f"{folder}/lists", None, rows), threads=1)
+    ...     service.search(b'{"queries": [{"latents": [2], "values": [1]}], "k": 1}')
+    {'version': 1, 'hits': [[{'id': 2, 'score': 1.0}]]}
     """
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: CatalogueReader,
         threads: int,
         entries: int = 0,
         refresh: float = 1.0,
         rerank: Any = None,
         limits: Limits | None = None,
     ) -> None:
-        self.cached = CachedSearch(catalogue, entries)
+        self.cached = CachedSearch(catalogue.pin(), entries)
         self.responses: Counter[int] = Counter()
-        self._threads, self._refresh, self._rerank = threads, refresh, rerank
+        self._threads, self._refresh = threads, refresh
+        self._rerank = RerankTable(*rerank) if isinstance(rerank, tuple) else rerank
         self._limits = limits or Limits()
         self._running = 0
         self._stale: str | None = None
@@ -132,15 +150,35 @@ class Service:
         Raises:
             InputError: the table to rerank from does not go with the catalogue.
         """
-        projection, options = self.cached.catalogue.projection, {}
+        self._try(self.cached.catalogue)
+
+    def advance(self) -> None:
+        """Move to the newest version; ``health`` names one that cannot be searched."""
+        newest, stale = self.cached.catalogue.pin(), None
+        try:
+            newest.refresh()
+        except InputError as error:
+            stale = str(error)
+        try:
+            if newest.version != self.cached.catalogue.version:
+                if self._rerank is not None:  # The first client need not wait for its rows.
+                    self._try(newest)
+                self.cached.catalogue = newest
+        except InputError as error:
+            stale = str(error)
+        self._stale = stale
+
+    def _try(self, catalogue: CatalogueReader) -> None:
+        """Search a catalogue once; see ``warm``."""
+        projection, options = catalogue.projection, {}
         if self._rerank is not None:
             options["rerank"] = self._rerank
-        query = sparse.csr_array(np.ones((1, self.cached.catalogue.like.shape[1]), np.float32))
+        query = sparse.csr_array(np.ones((1, catalogue.like.shape[1]), np.float32))
         if projection is not None:
             query = np.random.default_rng(0).standard_normal((1, projection.dim), np.float32)
         elif options:
             raise InputError("rerank: the catalogue has no model; its searches are exact")
-        self.cached.catalogue.search(query, 1, **options)
+        catalogue.search(query, 1, **options)
 
     # Answers, in plain Python.
 
@@ -185,7 +223,7 @@ class Service:
             "ids": "texts" if catalogue.has_text_ids else "integers",
             "queries": "sparse" if projection is None else "dense",
             "width": catalogue.like.shape[1] if projection is None else projection.dim,
-            "similarity": catalogue.index.similarity,
+            "similarity": catalogue.similarity,
             "metadata": catalogue.columns,
         }
 
@@ -423,23 +461,22 @@ class Service:
         return b"".join(parts)
 
     async def _follow(self) -> None:
-        """Move to each new version; one that cannot be opened is named by /health.
+        """Move to each new version.
 
         After a search that could not be reranked, look whether one can be again.
         """
+        pause = self._refresh
         while True:
-            await asyncio.sleep(self._refresh)
-            try:
-                await asyncio.to_thread(self.cached.catalogue.refresh)
-                self._stale = None
-            except InputError as error:
-                self._stale = str(error)
+            await asyncio.sleep(pause)
+            started = time.perf_counter()
+            await asyncio.to_thread(self.advance)
             if self._failing is not None:
                 try:
                     await asyncio.to_thread(self.warm)
                     self._failing = None
                 except InputError as error:
                     self._failing = str(error)
+            pause = max(self._refresh, _REST * (time.perf_counter() - started))
 
 
 class _Collector:
@@ -471,7 +508,7 @@ class _Collector:
             responses.add_metric([str(status)], count)
         yield responses
         for name, text, gauge in (
-            ("version", "Version of the catalogue.", catalogue.version),
+            ("version", "Version of the catalogue; the sum of shards'.", np.sum(catalogue.version)),
             ("rows", "Rows of the catalogue.", len(catalogue)),
             ("cached_results", "Results in the cache.", len(service.cached)),
             ("stale", "1 if a newer version cannot be opened.", int(service._stale is not None)),

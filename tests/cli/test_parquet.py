@@ -93,6 +93,6 @@ def test_a_table_with_ids_reranks_an_index_of_text_ids(home, tmp_path):
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     best = np.argsort(-(unit[:40] @ unit.T), axis=1)[:, :3]
     assert found == [[f"s{i}" for i in row] for row in best.tolist()]
-    said = "rows named by texts; expected (table, ids)"
+    said = "named by texts; give the column of the table's ids, --rerank-id-column"
     refused(tmp_path, said, *search, "--rerank", home / "shards")
     refused(tmp_path, "--rerank, which is missing", *search, "--rerank-id-column", "sku")

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from compressae import InputError
 from compressae.cluster.encode import encode_shards
 from compressae.retrieval import Catalogue
+from compressae.retrieval.errors import UnknownIdError
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.store.sharded import ShardedCatalogue, index_shards, merge_hits_of_shards
+from compressae.retrieval.store.sharded import (
+    ShardedCatalogue,
+    index_shards,
+    merge_hits_of_shards,
+    open_catalogue,
+    read_catalogues,
+    write_catalogues,
+)
 
 
 @given(
@@ -98,6 +106,63 @@ def test_a_change_of_a_shard_is_seen_after_refresh(made, job, tmp_path):
     assert shards.search(made.rows[:1], 1).ids[0, 0] != best and len(shards) == 699
 
 
+def test_a_shard_without_rows_is_searched_as_any(made, job, tmp_path):
+    encode_shards(job, made.items, rows=250)
+    shards = index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)
+    (number,) = (i for i, shard in enumerate(shards.shards) if len(shard) == 1)
+    shards.shards[number].remove([290])
+    rest = np.delete(np.arange(700), 290)
+    shards = ShardedCatalogue(tmp_path / "served", 1)
+    assert len(shards) == 699 and len(shards.shards[number]) == 0
+    hits = shards.search(made.rows[288:293], 1, rerank=(made.rows[rest], rest))
+    assert hits.ids[:, 0].tolist()[:2] == [288, 289] and hits.ids[3:, 0].tolist() == [291, 292]
+    assert hits.ids[2, 0] != 290
+    assert shards.as_queries([289, 291]).shape == (2, 12)
+
+
+def test_all_shards_move_at_once_or_stay(made, job, tmp_path):
+    encode_shards(job, made.items, rows=250)
+    shards = index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)
+    pinned, first, last = shards.pin(), shards.shards[0], shards.shards[-1]
+    assert not shards.refresh() and shards.version == (1,) * 5
+    Catalogue.open(first.path).remove([0])
+    Catalogue.open(last.path).remove([699])
+    assert shards.refresh() and shards.version == (2, 1, 1, 1, 2)
+    assert pinned.version == (1,) * 5 and len(pinned) == 700 and len(shards) == 698
+    Catalogue.open(last.path).remove([698])
+    (first.path / "versions" / f"{3:010d}.json").write_text("{")
+    with pytest.raises(InputError, match=f"part-00000.*{3:010d}.json"):
+        shards.refresh()
+    assert shards.version == (2, 1, 1, 1, 3)  # The shard that could be opened moved.
+
+
+@pytest.mark.parametrize(
+    "ids", [[699, 3, 290], [0], np.array([5, 650])], ids=["all", "one", "array"]
+)
+def test_rows_are_found_in_whichever_shard(made, served, ids):
+    shards, whole = served
+    assert np.array_equal(shards.as_queries(ids), whole.as_queries(ids))
+    assert shards.metadata(ids).equals(whole.metadata(ids))
+    with pytest.raises(UnknownIdError, match="id 700 is not in the catalogue"):
+        shards.as_queries([5, 700])
+    with pytest.raises(InputError, match="ids from -1 to 5"):
+        shards.as_queries([5, -1])
+    for catalogue in served:
+        assert len(catalogue.metadata([])) == 0
+        with pytest.raises(InputError, match="no ids; expected at least one"):
+            catalogue.as_queries([])
+
+
+def test_what_shards_share_is_said_of_all(made, served):
+    shards, whole = served
+    for name in ("has_text_ids", "columns", "similarity"):
+        assert getattr(shards, name) == getattr(whole, name)
+    assert shards.projection.model_id == whole.projection.model_id
+    assert shards.like.shape[1] == whole.like.shape[1]
+    assert len(open_catalogue(shards.path).shards) == 5
+    assert isinstance(open_catalogue(whole.path), Catalogue)
+
+
 def test_refuses(made, job, tmp_path):
     encode_shards(job, made.items, rows=250)
     make = (tmp_path / "coded", tmp_path / "served", made.model.projection)
@@ -154,17 +219,22 @@ def test_texts_and_exclusion_over_shards(made, tmp_path):
         )
         assert np.array_equal(hits.ids, expected.ids)
         assert np.array_equal(hits.scores, expected.scores)
+    order = np.random.default_rng(0).permutation(len(names))
+    rerank = (made.rows[order], names[order])
+    hits = shards.search(made.rows[:9], 1, rerank=rerank)
+    assert hits.ids[:, 0].tolist() == names[:9].tolist()
+    # Rows of one shard are numbered as no other's.
+    rows = shards.shards[0].hot_rows(made.rows[:5], names[:5])
+    with pytest.raises(InputError, match="rows of one catalogue, not of its shards"):
+        shards.search(made.rows[:9], 1, rerank=rows)
 
 
 @pytest.mark.parametrize("change", ["twice", "no rows"])
 def test_a_forged_list_of_catalogues_is_refused(made, job, tmp_path, change):
-    from compressae.retrieval.store.sharded import CATALOGUES, _Catalogues, read_catalogues
-    from compressae.retrieval.store.shards import write_signed
-
     encode_shards(job, made.items, rows=250)
     index_shards(tmp_path / "coded", tmp_path / "served", made.model.projection)
     first, *others = read_catalogues(tmp_path / "served")
     forged = (first, first, *others) if change == "twice" else (replace(first, rows=0), *others)
-    write_signed(tmp_path / "served" / CATALOGUES, _Catalogues(forged))
+    write_catalogues(tmp_path / "served", forged)
     with pytest.raises(InputError, match="shards.json: .*damaged"):
         ShardedCatalogue(tmp_path / "served")

@@ -11,28 +11,35 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from catalogue_rows import D, N
+from catalogue_rows import D, N, in_shards, shards_of, version_of
 from commands import call
 from scipy import sparse
 from starlette.testclient import TestClient
 
-from compressae import InputError, compress
+from compressae import InputError, compress, encode_like
 from compressae.cli.serve import listen
-from compressae.retrieval import Catalogue
+from compressae.retrieval import Catalogue, RerankTable, SparseCodes
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.service import Limits, Service
+from compressae.retrieval.store.sharded import CATALOGUES, open_catalogue
+
+KINDS = ["numbers", "texts", "numbers in shards", "texts in shards"]
 
 
-@pytest.fixture(params=["numbers", "texts"])
+@pytest.fixture(params=KINDS)
 def catalogue(request, tmp_path, model, table):
-    names = [f"rów {i}" for i in range(N)] if request.param == "texts" else None
+    names = [f"rów {i}" for i in range(N)] if "texts" in request.param else None
     codes = compress(model, table, residual_bytes=2)
     columns = {"price": np.arange(N), "brand": [f"b{i % 7}" for i in range(N)]}
+    if "shards" in request.param:
+        return in_shards(tmp_path / "c", model.projection, codes, names, columns)
     return Catalogue.create(
         tmp_path / "c", model.projection, codes, names, metadata=columns, threads=1
     )
@@ -101,21 +108,35 @@ def test_hits_come_with_their_metadata(client, catalogue, table):
 def test_a_new_version_is_searched_soon(client, catalogue, table):
     body = {"queries": table[:1].tolist(), "k": 1}
     first = client.post("/search", json=body).json()
-    Catalogue.open(catalogue.path).remove([first["hits"][0][0]["id"]])
+    best = first["hits"][0][0]["id"]
+    writer = next(shard for shard in shards_of(catalogue) if shard.known([best])[0])
+    Catalogue.open(writer.path).remove([best])
+    newest = open_catalogue(catalogue.path)
     for _ in range(100):
         second = client.post("/search", json=body).json()
-        if second["version"] == 2:
+        if second["version"] == version_of(newest):
             break
         assert second == first
         time.sleep(0.02)
-    answered(client.post("/search", json=body), Catalogue.open(catalogue.path).search(table[:1], 1))
+    answered(client.post("/search", json=body), newest.search(table[:1], 1))
     assert second["hits"] != first["hits"]
+
+
+def test_the_service_moves_by_itself_alone(catalogue, table):
+    """A change in this process is a version like any other: searched after ``advance``."""
+    service = Service(catalogue, threads=1)
+    before = catalogue.version
+    shards_of(catalogue)[0].remove(ids_of(catalogue, [5]))
+    after, body = catalogue.version, json.dumps({"queries": table[:1].tolist()}).encode()
+    assert service.search(body)["version"] == before != after
+    service.advance()
+    assert service.search(body)["version"] == after
 
 
 def test_what_is_served_is_said(client, catalogue):
     said = client.get("/").json()
     assert said == {
-        "version": 1,
+        "version": version_of(catalogue),
         "rows": N,
         "ids": "texts" if catalogue.has_text_ids else "integers",
         "queries": "dense",
@@ -123,22 +144,60 @@ def test_what_is_served_is_said(client, catalogue):
         "similarity": "cosine",
         "metadata": {"brand": "string", "price": "int64"},
     }
-    assert client.get("/health").json() == {"status": "ok", "version": 1, "rows": N}
+    assert version_of(catalogue) in (1, [1, 1, 1])
+    health = {"status": "ok", "version": version_of(catalogue), "rows": N}
+    assert client.get("/health").json() == health
 
 
 def test_a_version_that_cannot_be_opened_leaves_the_older_one(client, catalogue, table):
     body = {"queries": table[:1].tolist()}
     before = client.post("/search", json=body).json()
-    path = catalogue.path / "versions" / f"{2:010d}.json"
+    path = shards_of(catalogue)[0].path / "versions" / f"{2:010d}.json"
     path.write_text("{")
-    for _ in range(100):
-        if client.get("/health").json()["status"] == "stale":
-            break
-        time.sleep(0.02)
-    health = client.get("/health").json()
+    health = _waited_for(client, "stale")
     assert health["status"] == "stale" and path.name in health["error"]
     assert client.post("/search", json=body).json() == before
     assert "compressae_stale 1.0" in client.get("/metrics").text
+
+
+def _waited_for(client, status):
+    """What /health says once it says a status, or after seconds."""
+    for _ in range(200):
+        health = client.get("/health").json()
+        if health["status"] == status:
+            break
+        time.sleep(0.02)
+    return health
+
+
+def test_a_shard_that_cannot_be_moved_does_not_hold_up_others(tmp_path, model, table):
+    shards = in_shards(tmp_path / "c", model.projection, compress(model, table))
+    first, _, third = shards.shards
+    with TestClient(Service(shards, threads=1, refresh=0.02).app()) as client:
+        (first.path / "versions" / f"{2:010d}.json").write_text("{")
+        third.remove([N - 1])
+        health = _waited_for(client, "stale")
+        assert (health["version"], health["rows"]) == ([1, 1, 2], N - 1)
+        assert "part-00000" in health["error"]
+
+
+def test_shards_answer_as_one_catalogue(tmp_path, model, table):
+    names, columns = [f"row {i}" for i in range(N)], {"price": np.arange(N)}
+    codes = compress(model, table, residual_bytes=2)
+    made = (model.projection, codes, names)
+    whole = Catalogue.create(tmp_path / "one", *made, metadata=columns, threads=1)
+    shards = in_shards(tmp_path / "shards", *made, columns)
+    asked = {"k": 150, "candidates": "all", "metadata": True, "where": "price > 60"}
+    # Of all shards, in an order that is not theirs, and one twice.
+    ids = {"ids": [names[i] for i in (200, 5, 120, 299, 5)]}
+    answers = []
+    for catalogue in (whole, shards):
+        with TestClient(Service(catalogue, threads=1).app()) as client:
+            found = client.post("/search", json=asked | {"queries": table[:4].tolist()})
+            alike = client.post("/similar", json=asked | ids)
+            answers.append((found.json()["hits"], alike.json()["hits"]))
+    assert answers[0] == answers[1]
+    assert [len(hits) for hits in answers[0][1]] == [150] * 5
 
 
 def test_metrics_are_what_happened(client, catalogue, table):
@@ -154,12 +213,12 @@ def test_metrics_are_what_happened(client, catalogue, table):
         "compressae_queries_total": 12,
         "compressae_cache_hits_total": 8,
         "compressae_cache_misses_total": 4,
-        "compressae_rows_scored_total": 80,
+        "compressae_rows_scored_total": 4 * sum(min(20, len(s)) for s in shards_of(catalogue)),
         'compressae_responses_total{status="200"}': 3,
         'compressae_responses_total{status="400"}': 1,
         "compressae_search_seconds_count": 3,
         'compressae_search_seconds_bucket{le="+Inf"}': 3,
-        "compressae_version": 1,
+        "compressae_version": len(shards_of(catalogue)),
         "compressae_rows": N,
         "compressae_cached_results": 4,
         "compressae_stale": 0,
@@ -231,6 +290,7 @@ def test_other_methods_and_places_are_refused(client):
     assert client.get("/segments").status_code == 404
 
 
+@pytest.mark.parametrize("catalogue", KINDS[:1], indirect=True)
 def test_too_many_requests_at_once_are_refused(catalogue, table, monkeypatch):
     entered, leave = threading.Event(), threading.Event()
     search = Catalogue.search
@@ -257,9 +317,13 @@ def test_too_many_requests_at_once_are_refused(catalogue, table, monkeypatch):
         assert client.post("/search", json=body).status_code == 200
 
 
-def test_sparse_queries_are_answered_exactly(tmp_path):
-    rows = sparse.csr_array(np.random.default_rng(0).integers(-2, 3, (30, 9)).astype(np.float32))
-    catalogue = Catalogue.create(tmp_path / "c", None, rows, threads=1)
+@pytest.mark.parametrize("is_sharded", [False, True], ids=["one", "shards"])
+def test_sparse_queries_are_answered_exactly(tmp_path, is_sharded):
+    rows = sparse.csr_array(np.random.default_rng(0).integers(-2, 3, (N, 9)).astype(np.float32))
+    if is_sharded:
+        catalogue = in_shards(tmp_path / "c", None, SparseCodes.from_scipy(rows))
+    else:
+        catalogue = Catalogue.create(tmp_path / "c", None, rows, threads=1)
     with TestClient(Service(catalogue, threads=1).app()) as client:
         queries = [{"latents": [4, 0], "values": [1, -0.5]}, {"latents": [], "values": []}]
         dense = np.zeros((2, 9), np.float32)
@@ -285,17 +349,35 @@ def test_sparse_queries_are_answered_exactly(tmp_path):
             {"latents": [1], "values": [1e39]},
         ):
             assert client.post("/search", json={"queries": [query]}).status_code == 400
+        alike = client.post("/similar", json={"ids": [150, 7, 120], "k": 5}).json()["hits"]
+        assert [[h["id"] for h in hits] for hits in alike] == catalogue.search(
+            rows[[150, 7, 120]], 5, exclude=[[150], [7], [120]]
+        ).ids.tolist()
+        assert client.get("/").json()["similarity"] == "dot"
         refused = client.post("/search", json={"queries": queries, "candidates": 5})
         assert refused.status_code == 400 and "exact" in refused.text
 
 
-def test_answers_are_reranked_where_there_is_a_table(tmp_path, model, table):
-    catalogue = Catalogue.create(tmp_path / "c", model.projection, compress(model, table))
-    with TestClient(Service(catalogue, threads=1, rerank=table).app()) as client:
-        answered(
-            client.post("/search", json={"queries": table[:3].tolist(), "k": 5}),
-            catalogue.search(table[:3], 5, rerank=table),
-        )
+def _to_rerank(catalogue, table):
+    """The table itself where row numbers are ids; else shuffled, and the ids of its rows."""
+    if not catalogue.has_text_ids:
+        return table
+    order = np.random.default_rng(3).permutation(len(table))
+    return table[order], ids_of(catalogue, order)
+
+
+def test_answers_are_reranked_where_there_is_a_table(catalogue, table):
+    rerank = _to_rerank(catalogue, table)
+    with TestClient(Service(catalogue, threads=1, entries=9, rerank=rerank).app()) as client:
+        body = {"queries": table[:3].tolist(), "k": 5}
+        for _ in range(2):
+            answered(
+                client.post("/search", json=body), catalogue.search(table[:3], 5, rerank=rerank)
+            )
+        # A row is nearest to itself in full precision, with a cosine of 1.
+        best = [hits[0] for hits in client.post("/search", json=body).json()["hits"]]
+        assert [hit["id"] for hit in best] == ids_of(catalogue, range(3))
+        assert [hit["score"] for hit in best] == pytest.approx([1, 1, 1], abs=1e-6)
 
 
 def _cut(path):
@@ -334,32 +416,49 @@ def test_a_table_that_is_damaged_later_is_the_services_fault(tmp_path, model, ta
         assert client.post("/search", json=body).json() == before
 
 
-def test_rows_that_the_table_lacks_are_the_services_fault(tmp_path, model, table):
-    codes = compress(model, table)
-    catalogue = Catalogue.create(tmp_path / "c", model.projection, codes)
-    with TestClient(Service(catalogue, threads=1, rerank=table).app()) as client:
-        catalogue.add(codes.take(np.arange(3)))
-        response = client.post("/search", json={"queries": table[:1].tolist()})
-        assert response.status_code == 503
-        assert "expected rows of" in response.json()["error"]
-        assert client.get("/health").status_code == 503
+def test_a_version_whose_rows_the_table_lacks_is_not_moved_to(catalogue, model, table):
+    writer = Catalogue.open(shards_of(catalogue)[-1].path)
+    rerank = _to_rerank(catalogue, table)
+    service = Service(catalogue, threads=1, entries=9, refresh=0.02, rerank=rerank)
+    body = {"queries": table[:2].tolist()}
+    with TestClient(service.app()) as client:
+        before = client.post("/search", json=body).json()
+        new = ids_of(catalogue, [N])
+        columns = {"price": [1], "brand": ["b"]}
+        writer.add(encode_like(model, table[:1], writer.like), new, columns)
+        health = _waited_for(client, "stale")
+        assert health["status"] == "stale" and health["version"] == version_of(catalogue)
+        said = f"no row of id {new[0]}" if catalogue.has_text_ids else f"for ids up to {N}"
+        assert said in health["error"]
+        assert client.post("/search", json=body).json() == before
+        with writer.writing() as change:
+            change.remove(new)
+            other = encode_like(model, -table[:1], writer.like)
+            change.update(ids_of(catalogue, [N - 1]), other)
+        assert _waited_for(client, "ok")["version"] == version_of(open_catalogue(catalogue.path))
+        newest = open_catalogue(catalogue.path).search(table[:2], 10, rerank=rerank)
+        answered(client.post("/search", json=body), newest)
+
+
+@contextmanager
+def serving(path, *options):
+    """A service in a process of its own: its address and the process."""
+    command = [sys.executable, "-m", "compressae", "serve", path, "--port", 0, *options]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    try:
+        yield re.search(r"http://\S+", process.stderr.readline())[0], process
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 @pytest.fixture
 def served(catalogue):
-    """A service in a process of its own: its address and the process."""
-    command = [sys.executable, "-m", "compressae", "serve", str(catalogue.path), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--refresh", "0.05", "--max-requests", "1"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-    )
-    line = process.stderr.readline()
-    yield re.search(r"http://\S+", line)[0], process
-    process.kill()
-    process.wait()
-    process.stderr.close()
+    with serving(catalogue.path, "--refresh", 0.05, "--max-requests", 1) as service:
+        yield service
 
 
 def post(address, path, body):
@@ -368,10 +467,15 @@ def post(address, path, body):
         return json.load(response)
 
 
+def key_of(version):
+    """A version as a key: of shards they are a list in JSON."""
+    return tuple(version) if isinstance(version, list) else version
+
+
 def test_no_answer_is_wrong_while_a_writer_changes_the_catalogue(served, catalogue, table):
     """Each answer says its version, and is the best row of that version."""
     address, process = served
-    best = {1: catalogue.search(table, 1).ids[:, 0].tolist()}
+    best = {key_of(catalogue.version): catalogue.search(table, 1).ids[:, 0].tolist()}
     answers, stop = [], threading.Event()
     post(address, "/search", {"queries": table[:1].tolist()})  # Kernels are compiled.
 
@@ -388,18 +492,20 @@ def test_no_answer_is_wrong_while_a_writer_changes_the_catalogue(served, catalog
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
     for thread in threads:
         thread.start()
-    for i in range(8):
-        catalogue.remove([best[catalogue.version][i]])
-        best[catalogue.version] = catalogue.search(table, 1).ids[:, 0].tolist()
+    shard = shards_of(catalogue)[-1]
+    for _ in range(8):
+        found = best[key_of(catalogue.version)]
+        shard.remove([next(id for id in found if shard.known([id])[0])])
+        best[key_of(catalogue.version)] = catalogue.search(table, 1).ids[:, 0].tolist()
         time.sleep(0.15)
     stop.set()
     for thread in threads:
         thread.join()
-    versions = {answer["version"] for _, answer in answers}
+    versions = {key_of(answer["version"]) for _, answer in answers}
     assert len(versions) >= 3
     for some, answer in answers:
         found = [hits[0]["id"] for hits in answer["hits"]]
-        assert found == [best[answer["version"]][i] for i in some]
+        assert found == [best[key_of(answer["version"])][i] for i in some]
     # It stops in good order.
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) in (0, -signal.SIGTERM)
@@ -415,6 +521,43 @@ def test_the_command_needs_an_index_and_a_port(tmp_path, catalogue):
         code, _, err = call("serve", catalogue.path, "--port", port)
     assert code == 1 and f"127.0.0.1:{port}: cannot be listened at" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda shards: shards.joinpath(CATALOGUES).write_text("{"), "index the shards again"),
+        (lambda shards: shards.joinpath("part-00001").rename(shards / "away"), "no such folder"),
+        (lambda shards: shards.joinpath(CATALOGUES).unlink(), "config.json"),
+    ],
+    ids=["list", "shard", "no list"],
+)
+def test_shards_that_are_damaged_are_refused_in_one_line(tmp_path, model, table, damage, said):
+    shards = in_shards(tmp_path / "c", model.projection, compress(model, table))
+    damage(shards.path)
+    code, out, err = call("serve", shards.path)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert said in err and str(shards.path) in err
+
+
+@pytest.mark.parametrize("catalogue", KINDS[1::2], indirect=True)
+def test_the_command_reranks_by_the_ids_of_a_column(tmp_path, catalogue, table):
+    order = np.random.default_rng(3).permutation(N)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(table[order].ravel()), D)
+    items = pa.table({"sku": ids_of(catalogue, order), "vector": vectors})
+    pq.write_table(items, tmp_path / "items.parquet")
+    rerank = ("--rerank", tmp_path / "items.parquet")
+    code, _, err = call("serve", catalogue.path, *rerank)
+    assert code == 1 and "give the column of the table's ids, --rerank-id-column" in err
+    code, _, err = call("serve", catalogue.path, "--rerank-id-column", "sku")
+    assert code == 2 and "--rerank-id-column is of --rerank, which is missing" in err
+    with serving(catalogue.path, *rerank, "--rerank-id-column", "sku") as (address, _):
+        answer = post(address, "/search", {"queries": table[:9].tolist(), "k": 3})
+    expected = catalogue.search(
+        table[:9], 3, rerank=RerankTable(table, ids_of(catalogue, range(N)))
+    )
+    assert [[hit["id"] for hit in hits] for hits in answer["hits"]] == expected.ids.tolist()
+    assert [hits[0]["score"] for hits in answer["hits"]] == pytest.approx([1] * 9, abs=1e-6)
 
 
 def test_answers_do_not_wait_for_acknowledgements():
@@ -512,14 +655,23 @@ def test_a_slow_client_holds_up_no_other(served, table):
     with socket.create_connection((host, int(port))) as slow:
         slow.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         time.sleep(0.2)
-        assert post(address, "/search", {"queries": table[:1].tolist()})["version"] == 1
+        assert post(address, "/search", {"queries": table[:1].tolist()})["hits"]
 
 
 def test_a_table_that_does_not_go_with_the_catalogue_stops_the_service(catalogue, table):
+    ids = ids_of(catalogue, range(N))
     if catalogue.has_text_ids:
         with pytest.raises(InputError, match="rows named by texts"):
             Service(catalogue, threads=1, rerank=table).warm()
-        return
-    Service(catalogue, threads=1, rerank=table).warm()
-    with pytest.raises(InputError, match="expected rows of 10 for ids up to"):
-        Service(catalogue, threads=1, rerank=table[:5]).warm()
+    else:
+        Service(catalogue, threads=1, rerank=table).warm()
+        with pytest.raises(InputError, match="expected rows of 10 for ids up to"):
+            Service(catalogue, threads=1, rerank=table[:5]).warm()
+    Service(catalogue, threads=1, rerank=(table, ids)).warm()
+    with pytest.raises(InputError, match="no row of id .*, which is in the catalogue"):
+        Service(catalogue, threads=1, rerank=(table[:-1], ids[:-1])).warm()
+    with pytest.raises(InputError, match="299 ids for 300 rows"):
+        Service(catalogue, threads=1, rerank=(table, ids[1:]))
+    others = list(range(N)) if catalogue.has_text_ids else list(map(str, range(N)))
+    with pytest.raises(InputError, match="rerank: ids are .*; the catalogue's are"):
+        Service(catalogue, threads=1, rerank=(table, others)).warm()

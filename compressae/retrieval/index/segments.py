@@ -264,9 +264,11 @@ class Segments:
         """Codes (m, h) of ids (m,).
 
         Raises:
-            InputError: an id that the index lacks.
+            InputError: an id that the index lacks, or no id.
         """
         ids = check_ids(ids, None)
+        if not len(ids):
+            raise InputError("no ids; expected at least one")
         places, parts = [], []
         for segment in self.parts:
             rows = segment.rows_of(ids)
@@ -455,7 +457,7 @@ def check_ids(ids: Any, count: int | None) -> np.ndarray:
         InputError: they are not ``count`` distinct whole numbers from 0 to 2⁶³ − 2.
     """
     array = np.atleast_1d(np.asarray(ids))
-    if array.size == 0 and count is None:
+    if array.size == 0 and count in (None, 0):
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"ids: {array.dtype} of shape {array.shape}; expected whole numbers (m,)")

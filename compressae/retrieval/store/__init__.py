@@ -16,6 +16,16 @@ map its files; they need no lock and write nothing.
 from compressae.retrieval.store.cached import CachedSearch
 from compressae.retrieval.store.catalogue import KIND, Catalogue
 from compressae.retrieval.store.counters import Counters
+from compressae.retrieval.store.reader import CatalogueReader
+from compressae.retrieval.store.rerank_table import RerankTable
 from compressae.retrieval.store.version import Version
 
-__all__ = ["KIND", "CachedSearch", "Catalogue", "Counters", "Version"]
+__all__ = [
+    "KIND",
+    "CachedSearch",
+    "Catalogue",
+    "CatalogueReader",
+    "Counters",
+    "RerankTable",
+    "Version",
+]

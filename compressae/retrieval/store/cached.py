@@ -15,8 +15,8 @@ from scipy import sparse
 
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.hits import Hits
-from compressae.retrieval.store.catalogue import Catalogue
 from compressae.retrieval.store.counters import Counters
+from compressae.retrieval.store.reader import CatalogueReader
 
 #: Most bytes of the results that are kept, unless told.
 _MOST_BYTES = 1 << 28
@@ -27,22 +27,24 @@ _Row = tuple[np.ndarray, np.ndarray]
 class CachedSearch:
     """Search a catalogue, answer repeated queries from a cache, and count.
 
-    A result is kept for a query, the options of its search and the version of the catalogue; a new
-    version empties the cache. What is not seen to be equal is searched: queries that are no array
-    and no scipy matrix, and options that are objects of other kinds, but for ``rerank`` and ``on``,
-    which are told apart as objects (a path as ``rerank`` is not, since the file may change).
-    Threads may share it.
+    A result is kept for a query, the options of its search and the version of the catalogue, of
+    shards the versions of all; a new version empties the cache. What is not seen to be equal is
+    searched: queries that are no array and no scipy matrix, and options that are objects of other
+    kinds, but for ``rerank`` and ``on``, which are told apart as objects (not so a path, whose file
+    may change, an array or a pair: give ``Embeddings`` or a ``RerankTable``). Threads may share it.
 
     Args:
-        catalogue: to search; it moves to another version by its own ``refresh`` or changes.
+        catalogue: to search, a ``Catalogue`` or ``ShardedCatalogue``; it moves to another version
+            by its own ``refresh`` or changes.
         entries: results of one query that are kept, the most recently used ones; 0 for none.
         nbytes: most bytes of the ids, scores and keys that are kept.
 
     Attributes:
-        catalogue: as given.
+        catalogue: as given; a later version of it may take its place.
         counters: of all searches.
 
     >>> import tempfile
+    >>> from compressae.retrieval.store import Catalogue
     >>> rows = sparse.csr_array(np.eye(3, dtype=np.float32))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     catalogue = Catalogue.create(f"{folder}/lists", None, rows)
@@ -53,7 +55,7 @@ class CachedSearch:
     ([[0]], 1, 2)
     """
 
-    def __init__(self, catalogue: Catalogue, entries: int, nbytes: int = _MOST_BYTES) -> None:
+    def __init__(self, catalogue: CatalogueReader, entries: int, nbytes: int = _MOST_BYTES) -> None:
         if entries < 0 or nbytes < 0:
             raise InputError(f"{min(entries, nbytes)} entries or bytes of a cache; expected ≥ 0")
         self.catalogue, self.counters = catalogue, Counters()
@@ -61,7 +63,7 @@ class CachedSearch:
         self._bytes = 0
         self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, _Row] = OrderedDict()
-        self._version = catalogue.version
+        self._version: Any = catalogue.version  # Of shards a tuple, which grows in its order.
         # Numbers of objects among options, as long as they live.
         self._tokens: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._next_token = 0
@@ -79,7 +81,7 @@ class CachedSearch:
         """Find the K best rows of each query; see ``Catalogue.search``."""
         return self.answer(queries, K, **options)[0]
 
-    def answer(self, queries: Any, K: int, **options: Any) -> tuple[Hits, Catalogue]:
+    def answer(self, queries: Any, K: int, **options: Any) -> tuple[Hits, CatalogueReader]:
         """Search; the catalogue that is returned too stays at the version that was searched."""
         started = time.perf_counter()
         catalogue = self.catalogue.pin()
@@ -94,7 +96,7 @@ class CachedSearch:
 
     def _search(
         self,
-        catalogue: Catalogue,
+        catalogue: CatalogueReader,
         keys: list[bytes],
         queries: Any,
         K: int,
@@ -123,7 +125,7 @@ class CachedSearch:
         scores = np.stack([row[1] for row in rows if row is not None])
         return Hits(ids, scores, scored), len(keys) - len(missing)
 
-    def _kept(self, version: int, keys: Sequence[bytes]) -> list[_Row | None]:
+    def _kept(self, version: Any, keys: Sequence[bytes]) -> list[_Row | None]:
         """Results that are kept for each key, None for others; all go with a newer version."""
         with self._lock:
             if version > self._version:
@@ -136,7 +138,7 @@ class CachedSearch:
                     self._rows.move_to_end(key)
             return [self._rows.get(key) for key in keys]
 
-    def _keep(self, version: int, keys: Sequence[bytes], hits: Hits) -> None:
+    def _keep(self, version: Any, keys: Sequence[bytes], hits: Hits) -> None:
         """Keep hits of a version, if none newer was searched since."""
         with self._lock:
             if version != self._version:
@@ -168,7 +170,7 @@ class CachedSearch:
                     return None
                 own = [row + b"|" + part for row, part in zip(own, parts, strict=True)]
             elif name in ("rerank", "on") and value is not None:
-                if isinstance(value, str | Path):
+                if isinstance(value, str | Path | tuple | np.ndarray):
                     return None
                 with self._lock:
                     token = self._tokens.setdefault(value, self._next_token)

@@ -24,7 +24,7 @@ from compressae.retrieval.index.segments import LAST_ID, AllowedRows, check_ids
 from compressae.retrieval.index.table_rows import TableRows
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.retrieval.io.atomic import replacing, sweep, sync_folder
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import Similarity
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store import version as version_files
 from compressae.retrieval.store.change import Change, names_of, numbers_of
@@ -36,7 +36,8 @@ from compressae.retrieval.store.files import (
     write_segment,
 )
 from compressae.retrieval.store.metadata import as_table, gather
-from compressae.retrieval.store.names import Names, check_distinct, decoded, encoded
+from compressae.retrieval.store.names import Names, check_row_ids, decoded, encoded
+from compressae.retrieval.store.rerank_table import RerankTable
 from compressae.retrieval.store.version import Version, now, read_version, write_version
 from compressae.retrieval.store.view import KIND, Index, Root, View
 
@@ -231,6 +232,11 @@ class Catalogue:
         return self._root.projection
 
     @property
+    def similarity(self) -> Similarity:
+        """How queries are compared with rows: "cosine" or "dot"."""
+        return self._view.index.similarity
+
+    @property
     def identity(self) -> str:
         """What tells this catalogue from any other, in hexadecimal."""
         return self._root.settings.catalogue
@@ -287,7 +293,8 @@ class Catalogue:
             on: what searches the version that is open: ``GpuIndex(catalogue.index)``, say; the
                 index itself when None.
             options: of ``CompressedIndex.search`` or ``InvertedIndex.search``. ``rerank`` may be
-                (table, ids) too, a table whose rows have ids of their own; see ``table_rows``.
+                (table, ids) too, a table whose rows have ids of their own, or a ``RerankTable`` of
+                them, which serves many searches.
 
         Returns:
             Hits, with the catalogue's own ids: int64, or texts, "" where a query has fewer than K
@@ -300,11 +307,13 @@ class Catalogue:
         view = self._view
         rerank = options.get("rerank")
         if isinstance(rerank, tuple) and len(rerank) == 2:
-            options["rerank"] = self._table_rows(view, *rerank)
+            rerank = RerankTable(*rerank)
+        if isinstance(rerank, RerankTable):
+            options["rerank"] = rerank.rows_of(view, self._root.texts)
         elif self._root.texts and not isinstance(rerank, HotRows | TableRows | None):
             raise InputError(
                 "rerank: rows named by texts; expected (table, ids), the ids of the table's rows, "
-                "or what table_rows(table, ids) gives"
+                "or a RerankTable of them"
             )
         if self._root.texts and allowed is not None:
             numbers = numbers_of(view.stored, encoded(allowed))
@@ -335,45 +344,17 @@ class Catalogue:
     def table_rows(self, table: Any, ids: Any) -> TableRows:
         """A table whose rows have ids of their own, for ``search(…, rerank=…)``.
 
-        The table stays where it is. What is made once serves many searches, until the catalogue
-        changes: after an added or updated row make it again.
+        Of the version that is open: after an added or updated row make it again, or use
+        ``RerankTable(table, ids)``, which does so by itself.
 
         Args:
-            table: (m, d) embeddings: an array, a path, a URL or ``Embeddings``.
-            ids: (m,) of the catalogue's kind, distinct, in any order. The table may hold rows that
-                the catalogue lacks.
+            table, ids: see ``RerankTable``.
 
         Raises:
             InputError: another number of ids than rows, one twice; or a row of the catalogue that
                 the table lacks.
         """
-        return self._table_rows(self._view, table, ids)
-
-    def _table_rows(self, view: View, table: Any, ids: Any) -> TableRows:
-        """See ``table_rows``."""
-        embeddings = as_embeddings(table, "rerank")
-        if self._root.texts:
-            names = encoded(ids)
-            if len(names) != len(embeddings):
-                raise InputError(f"{len(names)} ids for {len(embeddings)} rows; expected one a row")
-            check_distinct(names)
-            numbers = numbers_of(view.stored, names)
-        else:
-            numbers = check_ids(ids, len(embeddings))
-            numbers = np.where(view.index.segments.known(numbers), numbers, -1)
-        rows = np.flatnonzero(numbers >= 0)
-        for part in view.stored:
-            n, alive = len(part.segment.codes), part.segment.alive
-            own = part.segment.ids_of(np.arange(n) if alive is None else np.flatnonzero(alive))
-            missing = np.setdiff1d(own, numbers[rows])
-            if len(missing):
-                first = missing[:1]
-                id = decoded(names_of(view.stored, first))[0] if self._root.texts else first[0]
-                raise InputError(
-                    f"{embeddings.name}: no row of id {id}, which is in the catalogue; expected a "
-                    "row of each"
-                )
-        return TableRows(embeddings.subset(rows), numbers[rows], self.like.similarity)
+        return RerankTable(table, ids).rows_of(self._view, self._root.texts)
 
     def metadata(self, ids: Any) -> "pa.Table":
         """Read the metadata of ids (m,), in their order.
@@ -394,17 +375,29 @@ class Catalogue:
                 sources.append((places, part.metadata.take(rows[places])))
         return gather(sources, len(numbers))
 
+    def known(self, ids: Any) -> np.ndarray:
+        """Whether each of distinct ids (m,) is in the catalogue: (m,) bool.
+
+        Raises:
+            InputError: what is no id.
+        """
+        return self._found(self._view, ids)[1]
+
+    def _found(self, view: View, ids: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (m,) int64 of ids (m,), and whether each is in the catalogue."""
+        if self._root.texts:
+            numbers = numbers_of(view.stored, encoded(ids))
+        else:
+            numbers = check_ids(ids, None)
+        return numbers, view.index.segments.known(numbers)
+
     def _numbers(self, view: View, ids: Any) -> np.ndarray:
         """Numbers (m,) int64 of ids (m,).
 
         Raises:
             InputError: an id that the catalogue lacks.
         """
-        if self._root.texts:
-            numbers = numbers_of(view.stored, encoded(ids))
-        else:
-            numbers = check_ids(ids, None)
-        is_known = view.index.segments.known(numbers)
+        numbers, is_known = self._found(view, ids)
         if not is_known.all():
             missing = np.atleast_1d(ids)[int(np.argmin(is_known))]
             raise UnknownIdError(f"id {missing} is not in the catalogue")
@@ -464,7 +457,7 @@ class Catalogue:
         where there is a model, else (m, h) CSR.
 
         Raises:
-            InputError: what is no id; ``UnknownIdError`` for one that the catalogue lacks.
+            InputError: no id, or what is none; ``UnknownIdError`` for one that the catalogue lacks.
         """
         view = self._view
         codes = view.index.segments.codes_of(self._numbers(view, ids))
@@ -750,28 +743,3 @@ def _at(root: Root, number: int, verify: bool) -> View:
             f"{root.path}: no version {number}; expected one of {kept[0]} to {kept[-1]}"
         )
     return root.open_version(read_version(root.path, number), None, verify)
-
-
-def check_row_ids(ids: Any, rows: int) -> np.ndarray | None:
-    """Check ids of rows, before long work starts.
-
-    Returns:
-        Encoded ids (rows,) where they are texts; None where they are numbers or not given.
-
-    Raises:
-        InputError: they are not as many distinct texts or whole numbers from 0 to 2⁶³ − 2.
-    """
-    if ids is None:
-        return None
-    array = np.asarray(ids)
-    is_text = array.dtype.kind == "U" or (
-        array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str)
-    )
-    if not is_text:
-        check_ids(ids, rows)
-        return None
-    names = encoded(ids)
-    if len(names) != rows:
-        raise InputError(f"{len(names)} ids for {rows} rows; expected one a row")
-    check_distinct(names)
-    return names

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.segments import check_ids
 
 #: Most bytes of a name in UTF-8.
 LONGEST = 255
@@ -85,6 +86,18 @@ class Names:
         return cls(np.asarray(texts), np.asarray(order))
 
 
+def is_texts(ids: Any) -> bool:
+    """Whether ids (m,) are texts.
+
+    >>> is_texts(["a", "b"]), is_texts([3, 4])
+    (True, False)
+    """
+    array = np.asarray(ids)
+    return array.dtype.kind == "U" or (
+        array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str)
+    )
+
+
 def encoded(names: Any) -> np.ndarray:
     """Encode texts (n,) as bytes (n,), dtype S.
 
@@ -129,3 +142,24 @@ def check_distinct(names: np.ndarray) -> None:
     distinct, counts = np.unique(names, return_counts=True)
     if len(counts) and counts.max() > 1:
         raise InputError(f"id {str(decoded(distinct)[counts.argmax()])!r} is given more than once")
+
+
+def check_row_ids(ids: Any, rows: int) -> np.ndarray | None:
+    """Check ids of rows, before long work starts.
+
+    Returns:
+        Encoded ids (rows,) where they are texts; None where they are numbers or not given.
+
+    Raises:
+        InputError: they are not as many distinct texts or whole numbers from 0 to 2⁶³ − 2.
+    """
+    if ids is None:
+        return None
+    if not is_texts(ids):
+        check_ids(ids, rows)
+        return None
+    names = encoded(ids)
+    if len(names) != rows:
+        raise InputError(f"{len(names)} ids for {rows} rows; expected one a row")
+    check_distinct(names)
+    return names

@@ -1,20 +1,28 @@
 """ShardedCatalogue: catalogues of parts of one table, searched as one."""
 
 import re
+import threading
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
-from compressae.retrieval.errors import InputError
+from compressae.retrieval.codes import Codes
+from compressae.retrieval.errors import InputError, UnknownIdError
 from compressae.retrieval.index.hits import Hits
+from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.projection import Projection
+from compressae.retrieval.index.table_rows import TableRows
 from compressae.retrieval.io.atomic import check_writable, replacing
+from compressae.retrieval.io.embeddings import Similarity
 from compressae.retrieval.io.schema import Positive
 from compressae.retrieval.store.catalogue import Catalogue
-from compressae.retrieval.store.metadata import as_table
+from compressae.retrieval.store.metadata import as_table, gather
+from compressae.retrieval.store.rerank_table import RerankTable
 from compressae.retrieval.store.shards import (
     PART,
     ShardName,
@@ -25,6 +33,9 @@ from compressae.retrieval.store.shards import (
     write_signed,
 )
 from compressae.retrieval.store.version import Identity
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CATALOGUES = "shards.json"
 _CURE = "index the shards again"
@@ -43,6 +54,11 @@ class CatalogueRecord:
     name: ShardName
     rows: Positive
     catalogue: Identity
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> "CatalogueRecord":
+        """The record of a catalogue that was just made."""
+        return cls(catalogue.path.name, len(catalogue), catalogue.identity)
 
 
 @dataclass(frozen=True)
@@ -68,24 +84,43 @@ class ShardedCatalogue:
 
     With ``candidates="all"`` ids and scores are those of one catalogue of all rows. Otherwise each
     shard rescores as many candidates, which is more than one catalogue would: a share of them
-    serves.
+    serves. Shards are changed one by one, each a ``Catalogue`` of its own; who adds rows sees to it
+    that no two shards hold one id. Threads may search during any change.
 
     Args:
         folder: of the catalogues, made by ``compressae index --shards``.
         threads: processors to use; all that the process may use when None.
 
     Attributes:
-        shards: the catalogues, in the order of the table's rows.
+        path: the folder.
+        shards: the catalogues, in the order of the table's rows, at the versions that are open.
 
     Raises:
         InputError: no such folder, or a catalogue that is missing or another.
+
+    >>> import tempfile
+    >>> from scipy import sparse
+    >>> from compressae.retrieval import SparseCodes
+    >>> rows = SparseCodes.from_scipy(sparse.csr_array(np.eye(4, dtype=np.float32)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     parts = [
+    ...         Catalogue.create(f"{folder}/part-0000{i}", None, rows.take([2 * i, 2 * i + 1]), ids)
+    ...         for i, ids in enumerate([["a", "b"], ["c", "d"]])
+    ...     ]
+    ...     write_catalogues(Path(folder), [CatalogueRecord.of(part) for part in parts])
+    ...     shards = ShardedCatalogue(folder)
+    ...     parts[1].remove(["c"])
+    ...     before, moved = shards.version, shards.refresh()
+    ...     before, moved, shards.version, shards.search(rows.take([3]).to_scipy(), 1).ids.tolist()
+    ((1, 1), True, (1, 2), [['d']])
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         self.path = Path(folder)
-        self.shards = [
+        self.shards = tuple(
             open_shard(self.path, record, threads=threads) for record in read_catalogues(self.path)
-        ]
+        )
+        self._moving = threading.Lock()
 
     def __len__(self) -> int:
         """Rows of all shards."""
@@ -97,14 +132,66 @@ class ShardedCatalogue:
         )
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """Numbers of the versions that are open, one a shard."""
+        return tuple(shard.version for shard in self.shards)
+
+    @property
+    def like(self) -> Codes:
+        """Codes of the first shard, for ``encode_like``."""
+        return self.shards[0].like
+
+    @property
+    def projection(self) -> Projection | None:
+        """Weights of the model; None where queries are sparse."""
+        return self.shards[0].projection
+
+    @property
+    def similarity(self) -> Similarity:
+        """How queries are compared with rows: "cosine" or "dot"."""
+        return self.shards[0].similarity
+
+    @property
+    def has_text_ids(self) -> bool:
+        """Whether ids are texts."""
+        return self.shards[0].has_text_ids
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names and Arrow types of the metadata; empty without."""
+        return self.shards[0].columns
+
+    @property
     def nbytes(self) -> int:
         """Bytes that grow with n, on disk."""
         return sum(shard.nbytes for shard in self.shards)
 
-    def refresh(self) -> None:
-        """Move all shards to their newest versions."""
-        for shard in self.shards:
-            shard.refresh()
+    def pin(self) -> "ShardedCatalogue":
+        """The versions that are open, as a catalogue that stays at them when this one moves on."""
+        pinned = copy(self)
+        pinned.shards = tuple(shard.pin() for shard in self.shards)
+        return pinned
+
+    def refresh(self) -> bool:
+        """Move all shards to their newest versions at once; return whether one was newer.
+
+        Raises:
+            InputError: the newest version of a shard cannot be opened; that shard stays where it
+                is, the others move.
+        """
+        with self._moving:
+            newest = self.pin().shards
+            has_moved, errors = False, []
+            for shard in newest:
+                try:
+                    has_moved |= shard.refresh()
+                except InputError as error:
+                    errors.append(error)
+            if has_moved:
+                self.shards = newest
+        if errors:
+            raise errors[0]
+        return has_moved
 
     def search(self, queries: Any, K: int, **options: Any) -> ShardedHits:
         """Find the K best rows of each query among all shards.
@@ -115,10 +202,90 @@ class ShardedCatalogue:
 
         Returns:
             Hits, best first; ties by smaller id, of texts by the order of the rows.
+
+        Raises:
+            InputError: see ``Catalogue.search``; or rows to rerank with are those of one shard.
         """
-        return merge_hits_of_shards(
-            [shard.search(queries, K, **options) for shard in self.shards], K
+        return merge_hits_of_shards(search_shards(self.shards, queries, K, **options), K)
+
+    def as_queries(self, ids: Any) -> Any:
+        """Rows of distinct ids (m,) as queries, whichever shards hold them; see
+        ``Catalogue.as_queries``.
+
+        Raises:
+            InputError: no id, or what is none; ``UnknownIdError`` for one that no shard holds.
+        """
+        found = self._holders(ids)
+        parts = [shard.as_queries(own) for shard, own, _ in found]
+        rows = np.concatenate if self.projection is not None else _stacked
+        return rows(parts)[np.argsort(np.concatenate([places for *_, places in found]))]
+
+    def metadata(self, ids: Any) -> "pa.Table":
+        """Read the metadata of distinct ids (m,), in their order.
+
+        Raises:
+            InputError: an id that no shard holds, or they were made without metadata.
+        """
+        found = self._holders(ids)
+        return gather([(places, shard.metadata(own)) for shard, own, places in found], len(ids))
+
+    def _holders(self, ids: Any) -> list[tuple[Catalogue, np.ndarray, np.ndarray]]:
+        """Shards that hold some of the ids (m,): each with those ids, and their places.
+
+        Raises:
+            UnknownIdError: no shard holds an id.
+        """
+        found, is_left = [], np.ones(len(ids), bool)
+        for shard in self.shards:
+            places = np.flatnonzero(shard.known(ids) & is_left)
+            is_left[places] = False
+            if len(places):
+                found.append((shard, np.asarray(ids)[places], places))
+        if is_left.any():
+            raise UnknownIdError(f"id {ids[int(np.argmax(is_left))]} is not in the catalogue")
+        return found or [(self.shards[0], np.asarray(ids), np.arange(0))]  # Of no ids.
+
+
+def _stacked(parts: list[Any]) -> Any:
+    """Sparse rows below each other, as CSR."""
+    return sparse.vstack(parts, "csr")
+
+
+def open_catalogue(path: str | Path, threads: int | None = None) -> Catalogue | ShardedCatalogue:
+    """Open a catalogue, or the catalogues of shards in a folder, at the newest version.
+
+    Args:
+        path: what ``compressae index`` made, with ``--shards`` or without.
+        threads: processors to use; all that the process may use when None.
+
+    Raises:
+        InputError: it is neither, or not whole.
+    """
+    if has_catalogues(Path(path)):
+        return ShardedCatalogue(path, threads)
+    return Catalogue.open(path, threads=threads)
+
+
+def search_shards(shards: Sequence[Catalogue], queries: Any, K: int, **options: Any) -> list[Hits]:
+    """Search shards one after another: the hits of each.
+
+    Args:
+        shards: of one table.
+        queries, K, options: see ``Catalogue.search``.
+
+    Raises:
+        InputError: see ``ShardedCatalogue.search``.
+    """
+    rerank = options.get("rerank")
+    if shards[0].has_text_ids and isinstance(rerank, HotRows | TableRows):
+        # Texts are numbered in each catalogue by itself.
+        raise InputError(
+            "rerank: rows of one catalogue, not of its shards; expected a RerankTable of "
+            "embeddings and their ids"
         )
+    if isinstance(rerank, tuple) and len(rerank) == 2:
+        options["rerank"] = RerankTable(*rerank)  # Checked once, not by each shard.
+    return [shard.search(queries, K, **options) for shard in shards]
 
 
 def merge_hits_of_shards(parts: Sequence[Hits], K: int, missing: Sequence[str] = ()) -> ShardedHits:
@@ -161,6 +328,15 @@ def read_catalogues(folder: Path) -> tuple[CatalogueRecord, ...]:
     if not records or len({record.name for record in records}) < len(records):
         raise InputError(f"{folder / CATALOGUES}: damaged or not of compressae; {_CURE}")
     return records
+
+
+def write_catalogues(folder: Path, records: Sequence[CatalogueRecord]) -> None:
+    """Write the file that names the catalogues of shards in a folder, in the order of the rows.
+
+    Raises:
+        InputError: the disk failed.
+    """
+    write_signed(folder / CATALOGUES, _Catalogues(tuple(records)))
 
 
 def has_catalogues(folder: Path) -> bool:
@@ -232,6 +408,6 @@ def index_shards(
             catalogue = Catalogue.create(
                 folder / shard.name, projection, codes, ids, metadata=own, threads=threads
             )
-            records.append(CatalogueRecord(shard.name, len(catalogue), catalogue.identity))
-        write_signed(folder / CATALOGUES, _Catalogues(tuple(records)))
+            records.append(CatalogueRecord.of(catalogue))
+        write_catalogues(folder, records)
     return ShardedCatalogue(output, threads)

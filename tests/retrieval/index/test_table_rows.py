@@ -1,10 +1,12 @@
 """Reranking from a table whose rows have ids of their own, numbers or texts."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from compressae import CompresSAE, InputError, encode
-from compressae.retrieval import Catalogue, exact_search
+from compressae.retrieval import Catalogue, RerankTable, exact_search
 from compressae.retrieval.errors import RerankError
 from compressae.retrieval.index.table_rows import TableRows
 
@@ -55,9 +57,11 @@ def assert_exact(hits, catalogue, table, ids, queries):
     assert hits.ids.tolist() == ids[truth.ids].tolist()
 
 
-@pytest.mark.parametrize("prepared", [False, True], ids=["pair", "table_rows"])
-def test_reranked_scores_are_those_of_the_table(catalogue, table, ids, shuffled, queries, prepared):
-    rerank = catalogue.table_rows(*shuffled) if prepared else shuffled
+@pytest.mark.parametrize("form", ["pair", "table_rows", "RerankTable"])
+def test_reranked_scores_are_those_of_the_table(catalogue, table, ids, shuffled, queries, form):
+    rerank = shuffled
+    if form != "pair":
+        rerank = catalogue.table_rows(*shuffled) if form == "table_rows" else RerankTable(*shuffled)
     hits = catalogue.search(queries, 5, rerank=rerank, rerank_candidates=N)
     assert_exact(hits, catalogue, table[:N], ids[:N], queries)
 
@@ -76,6 +80,42 @@ def test_removed_rows_need_no_row_and_added_ones_do(
         catalogue.search(queries, N, rerank=rows, rerank_candidates=N + EXTRA - 3)
     again = catalogue.search(queries, 5, rerank=shuffled, rerank_candidates=N + EXTRA - 3)
     assert_exact(again, catalogue, table[3:], ids[3:], queries)
+
+
+def test_a_rerank_table_follows_every_version(catalogue, model, table, ids, shuffled, queries):
+    rerank, older = RerankTable(*shuffled), catalogue.pin()
+    catalogue.remove(ids[:3])
+    catalogue.add(encode(model, table[N:], "float32", similarity=catalogue.similarity), ids[N:])
+    for _ in range(2):
+        hits = catalogue.search(queries, 5, rerank=rerank, rerank_candidates=N + EXTRA - 3)
+        assert_exact(hits, catalogue, table[3:], ids[3:], queries)
+        hits = older.search(queries, 5, rerank=rerank, rerank_candidates=N)
+        assert_exact(hits, older, table[:N], ids[:N], queries)
+
+
+def test_a_version_with_rows_that_a_rerank_table_lacks_is_refused(catalogue, model, table, ids):
+    rerank = RerankTable(table[:N], ids[:N])
+    catalogue.search(table[:1], 5, rerank=rerank)
+    catalogue.add(encode(model, table[N:], "float32", similarity=catalogue.similarity), ids[N:])
+    with pytest.raises(RerankError, match=f"no row of id {ids[N]}, which is in the catalogue"):
+        catalogue.search(table[:1], 5, rerank=rerank)
+
+
+def test_ids_of_the_other_kind_are_refused(catalogue, table):
+    ids = np.arange(len(table))
+    rerank = RerankTable(table, ids if catalogue.has_text_ids else ids.astype(str))
+    with pytest.raises(InputError, match="rerank: ids are .*; the catalogue's are"):
+        catalogue.search(table[:1], 5, rerank=rerank)
+
+
+def test_a_rerank_table_travels(catalogue, table, ids, shuffled, queries, tmp_path):
+    """As to another process; of a table on disk its path alone."""
+    np.save(tmp_path / "rows.npy", shuffled[0])
+    for rows in (shuffled[0], tmp_path / "rows.npy"):
+        dumped = pickle.dumps(RerankTable(rows, shuffled[1]))
+        hits = catalogue.search(queries, 5, rerank=pickle.loads(dumped), rerank_candidates=N)
+        assert_exact(hits, catalogue, table[:N], ids[:N], queries)
+    assert len(dumped) < shuffled[0].nbytes
 
 
 def test_a_table_on_disk_is_read_where_it_lies(catalogue, table, ids, shuffled, queries, tmp_path):

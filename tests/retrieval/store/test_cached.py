@@ -4,13 +4,18 @@ import threading
 
 import numpy as np
 import pytest
-from catalogue_rows import N
+from catalogue_rows import N, in_shards
 from scipy import sparse
 
 from compressae import InputError, compress
-from compressae.retrieval import CachedSearch, Catalogue, Counters
+from compressae.retrieval import CachedSearch, Catalogue, Counters, RerankTable
 from compressae.retrieval.io.embeddings import as_embeddings
 from compressae.retrieval.store.counters import BUCKETS
+
+
+@pytest.fixture
+def shards(tmp_path, model, table):
+    return in_shards(tmp_path / "c", model.projection, compress(model, table))
 
 
 @pytest.fixture(params=["numbers", "texts"])
@@ -131,6 +136,45 @@ def test_a_new_version_empties_the_cache(catalogue, table):
     reader.refresh()
     assert cached.search(table[:1], 1).ids[0] != best
     assert counted(cached) == (1, 2) and len(cached) == 1
+
+
+def test_results_of_shards_are_of_the_versions_of_all(shards, table):
+    """After any shard moved, a query is searched again; the merged hits are cached as one's."""
+    cached = CachedSearch(shards, 100)
+    for number, shard in enumerate((shards.shards[2], shards.shards[0])):
+        for _ in range(2):
+            assert_same(cached.search(table[[0]], 5), shards.search(table[[0]], 5))
+        assert counted(cached) == (number + 1, number + 1)
+        Catalogue.open(shard.path).remove([shard.search(table[:1], 1).ids[0, 0]])
+        shards.refresh()
+    assert_same(cached.search(table[[0]], 5), shards.search(table[[0]], 5))
+    assert counted(cached) == (2, 3) and len(cached) == 1
+
+
+def test_a_pinned_answer_says_its_versions(shards, table):
+    cached = CachedSearch(shards, 9)
+    _, before = cached.answer(table[:1], 5)
+    Catalogue.open(shards.shards[1].path).update([120], shards.like.take([0]))
+    shards.refresh()
+    _, after = cached.answer(table[:1], 5)
+    assert (before.version, after.version) == ((1, 1, 1), (1, 2, 1))
+
+
+@pytest.mark.parametrize("kind", ["array", "pair", "path", "Embeddings", "RerankTable"])
+def test_tables_to_rerank_with_are_told_apart_as_objects(tmp_path, shards, table, kind):
+    np.save(tmp_path / "items.npy", table)
+    rerank = {
+        "array": table,
+        "pair": (table, np.arange(N)),
+        "path": tmp_path / "items.npy",
+        "Embeddings": as_embeddings(table),
+        "RerankTable": RerankTable(table, np.arange(N)),
+    }[kind]
+    cached = CachedSearch(shards, 100)
+    for _ in range(2):
+        hits = cached.search(table[:3], 1, rerank=rerank)
+        np.testing.assert_array_equal(hits.ids, [[0], [1], [2]])
+    assert counted(cached) == ((3, 3) if kind in ("Embeddings", "RerankTable") else (0, 6))
 
 
 def test_the_least_recently_used_results_go_first(catalogue, table):

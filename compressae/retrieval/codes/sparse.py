@@ -48,8 +48,10 @@ class CsrRows(NamedTuple):
         Raises:
             InputError: an id is outside 0…h − 1, or a value is NaN or infinite.
         """
-        with np.errstate(over="ignore"):  # Infinite values are refused below.
-            numbers = np.ascontiguousarray(values, np.float32)
+        numbers = values
+        if values.dtype != np.float32 or not values.flags.c_contiguous:
+            with np.errstate(over="ignore"):  # Infinite values are refused below.
+                numbers = np.ascontiguousarray(values, np.float32)
         fault = canonical_rows(indptr, indices, numbers, latents)
         if fault == "not finite":
             raise InputError("queries: values hold NaN or infinity; expected finite numbers")

@@ -315,6 +315,8 @@ def _answers(
 
 def _undecided(answers: list[Ranked | None]) -> Iterator[tuple[int, int]]:
     """Runs first..last of queries without an answer."""
+    if None not in answers:
+        return
     first = 0
     for is_decided, run in groupby(list(answers), lambda ranked: ranked is not None):
         last = first + len(list(run))

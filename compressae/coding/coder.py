@@ -24,6 +24,7 @@ from compressae.retrieval.codes.quantizer import (
     fit_levels,
     fit_residual,
     level_values,
+    rounded_columns,
 )
 from compressae.retrieval.codes.size import check_latents
 from compressae.retrieval.errors import InputError
@@ -257,7 +258,7 @@ def fit_row_quantizer(
         value_bits=bits,
         gains=np.ones(256, np.float32),
         project=rotation,
-        restore=inverse_weighting @ rotation,
+        restore=rounded_columns(inverse_weighting @ rotation),
         codebooks=codebooks,
     )
 

@@ -144,7 +144,10 @@ def test_a_nonzero_of_more_bits_than_four_bytes_hold_is_refused():
 def test_look_up_tables_are_the_reference(q, m, s):
     rng = np.random.default_rng(m)
     parts = rng.standard_normal((q, m, s)).astype(np.float32)
-    codebooks = rng.standard_normal((m, s, 256)).astype(np.float32)
+    codebooks = rng.integers(-127, 128, (m, s, 256)).astype(np.int8)
+    steps = (rng.random(m) / 100).astype(np.float32)
     np.testing.assert_allclose(
-        look_up_tables(parts, codebooks), reference.look_up_tables(parts, codebooks), atol=1e-5
+        look_up_tables(parts, codebooks, steps),
+        reference.look_up_tables(parts, codebooks, steps),
+        atol=1e-5,
     )

@@ -51,6 +51,6 @@ def rescore(
     return total * float(gains[row[m]])
 
 
-def look_up_tables(parts: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Lookup tables (q, m, 256) of parts (q, m, s) and codebooks (m, s, 256)."""
-    return np.einsum("qms,msc->qmc", parts, codebooks)
+def look_up_tables(parts: np.ndarray, codebooks: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Lookup tables (q, m, 256) of parts (q, m, s), codebooks (m, s, 256) and their steps (m,)."""
+    return np.einsum("qms,msc->qmc", parts, codebooks * steps[:, None, None])

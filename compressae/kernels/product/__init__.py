@@ -7,7 +7,8 @@ import numpy as np
 from compressae.kernels.product import cpu
 
 _LANES = 64  # Columns are padded to a multiple of this.
-_LARGEST = 127
+#: Largest entry.
+LARGEST = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,10 @@ class Int8Matrix:
                [  0, 127]], dtype=int8)
         """
         h, d = matrix.shape
-        scales = np.abs(matrix).max(1) / _LARGEST
+        scales = np.abs(matrix).max(1, initial=0) / LARGEST
         rows = np.zeros((h, -(-d // _LANES) * _LANES), np.int8)
         rows[:, :d] = np.rint(matrix / np.where(scales > 0, scales, 1)[:, None])
-        norm = np.sqrt((rows.astype(np.float64) ** 2).sum(1).max())
+        norm = np.sqrt((rows.astype(np.float64) ** 2).sum(1).max(initial=0))
         return cls(rows, scales.astype(np.float32), float(norm), d)
 
     @property

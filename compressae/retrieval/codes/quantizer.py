@@ -9,6 +9,7 @@ import numpy as np
 from compressae.kernels.backend import beside, namespace
 from compressae.kernels.matmul import Centroids, Panels, matmul, nearest_centroids
 from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
+from compressae.kernels.product import LARGEST, Int8Matrix, product
 from compressae.retrieval.codes.size import id_bits
 from compressae.retrieval.errors import InputError
 
@@ -47,6 +48,9 @@ class RowQuantizer:
     (product quantisation, Jégou et al. 2011). Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
     A gain byte scales the row to its least-squares length, and for dot products to that of the row
     itself: no byte is added for row lengths.
+
+    A search holds ``restore`` and the codebooks in 8 bits if they were rounded to 8 bits, by
+    ``fit_residual`` and ``rounded_columns``; those of older files are held in float32.
 
     Attributes:
         latents: h.
@@ -143,8 +147,31 @@ class RowQuantizer:
 
     @cached_property
     def _columns(self) -> np.ndarray:
-        """Codebooks transposed (m, s, 256): one centroid a column."""
-        return np.ascontiguousarray(self.codebooks.transpose(0, 2, 1))
+        """Codebooks (m, s, 256), one centroid a column, in ``_steps``: int8, or float32."""
+        columns = self.codebooks.transpose(0, 2, 1)
+        if self._is_rounded:
+            columns = np.rint(columns / self._steps[:, None, None]).astype(np.int8)
+        return np.ascontiguousarray(columns)
+
+    @cached_property
+    def _steps(self) -> np.ndarray:
+        """What each part's columns are multiplied with (m,) float32."""
+        steps = _steps_of(self.codebooks, (1, 2))
+        return steps if self._is_rounded else np.ones_like(steps)
+
+    @cached_property
+    def _restore(self) -> Int8Matrix | np.ndarray:
+        """``restore``: in int8 transposed (m·s, d), or float32."""
+        return Int8Matrix.of(self.restore.T) if self._is_rounded else self.restore
+
+    @cached_property
+    def _is_rounded(self) -> bool:
+        """Whether ``restore`` and the codebooks are whole steps, of which 127 are the largest."""
+        is_whole = True
+        for array, axes in ((self.restore, (0,)), (self.codebooks, (1, 2))):
+            steps = np.expand_dims(_steps_of(array, axes), axes)
+            is_whole = is_whole and np.allclose(np.rint(array / steps) * steps, array, 1e-6, 0)
+        return is_whole
 
     @cached_property
     def _panels(self) -> dict[str, Panels]:
@@ -179,7 +206,8 @@ class RowQuantizer:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that a search reads; independent of n."""
-        return self.levels.nbytes + self.gains.nbytes + self.restore.nbytes + self.codebooks.nbytes
+        arrays = (self.levels, self.gains, self._restore, self._columns, self._steps)
+        return sum(array.nbytes for array in arrays)
 
     def values_of(self, codes: Any) -> Any:
         """Dequantise level numbers (n, k) uint8 to values (n, k) float32.
@@ -223,7 +251,9 @@ class RowQuantizer:
     def tables(self, x: np.ndarray) -> np.ndarray:
         """Compute look-up tables (q, m, 256) float32: queries x (q, d) times each centroid."""
         m, _, s = self.codebooks.shape
-        return look_up_tables((x @ self.restore).reshape(len(x), m, s), self._columns)
+        matrix = self._restore
+        parts = product(matrix, x) if isinstance(matrix, Int8Matrix) else x @ matrix
+        return look_up_tables(parts.reshape(len(x), m, s), self._columns, self._steps)
 
     def encode_gain(self, gains: Any) -> Any:
         """Quantise gains (n,) to gain bytes (n,) uint8: the index of the nearest of ``self.gains``.
@@ -427,7 +457,8 @@ def _lloyd(column: np.ndarray, count: int, rounds: int = 40) -> tuple[np.ndarray
 def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit a product quantiser of weighted residuals r·A: a rotation and centroids.
 
-    Residuals are rotated by ``principal_parts``, and faiss trains the centroids of each part.
+    Residuals are rotated by ``principal_parts``, and faiss trains the centroids of each part, which
+    are rounded to 8 bits: to 127 steps up to the largest number of the part.
 
     Args:
         weighted: (n, d) float32, n ≥ 256.
@@ -449,7 +480,25 @@ def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     quantizer.cp.min_points_per_centroid = 1
     quantizer.train(np.ascontiguousarray(weighted @ rotation))
     centroids = faiss.vector_to_array(quantizer.centroids).reshape(m, _CENTROIDS, part)
-    return rotation, np.ascontiguousarray(centroids)
+    steps = _steps_of(centroids, (1, 2))[:, None, None]
+    return rotation, np.rint(centroids / steps) * steps
+
+
+def rounded_columns(matrix: np.ndarray) -> np.ndarray:
+    """Round each column of a matrix (d, c) float32 to 8 bits: 127 steps up to its largest number.
+
+    >>> rounded_columns(np.array([[127, 1], [0.6, -1.27]], np.float32))
+    array([[127.  ,   1.  ],
+           [  1.  ,  -1.27]], dtype=float32)
+    """
+    steps = _steps_of(matrix, (0,))
+    return np.rint(matrix / steps) * steps
+
+
+def _steps_of(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The step that makes the largest |number| along axes 127; 1 where all are 0."""
+    steps = np.abs(array).max(axes, initial=0) / np.float32(LARGEST)
+    return np.where(steps > 0, steps, np.float32(1))
 
 
 def principal_parts(x: np.ndarray, m: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Packed codes and their quantiser: sizes, scores, files, prefixes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from code_forms import make_codes
 
-from compressae import CompresSAE, InputError
+from compressae import CompresSAE, InputError, compress
 from compressae.retrieval import CompressedIndex
 from compressae.retrieval.codes import PackedCodes, load_codes
 from compressae.retrieval.codes.quantizer import (
@@ -229,6 +231,29 @@ def test_a_residual_quantiser_turns_and_spreads_the_variance():
     assert all(np.count_nonzero(part > 1e-6) >= 1 for part in variance)
     strongest = np.argsort(-variance.max(1))
     assert variance.max(1)[strongest[2]] > 3  # The three largest axes lie in three parts.
+
+
+def test_a_search_holds_the_residuals_arrays_in_8_bits(model, table):
+    """d = 12 in three parts of 4, padded to rows of 64; exact, but for the query's 16 bits."""
+    quantizer = compress(model, table, residual_bytes=3).quantizer
+    levels = quantizer.levels.nbytes + quantizer.gains.nbytes
+    assert quantizer.nbytes == levels + (12 * 64 + 4 * 12) + 3 * 256 * 4 + 4 * 3
+    x = np.random.default_rng(0).standard_normal((5, D)).astype(np.float32)
+    parts = (x.astype(np.float64) @ quantizer.restore).reshape(5, 3, 4)
+    expected = np.einsum("qms,mcs->qmc", parts, quantizer.codebooks)
+    np.testing.assert_allclose(quantizer.tables(x), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_arrays_of_an_older_file_are_held_as_they_are(model, table):
+    rounded = compress(model, table, residual_bytes=3).quantizer
+    noise = np.random.default_rng(0).random(rounded.codebooks.shape, np.float32) / 100
+    older = replace(rounded, codebooks=rounded.codebooks + noise)
+    x = np.random.default_rng(0).standard_normal((5, D)).astype(np.float32)
+    parts = (x @ older.restore).reshape(5, 3, 4)
+    expected = np.einsum("qms,mcs->qmc", parts, older.codebooks)
+    np.testing.assert_allclose(older.tables(x), expected, atol=1e-6 * np.abs(expected).max())
+    levels = older.levels.nbytes + older.gains.nbytes
+    assert older.nbytes == levels + 4 * (12 * 12 + 3 * 256 * 4 + 3)
 
 
 def test_a_gain_byte_is_the_nearest_of_its_256():

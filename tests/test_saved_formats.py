@@ -48,3 +48,14 @@ def test_a_catalogue_goes_on_with_changes(saved, tmp_path):
     catalogue.compact()
     reopened = Catalogue.open(tmp_path / "catalogue", verify=True)
     assert len(reopened) == 265 and "latest" in reopened.search(queries[:1], 3).ids[0]
+
+
+def test_compacting_writes_lists_of_the_present_format(saved, tmp_path):
+    shutil.copytree(saved / "catalogue_sparse", tmp_path / "catalogue")
+    catalogue = Catalogue.open(tmp_path / "catalogue")
+    is_older = saved.name != f"format_{FORMAT_VERSION}"
+    assert [part.has_older_lists for part in catalogue.index.segments.parts] == [is_older]
+    catalogue.compact()
+    assert catalogue.version == (2 if is_older else 1)
+    (part,) = Catalogue.open(tmp_path / "catalogue", verify=True).index.segments.parts
+    assert not part.has_older_lists

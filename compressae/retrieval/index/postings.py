@@ -1,5 +1,6 @@
 """Posting lists of codes: built, saved and opened."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -57,7 +58,9 @@ def list_arrays(segment: Segment) -> dict[str, np.ndarray]:
     return arrays
 
 
-def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segment:
+def open_segment(
+    codes: Codes, arrays: dict[str, np.ndarray], name: str, threads: int | None = None
+) -> Segment:
     """A segment of codes and what ``list_arrays`` gave.
 
     Args:
@@ -65,6 +68,7 @@ def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segm
         arrays: of ``list_arrays``, not trusted: a search of them reads and writes nothing out of
             bounds.
         name: of the index, for error messages.
+        threads: processors to use.
 
     Raises:
         InputError: list bounds, row numbers or ids do not fit the codes.
@@ -83,21 +87,22 @@ def open_segment(codes: Codes, arrays: dict[str, np.ndarray], name: str) -> Segm
     if factors is not None and whole:
         whole = factors.dtype == np.float64 and factors.shape == (n,)
         whole = whole and bool(np.isfinite(factors).all())
-    if whole and "offsets" in arrays:  # Format 3: one list a latent. They are built again.
-        similarity: Similarity = "dot" if factors is None else "cosine"
-        is_int8 = "values" not in arrays or arrays["values"].dtype == np.int8
-        return build_segment(codes, ids, similarity, "int8" if is_int8 else "float32", None)
-    lists = None
-    if whole and "docs" in arrays:
-        lists = _open_postings(arrays, len(codes), codes.latents)
+    lists, is_older = None, "offsets" in arrays
+    if whole and ("docs" in arrays or is_older):
+        lists = _open_postings(arrays, len(codes), codes.latents * (1 if is_older else 2))
         whole = lists is not None
     if not whole:
         raise InputError(f"{name}: posting lists do not fit {codes.shape}; build the index again")
+    if lists is not None and is_older:  # Format 3, of one list a latent: they are built again.
+        similarity: Similarity = "dot" if factors is None else "cosine"
+        list_type: ListType = "int8" if lists.values.dtype == np.int8 else "float32"
+        segment = build_segment(codes, ids, similarity, list_type, threads)
+        return replace(segment, has_older_lists=True)
     return Segment(codes, lists, factors, ids)
 
 
-def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Postings | None:
-    """Posting lists of rows over latents; None where the arrays do not fit."""
+def _open_postings(arrays: dict[str, np.ndarray], rows: int, count: int) -> Postings | None:
+    """``count`` posting lists of rows; None where the arrays do not fit."""
     names = ("docs", "values", "bounds", "scale")
     if any(name not in arrays for name in names):
         return None
@@ -108,7 +113,7 @@ def _open_postings(arrays: dict[str, np.ndarray], rows: int, latents: int) -> Po
         [docs.dtype, bounds.dtype] == [np.uint16, np.uint32]
         and (docs.ndim, scale.shape, scale.dtype) == (1, (3,), np.float64)
         and values.dtype in (np.int8, np.float32)
-        and bounds.shape == (2 * latents, windows + 1)
+        and bounds.shape == (count, windows + 1)
         and docs.shape == values.shape
         and not bounds[:, 0].any()
         and not (bounds[:, 1:] < bounds[:, :-1]).any()

@@ -57,6 +57,7 @@ class Segment:
         ids: (n,) int64, ascending; the row numbers when None.
         alive: (n,) bool, False for removed rows; None if no row is removed.
         pages: of codes and lists that are mapped from files; None if they are in memory.
+        has_older_lists: the files' lists are of an older format, and ``lists`` were built again.
     """
 
     codes: Codes
@@ -65,6 +66,7 @@ class Segment:
     ids: np.ndarray | None = None
     alive: np.ndarray | None = None
     pages: "Pages | None" = None
+    has_older_lists: bool = False
 
     @property
     def from_disk(self) -> bool:
@@ -207,8 +209,9 @@ class Segments:
 
     @property
     def whole(self) -> bool:
-        """Whether there is one segment without removed rows."""
-        return len(self.parts) == 1 and self.parts[0].alive is None
+        """Whether there is one segment without removed rows, of today's format."""
+        first = self.parts[0]
+        return len(self.parts) == 1 and first.alive is None and not first.has_older_lists
 
     def add(self, codes: Codes, ids: Any = None) -> np.ndarray:
         """Add rows; see ``InvertedIndex.add``."""

@@ -112,7 +112,7 @@ class Change:
         return self.index.segments.known(check_ids(ids, None))
 
     def compact(self) -> None:
-        """Merge all segments; see ``Catalogue.compact``."""
+        """Merge all segments, and write lists of today's format; see ``Catalogue.compact``."""
         if not self.index.segments.whole:
             self.index.compact()
             self._note("compact", len(self.index))

@@ -104,8 +104,11 @@ def open_stored(
     texts: bool,
     columns: dict[str, str] | None,
     verify: bool = False,
+    threads: int | None = None,
 ) -> Stored:
     """Map a segment, all rows present. Nothing but headers, bounds and ids is read.
+
+    Lists of an older format are built again, which reads the codes.
 
     Args:
         catalogue: its folder.
@@ -114,6 +117,7 @@ def open_stored(
         texts: ids are texts.
         columns: names and Arrow types of the metadata; None if rows have none.
         verify: compare files with their checksums, which reads them.
+        threads: processors to use.
 
     Raises:
         InputError: files are missing, damaged, or do not fit.
@@ -130,7 +134,7 @@ def open_stored(
     # As plain arrays: numba takes longer to look at a memory map than to search it.
     row_arrays = {key: np.asarray(array) for key, array in tensors.get("rows", {}).items()}
     codes = like.with_rows(rows, row_arrays)
-    segment = open_segment(codes, tensors.get("lists", {}), str(folder))
+    segment = open_segment(codes, tensors.get("lists", {}), str(folder), threads)
     names = Names.from_arrays(tensors.get("names", {}), rows, str(folder)) if texts else None
     metadata = None
     if columns is not None:

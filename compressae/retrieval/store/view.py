@@ -180,7 +180,9 @@ class Root:
         try:
             stored = [
                 opened.get(record)
-                or open_stored(self.path, record, self.like, self.texts, self.columns, verify)
+                or open_stored(
+                    self.path, record, self.like, self.texts, self.columns, verify, self.threads
+                )
                 for record in version.segments
             ]
             stored = without_removals(self.path, stored, version.removals)

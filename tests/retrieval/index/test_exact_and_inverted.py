@@ -92,11 +92,18 @@ def test_lists_of_format_3_are_built_again(similarity, list_type):
     codes = SparseCodes.from_scipy(scipy.sparse.random_array((50, 9), density=0.3, rng=0))
     (segment,) = InvertedIndex(codes, similarity=similarity, list_type=list_type).segments.parts
     arrays = list_arrays(segment)
-    older = {**arrays, "bounds": arrays["bounds"][::2], "offsets": np.zeros(9, np.int64)}
-    again = list_arrays(open_segment(codes, older, "index"))
-    assert again.keys() == arrays.keys()
+    bounds = arrays["bounds"].reshape(9, 2, -1).sum(1, dtype=np.uint32)
+    older = {**arrays, "bounds": bounds, "offsets": np.zeros(9, np.int64)}
+    opened = open_segment(codes, older, "index")
+    again = list_arrays(opened)
+    assert again.keys() == arrays.keys() and opened.has_older_lists
     for name, array in arrays.items():
         np.testing.assert_array_equal(again[name], array)
+    for part in ("docs", "values", "bounds", "scale"):  # Nothing is built that no file holds.
+        with pytest.raises(InputError, match="posting lists do not fit"):
+            open_segment(codes, {**older, part: older[part][:-1]}, "index")
+        with pytest.raises(InputError, match="posting lists do not fit"):
+            open_segment(codes, {k: v for k, v in older.items() if k != part}, "index")
 
 
 @pytest.mark.parametrize("form", ["csr", "unsorted", "repeated", "zeros", "csc", "coo", "torch"])

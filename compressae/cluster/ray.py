@@ -206,7 +206,7 @@ class RayCatalogue:
         if not hasattr(queries, "toarray") and hasattr(queries, "to_array"):
             queries = queries.to_array()
         if options.get("rerank") is not None:
-            options["rerank"] = _to_send(options["rerank"])
+            options["rerank"] = absolute(options["rerank"])
         request = self._ray.put((queries, K, options))
         versions = self._versions
         references = [
@@ -241,10 +241,10 @@ class RayCatalogue:
             raise _Lost(f"its actor is lost ({_reason(error)})") from error
 
 
-def _to_send(rerank: Any) -> Any:
-    """What is reranked with, by absolute paths: actors run in folders of their own."""
+def absolute(rerank: Any) -> Any:
+    """What is reranked with, by absolute paths: actors and replicas run in folders of their own."""
     if isinstance(rerank, tuple) and len(rerank) == 2:
-        return RerankTable(_to_send(rerank[0]), rerank[1])
+        return RerankTable(absolute(rerank[0]), rerank[1])
     if not isinstance(rerank, str | Path):
         return rerank
     path = as_path(rerank)

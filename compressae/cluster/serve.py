@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressae.cluster.ray import absolute
 from compressae.retrieval.errors import MissingExtraError
 from compressae.retrieval.service import Limits, Service
 from compressae.retrieval.store.sharded import open_catalogue
@@ -46,13 +47,11 @@ def application(
         from ray import serve
     except ImportError as error:
         raise MissingExtraError(str(error.name), "ray", "Ray Serve") from None
-    path, bounds = Path(folder).absolute(), limits or Limits()
+    path, bounds, table = Path(folder).absolute(), limits or Limits(), absolute(rerank)
     open_catalogue(path, threads=1)  # Refused here, and not by each replica.
 
     def build() -> "Starlette":
-        service = Service(
-            open_catalogue(path, threads=1), threads, entries, refresh, rerank, bounds
-        )
+        service = Service(open_catalogue(path, threads=1), threads, entries, refresh, table, bounds)
         service.warm()
         return service.app()
 

@@ -302,31 +302,22 @@ class Service:
     def _queries(self, queries: list[Any]) -> Any:
         """Queries of a body: (q, d) float32, or CSR (q, h)."""
         if self.cached.catalogue.projection is not None:
-            try:
-                rows = np.array(queries)
-            except ValueError:
-                rows = np.empty(0)
-            if rows.ndim != 2 or rows.dtype.kind not in "if":
+            is_even = all(_are_numbers(query) for query in queries)
+            if not is_even or len(set(map(len, queries))) != 1:
                 raise InputError("queries: expected lists of as many numbers each")
-            return _float32(rows)
+            return _float32(queries)
         latents, values, counts = [], [], []
         width = self.cached.catalogue.like.shape[1]
         for query in queries:
             if not isinstance(query, dict) or set(query) != {"latents", "values"}:
                 raise InputError('queries: expected {"latents": [...], "values": [...]} for each')
-            try:
-                ids, numbers = np.array(query["latents"]), np.array(query["values"])
-            except ValueError:
-                ids = numbers = np.empty((0, 0))
-            if (
-                ids.ndim != 1
-                or ids.shape != numbers.shape
-                or (len(ids) and (ids.dtype.kind != "i" or numbers.dtype.kind not in "if"))
-            ):
+            ids, numbers = query["latents"], query["values"]
+            is_whole = _are_numbers(ids) and set(map(type, ids)) <= {int}
+            if not is_whole or not _are_numbers(numbers) or len(ids) != len(numbers):
                 raise InputError("queries: expected as many values, numbers, as latents, integers")
-            if len(set(ids.tolist())) < len(ids) or not ((ids >= 0) & (ids < width)).all():
+            if len(set(ids)) < len(ids) or not all(0 <= latent < width for latent in ids):
                 raise InputError(f"queries: latents must be distinct, from 0 to {width - 1}")
-            latents.append(ids.astype(np.int64))
+            latents.append(np.array(ids, np.int64))
             values.append(_float32(numbers))
             counts.append(len(ids))
         indptr = np.cumsum([0, *counts])
@@ -340,7 +331,7 @@ class Service:
         wrong = next((one for one in ids if type(one) is not kind), None)
         if wrong is not None:
             kinds = "texts" if kind is str else "integers"
-            raise InputError(f"{name}: {wrong!r}; the catalogue's ids are {kinds}")
+            raise InputError(f"{name}: {str(wrong)[:50]!r}; the catalogue's ids are {kinds}")
         if kind is str:
             encoded(ids)  # Refuses what is no id.
             return np.array(ids)
@@ -469,13 +460,16 @@ class Service:
         while True:
             await asyncio.sleep(pause)
             started = time.perf_counter()
-            await asyncio.to_thread(self.advance)
+            try:
+                await asyncio.to_thread(self.advance)
+            except Exception as error:  # Told by /health; the next look may fare better.
+                self._stale = f"{type(error).__name__}: {error}"
             if self._failing is not None:
                 try:
                     await asyncio.to_thread(self.warm)
                     self._failing = None
-                except InputError as error:
-                    self._failing = str(error)
+                except Exception as error:
+                    self._failing = str(error) or type(error).__name__
             pause = max(self._refresh, _REST * (time.perf_counter() - started))
 
 
@@ -524,10 +518,23 @@ class _Collector:
         )
 
 
-def _float32(numbers: np.ndarray) -> np.ndarray:
-    """Numbers as float32; the search refuses what becomes infinite."""
+def _are_numbers(values: Any) -> bool:
+    """Whether JSON is a list of numbers. An array of other things may take any memory."""
+    return isinstance(values, list) and set(map(type, values)) <= {int, float}
+
+
+def _float32(numbers: list[Any]) -> np.ndarray:
+    """Numbers, or lists of as many each, as float32; the search refuses what becomes infinite.
+
+    Raises:
+        InputError: an integer that no float holds.
+    """
+    try:
+        array = np.array(numbers, np.float64)
+    except OverflowError:
+        raise InputError("queries: a number too large") from None
     with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+        return array.astype(np.float32)
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -174,8 +174,8 @@ def test_a_shard_that_cannot_be_moved_does_not_hold_up_others(tmp_path, model, t
     shards = in_shards(tmp_path / "c", model.projection, compress(model, table))
     first, _, third = shards.shards
     with TestClient(Service(shards, threads=1, refresh=0.02).app()) as client:
-        (first.path / "versions" / f"{2:010d}.json").write_text("{")
         third.remove([N - 1])
+        (first.path / "versions" / f"{2:010d}.json").write_text("{")
         health = _waited_for(client, "stale")
         assert (health["version"], health["rows"]) == ([1, 1, 2], N - 1)
         assert "part-00000" in health["error"]
@@ -265,6 +265,32 @@ def test_requests_that_cannot_be_are_one_line(client, path, body, message):
     assert re.search(message, error) and "\n" not in error
 
 
+def test_one_long_text_among_many_takes_no_room_for_each(client, catalogue):
+    """An array of texts has room for the longest in each of them: 4 TB here."""
+    many = ["a" * 1_000_000, *["b"] * 1_000_000]
+    limits = Limits(body_bytes=1 << 23)
+    with TestClient(Service(catalogue, threads=1, limits=limits).app()) as client:
+        for body in ({"allowed": many}, {"exclude": [many]}, {"queries": [many]}):
+            answer = client.post("/search", json={"queries": [[1.0] * D], **body})
+            assert answer.status_code == 400 and len(answer.text) < 500
+        assert client.post("/similar", json={"ids": many[:20]}).status_code == 400
+
+
+def test_a_fault_while_versions_are_followed_is_told_and_passes(catalogue, monkeypatch):
+    service = Service(catalogue, threads=1, refresh=0.02)
+    advance = service.advance
+
+    def fail():
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(service, "advance", fail)
+    with TestClient(service.app()) as client:
+        health = _waited_for(client, "stale")
+        assert health["error"] == "MemoryError: none left"
+        monkeypatch.setattr(service, "advance", advance)
+        assert _waited_for(client, "ok")["status"] == "ok"
+
+
 def test_ids_of_the_other_kind_are_refused(client, catalogue, table):
     other = [1] if catalogue.has_text_ids else ["1"]
     for path, body in (
@@ -347,6 +373,9 @@ def test_sparse_queries_are_answered_exactly(tmp_path, is_sharded):
             {"latents": [[1]], "values": [[1]]},
             {"latents": [[1], [2, 3]], "values": [1]},
             {"latents": [1], "values": [1e39]},
+            {"latents": [1], "values": [10**400]},
+            {"latents": [True], "values": [1]},
+            {"latents": 1, "values": 1},
         ):
             assert client.post("/search", json={"queries": [query]}).status_code == 400
         alike = client.post("/similar", json={"ids": [150, 7, 120], "k": 5}).json()["hits"]

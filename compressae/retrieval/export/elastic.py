@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from compressae.retrieval.errors import InputError
 from compressae.retrieval.export.rows import ExportRows, as_python, check_new_file
 from compressae.retrieval.io.atomic import replacing
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
@@ -56,6 +57,12 @@ def to_elastic(
     """
     path = local_path(path, REMOTE_OUTPUT)
     rows = ExportRows(catalogue, columns, reserved=(FIELD, "_id"), signs="halves")
+    for name in rows.columns:
+        if name.startswith(("_", f"{FIELD}.")):
+            raise InputError(
+                f"metadata column {name!r}: a name of the engine's own, or within {FIELD!r}; leave "
+                "it out: name the others by columns (--columns)"
+            )
     check_new_file(path, overwrite)
     with replacing(path) as file, file.open("w", encoding="utf-8", newline="\n") as out:
         for batch in rows.batches(progress):

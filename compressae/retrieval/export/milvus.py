@@ -123,7 +123,13 @@ def _write(
             client.drop_collection(written)
         raise
     if older is not None:
-        client.drop_collection(older)
+        try:
+            client.drop_collection(older)
+        except Exception as error:
+            raise InputError(
+                f"{collection}: stands for the new export, but the older one, {older}, could not "
+                f"be dropped ({' '.join(str(error).split())}); drop it"
+            ) from error
     return count
 
 
@@ -202,7 +208,7 @@ def _older(client: "MilvusClient", collection: str, overwrite: bool) -> str | No
             )
         return None
     older: str = client.describe_alias(collection)["collection_name"]
-    if not older.startswith(f"{collection}_v"):
+    if re.fullmatch(rf"{re.escape(collection)}_v\d+_[0-9a-f]{{8}}", older) is None:
         raise InputError(
             f"{collection}: an alias of {json.dumps(older)}, which no export wrote; it is left as "
             "it is; choose another name"

@@ -1,6 +1,7 @@
 """A collection of Qdrant: a sparse vector and a payload an item."""
 
 import json
+import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -178,7 +179,7 @@ def _older(client: "QdrantClient", collection: str, overwrite: bool) -> str | No
                 "is; choose another name"
             )
         return None
-    if not older.startswith(f"{collection}.v"):
+    if re.fullmatch(rf"{re.escape(collection)}\.v\d+-[0-9a-f]{{8}}", older) is None:
         raise InputError(
             f"{collection}: an alias of {json.dumps(older)}, which no export wrote; it is left as "
             "it is; choose another name"

@@ -31,12 +31,17 @@ def as_halves(
         latents, values: (nnz,) of the rows; latents ascend within a row.
         h: latents.
 
+    Raises:
+        InputError: 2h numbers are more than a latent's 32 bits tell apart.
+
     Returns:
         Latents below 2h, ascending within a row, and values without signs.
 
     >>> as_halves(np.array([0, 3]), np.array([0, 1, 4]), np.array([0.5, -2.0, 1.0]), 5)
     (array([0, 4, 6]), array([0.5, 1. , 2. ]))
     """
+    if 2 * h > np.iinfo(latents.dtype).max:
+        raise InputError(f"{h:,} latents: too many for two halves of signs; keep both signs")
     is_negative = values < 0
     row_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     order = np.lexsort((is_negative, row_of))  # Stable: latents ascend within each half.

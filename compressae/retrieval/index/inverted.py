@@ -290,8 +290,10 @@ def _answers(
     if few is None and len(segment.codes) >= _BOUNDED_FROM and lists.has_both_signs:
         bounded = find(0, m, _BOUNDED * K + _MORE, True)
         for i in range(m):
+            if len(bounded.rows[i]) < K or bounded.floor[i] == np.inf:
+                continue
             ranked = rank(i, bounded.rows[i])
-            if len(ranked[1]) == K and bounded.is_below(i, float(ranked[1][-1])):
+            if bounded.is_below(i, float(ranked[1][-1])):
                 answers[i] = ranked
 
     # By whole sums: neighbours together, which share the reads of a window.

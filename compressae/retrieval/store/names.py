@@ -107,8 +107,15 @@ def encoded(names: Any) -> np.ndarray:
     >>> encoded(["a", "é"])
     array([b'a', b'\\xc3\\xa9'], dtype='|S2')
     """
-    if not isinstance(names, np.ndarray) and any("\0" in str(name) for name in names):
-        raise InputError("ids: one holds the character of code 0, with which texts are padded")
+    if not isinstance(names, np.ndarray):  # An array has room for the longest in each of them.
+        longest = max((name for name in names if isinstance(name, str)), key=len, default="")
+        if len(longest) > LONGEST:
+            raise InputError(
+                f"ids: {longest[:20]!r}… takes {len(longest)} bytes and more; expected 1 to "
+                f"{LONGEST}"
+            )
+        if any("\0" in str(name) for name in names):
+            raise InputError("ids: one holds the character of code 0, with which texts are padded")
     array = np.atleast_1d(np.asarray(names, dtype=None if len(names) else "U1"))
     if array.dtype.kind == "O" and all(isinstance(name, str) for name in array):
         array = array.astype("U")

@@ -215,6 +215,28 @@ def test_a_collection_of_that_name_is_left_as_it_is(client, catalogues):
     assert client.list_collections() == [name]
 
 
+def test_a_collection_of_a_like_name_is_left_as_it_is(client, catalogues):
+    client.create_collection("items_v2", dimension=4)
+    client.create_alias("items_v2", "items")
+    with pytest.raises(InputError, match='an alias of "items_v2", which no export wrote'):
+        to_milvus(catalogues["plain"], client, "items", overwrite=True)
+    assert client.list_collections() == ["items_v2"]
+
+
+def test_an_older_export_that_cannot_be_dropped_is_named(client, catalogues, monkeypatch):
+    to_milvus(catalogues["numbers"], client, "items", columns=[])
+    (older,) = client.list_collections()
+
+    def fail(name):
+        raise TimeoutError("too slow")
+
+    monkeypatch.setattr(client, "drop_collection", fail)
+    with pytest.raises(InputError, match=f"stands for the new export, but .*{older}.*too slow"):
+        to_milvus(catalogues["plain"], client, "items", overwrite=True)
+    assert client.describe_alias("items")["collection_name"] != older
+    entities(client, catalogues["plain"])
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [

@@ -145,6 +145,17 @@ def test_a_collection_of_that_name_is_left_as_it_is(client, catalogues):
         to_qdrant(catalogues["numbers"], client, "items", overwrite=True)
 
 
+def test_a_collection_of_a_like_name_is_left_as_it_is(client, catalogues):
+    from qdrant_client import models
+
+    client.create_collection("items.v2", vectors_config={})
+    alias = models.CreateAlias(collection_name="items.v2", alias_name="items")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    with pytest.raises(InputError, match='an alias of "items.v2", which no export wrote'):
+        to_qdrant(catalogues["numbers"], client, "items", overwrite=True)
+    assert client.collection_exists("items.v2")
+
+
 def test_no_server_is_one_line(catalogues):
     pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
     with pytest.raises(InputError, match="items: Qdrant: .*unchanged"):

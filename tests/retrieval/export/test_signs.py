@@ -140,6 +140,20 @@ def test_columns_of_elastics_own_names_are_refused(tmp_path, model, table):
         )
         with pytest.raises(InputError, match=f"'{name}' has the name of one of the export's own"):
             to_elastic(catalogue, tmp_path / "items.ndjson")
+    for name in ("_source", "code.1"):
+        catalogue = Catalogue.create(
+            tmp_path / name, model.projection, codes, metadata={name: [1, 2]}
+        )
+        with pytest.raises(InputError, match=f"'{name}': a name of the engine's own"):
+            to_elastic(catalogue, tmp_path / "items.ndjson")
+    assert not (tmp_path / "items.ndjson").exists()
+
+
+def test_more_latents_than_halves_can_tell_apart_are_refused():
+    latents, values = np.array([3], np.int32), np.array([-1.0])
+    assert as_halves(np.array([0, 1]), latents, values, 1 << 29)[0].tolist() == [3 + (1 << 29)]
+    with pytest.raises(InputError, match="1,073,741,824 latents: too many for two halves"):
+        as_halves(np.array([0, 1]), latents, values, 1 << 30)
 
 
 @pytest.mark.parametrize(

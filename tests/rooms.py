@@ -38,7 +38,7 @@ FLOORS = {
     "compressae.training": [
         "loop", "gradient pursuit", "adam batches checkpoint distributed", "config",
     ],
-    "compressae.cluster": ["pool ray serve", "encode", "units"],
+    "compressae.cluster": ["serve", "pool ray", "encode", "units"],
     "compressae.coding": ["plan", "compress", "fit", "coder budget"],
     "compressae.evaluation": [
         "report", "plots", "summary", "protocol", "methods", "drift",

@@ -57,6 +57,7 @@ def sparse(output: Path, rows: int, rounds: int, queries: int, smoke: bool) -> N
                 turns.add(engine_name, engine, setting, rows, seconds, name)
         of_set = turns.run()
         of_set[0].more["two_threads_over_one"] = inverted.two_threads_over_one(documents, asked)
+        of_set[0].more["outside_kernels_ms"] = inverted.outside_kernels_ms(documents, asked)
         for point in of_set:
             point.p50_over_ours = point.p50_ms / of_set[0].p50_ms
         points += of_set

@@ -1,6 +1,8 @@
 """The Python of README and guide runs, and the commands that they show exist."""
 
 import re
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,27 @@ def test_the_export_pages_python_runs(tmp_path, monkeypatch):
     for name in ("reranked", "by_codes"):
         assert len(set(exact) & set(names[name].ids[0].tolist())) >= 9
     assert names["halves"].shape == (1, 512) and names["by_vectors"].ids[0, 0] == 7
+
+
+def test_sparks_workers_run_the_cluster_pages_function(tmp_path, monkeypatch):
+    """Four partitions give the bytes of one process."""
+    sql = pytest.importorskip("pyspark.sql", reason="needs pyspark (pip install pyspark pandas)")
+    if shutil.which("java") is None:
+        pytest.skip("needs Java 17, which Spark runs in")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    names = run(CLUSTER)
+    table = [(f"sku {i}", row.tolist()) for i, row in enumerate(names["items"].take(range(200)))]
+    builder = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    spark = builder.config("spark.driver.host", "127.0.0.1").getOrCreate()
+    try:
+        rows = spark.createDataFrame(table, "sku string, embedding array<float>").repartition(4)
+        coded = rows.mapInArrow(names["encoded"], "id string, packed binary").collect()
+    finally:
+        spark.stop()
+    packed = {row.id: bytes(row.packed) for row in coded}
+    whole = names["whole"].take(range(200)).data[:-4].tobytes()
+    assert len(packed) == 200
+    assert b"".join(packed[f"sku {i}"] for i in range(200)) == whole
 
 
 def test_the_cluster_pages_python_runs():

@@ -14,7 +14,7 @@ from compressae import open_embeddings
 
 #: Rows a list that the lists are trained on; faiss warns of fewer than 39.
 TRAINED_A_LIST = 40
-#: Lists at most: assigning 10⁷ rows to 4 √n of them takes two processors most of an hour.
+#: Lists at most: the time to assign rows to lists grows with both.
 MOST_LISTS = 6400
 BATCH = 100_000
 
@@ -67,7 +67,6 @@ def build(items: Path, queries: Path, folder: Path, sizes: tuple[int, ...]) -> I
             arrays = [faiss.swig_ptr(array) for array in (batch, ids, cells)]
             for size, index in rivals.items():
                 clock(f"pq{size}_add_s", lambda: index.add_core(len(batch), *arrays))
-    np.save(folder / "truth.npy", truth.ids)
     yield seconds | {"pass_s": time.perf_counter() - began, **resident()}
     for size, index in rivals.items():
         graph = faiss.IndexHNSWFlat(table.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
@@ -76,6 +75,7 @@ def build(items: Path, queries: Path, folder: Path, sizes: tuple[int, ...]) -> I
         path = folder / f"pq{size}.faiss"
         faiss.write_index(index, str(path))
         yield {f"pq{size}_bytes_a_row": size + 8, f"pq{size}_file_bytes": path.stat().st_size}
+    np.save(folder / "truth.npy", truth.ids)
 
 
 def search(path: Path, queries: Path, folder: Path, probes: tuple[int, ...]) -> Iterator[Figures]:

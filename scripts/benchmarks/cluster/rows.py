@@ -28,12 +28,15 @@ def jittered(count: int, seed: int) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def write_files(folder: Path, rows: int, files: int, workers: int = 1) -> None:
-    """Write parquet files of float16 vectors with int64 ids; the seed of each is its number."""
+def write_files(folder: Path, rows: int, files: int, workers: int = 0) -> None:
+    """Write parquet files of float16 vectors with int64 ids; the seed of each is its number.
+
+    Processes write them; this one when ``workers`` is 0.
+    """
     folder.mkdir()
     bounds = [int(bound) for bound in np.linspace(0, rows, files + 1)]
     jobs = list(enumerate(pairwise(bounds)))
-    if workers == 1:
+    if not workers:
         for job in jobs:
             _write_file(folder, job)
         return

@@ -2,14 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from benchmarks.catalogue.rows import about, folder_bytes, p50, timed, write_record
+from benchmarks.catalogue.rows import about, folder_bytes, timed, write_record
 from benchmarks.cluster import ivf_pq
 from benchmarks.cluster.fresh import Figures, in_fresh_process, latencies, resident
 from benchmarks.cluster.rows import (
@@ -50,7 +51,9 @@ FILE_ROWS, FITTED = 250_000, 100_000
     show_default=True,
 )
 @click.option("--copies", default=10, show_default=True, help="Shards of the last size's codes.")
-@click.option("--workers", default=2, show_default=True, help="Processes, and threads of building.")
+@click.option(
+    "--workers", default=2, show_default=True, help="Processes; threads of IVF-PQ's build."
+)
 @click.option("--pq", default="32,48", show_default=True, help="Bytes of IVF-PQ's codes; or none.")
 @click.option("--smoke", is_flag=True, help="A thousand rows, to see that it works.")
 @click.option("--keep", is_flag=True, help="Keep the files that were made.")
@@ -69,60 +72,83 @@ def size(
     searched, a query at a time on one thread, in a process of its own. The codes of the last size
     are indexed once for each of the copies, and these shards are searched one after another: rows
     repeat, so that this measures cost, not recall. Last comes IVF-PQ of the same rows.
+
+    Indexes that an earlier run left in OUTPUT (--keep) are searched again, not made again.
     """
     if smoke:
-        rows, copies, workers, pq = (1500,), 2, 1, "32"
+        rows, copies, workers, pq = (1500,), 2, 0, "32"
+    sizes = tuple(int(part) for part in pq.split(",") if part)
+    measured = partial(in_fresh_process, threads=min(1, workers))
     output.mkdir(parents=True, exist_ok=True)
-    for name in ("model", "quantizer"):
-        shutil.rmtree(output / name, ignore_errors=True)
-    record = about("python scripts/benchmarks/cluster size", ("pyarrow", "faiss-cpu"))
+    path, queries = output / "size.json", output / "queries.npy"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if record:
+        record.setdefault("built_at_commit", record["commit"])
+    record |= about("python scripts/benchmarks/cluster size", ("pyarrow", "faiss-cpu"))
     record |= {"jitter": JITTER, "nonzeros": NONZEROS, "residual_bytes": RESIDUAL_BYTES}
-    record |= {"queries": QUERIES, "points": []}
-    queries, sizes = output / "queries.npy", tuple(int(part) for part in pq.split(",") if part)
+    record["queries"] = QUERIES
     np.save(queries, jittered(QUERIES, QUERY_SEED))
 
     def note(part: dict[str, Any], figures: dict[str, Any]) -> None:
         part.update(figures)
-        write_record(output / "size.json", record)
+        write_record(path, record)
         click.echo(json.dumps(figures))
 
-    note(record, _fit(output, min(FITTED, rows[0]), smoke))
-    folders = [output / str(n) for n in rows]
-    for n, folder in zip(rows, folders, strict=True):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        record["points"].append({"rows": n})
-        for figures in _build(output, folder, n, workers):
-            note(record["points"][-1], figures)
-        for figures in in_fresh_process(search_catalogue, folder / "index", queries, folder):
-            note(record["points"][-1], figures)
+    if not (output / "quantizer").exists():
+        note(record, _fit(output, min(FITTED, rows[0]), smoke))
+    folders = {n: output / str(n) for n in rows}
+    points = {point["rows"]: point for point in record.setdefault("points", [])}
+    for n, folder in folders.items():
+        if n not in points:
+            points[n] = {"rows": n}
+            record["points"].append(points[n])
+        if not (folder / "index").exists():
+            for figures in _build(output, folder, n, workers):
+                note(points[n], figures)
+        for figures in measured(search_catalogue, folder / "index", queries, folder):
+            note(points[n], figures)
     if copies:
-        shards = {"rows": copies * rows[-1], "shards": copies, "distinct_rows": rows[-1]}
-        record["copies"] = shards
-        arguments = (folders[-1] / "coded", output / "model", output / "shards", copies)
-        for figures in in_fresh_process(build_copies, *arguments):
-            note(shards, figures)
+        shards = record.setdefault("copies", {})
+        shards |= {"rows": copies * rows[-1], "shards": copies, "distinct_rows": rows[-1]}
+        if not (output / "shards").exists():
+            paths = (folders[rows[-1]] / "coded", output / "model", output / "shards")
+            for figures in measured(build_copies, *paths, copies):
+                note(shards, figures)
         share = max(K, int(1.2 * CANDIDATES[0] / copies))
-        for figures in in_fresh_process(search_shards, output / "shards", queries, share):
+        for figures in measured(search_shards, output / "shards", queries, share):
             note(shards, figures)
         if not keep:
             shutil.rmtree(output / "shards")
-    for point, folder in zip(record["points"], folders, strict=True):
-        rival = point["ivf_pq"] = {}
+    for n, folder in folders.items():
+        _measure_rivals(measured, queries, folder, points[n], note, sizes, workers)
+    if not keep:
+        for path in (output / "model", output / "quantizer", *folders.values()):
+            shutil.rmtree(path, ignore_errors=True)
+        queries.unlink()
+
+
+def _measure_rivals(
+    measured: Callable[..., Iterator[Figures]],
+    queries: Path,
+    folder: Path,
+    point: Figures,
+    note: Callable[[Figures, Figures], None],
+    sizes: tuple[int, ...],
+    workers: int,
+) -> None:
+    """Build and search IVF-PQ of the rows; the recall of all against the exact neighbours."""
+    rival = point.setdefault("ivf_pq", {})
+    if not (folder / "truth.npy").exists():
         arguments = (folder / "items", queries, folder, sizes)
         for figures in in_fresh_process(ivf_pq.build, *arguments, threads=workers):
             note(rival, figures)
-        note(point, {"recall": _recalls(folder, [*map(str, CANDIDATES), "all"])})
-        for bytes_a_code in sizes:
-            part = rival[f"pq{bytes_a_code}"] = {}
-            index = folder / f"pq{bytes_a_code}.faiss"
-            for figures in in_fresh_process(ivf_pq.search, index, queries, folder, PROBES):
-                note(part, figures)
-            note(part, {"recall": _recalls(folder, [f"{index.stem}_{p}" for p in PROBES])})
-    if not keep:
-        for path in (output / "model", output / "quantizer", *folders):
-            shutil.rmtree(path, ignore_errors=True)
-        queries.unlink()
+    note(point, {"recall": _recalls(folder, [*map(str, CANDIDATES), "all"])})
+    for bytes_a_code in sizes:
+        part = rival.setdefault(f"pq{bytes_a_code}", {})
+        index = folder / f"pq{bytes_a_code}.faiss"
+        for figures in measured(ivf_pq.search, index, queries, folder, PROBES):
+            note(part, figures)
+        note(part, {"recall": _recalls(folder, [f"{index.stem}_{p}" for p in PROBES])})
 
 
 def _fit(output: Path, rows: int, smoke: bool) -> Figures:
@@ -138,17 +164,20 @@ def _fit(output: Path, rows: int, smoke: bool) -> Figures:
 
 
 def _build(output: Path, folder: Path, rows: int, workers: int) -> Iterator[Figures]:
-    """Write, encode and index the rows."""
+    """Write, encode and index the rows, by processes; in this one when ``workers`` is 0."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     items, coded = (folder / name for name in ("items", "coded"))
-    files = max(workers, -(-rows // FILE_ROWS))
+    files = max(2, -(-rows // FILE_ROWS))
     yield {"make_s": timed(lambda: write_files(items, rows, files, workers))[0]}
     parts = (str((output / name).absolute()) for name in ("model", "quantizer"))
     job = Job(*parts, str(coded.absolute()))
     encode_s, _ = timed(
-        lambda: encode_shards(job, items.absolute(), Pool(workers) if workers > 1 else None)
+        lambda: encode_shards(job, items.absolute(), Pool(workers) if workers else None)
     )
     yield {"encode_s": encode_s, "encoded_rows_a_s": rows / encode_s}
-    yield from in_fresh_process(_index, coded, output / "model", folder / "index")
+    arguments = (coded, output / "model", folder / "index")
+    yield from in_fresh_process(_index, *arguments, threads=min(1, workers))
 
 
 def _index(coded: Path, model: Path, path: Path) -> Iterator[Figures]:
@@ -172,7 +201,7 @@ def search_catalogue(path: Path, queries: Path, folder: Path) -> Iterator[Figure
         one = latencies(lambda q, c=candidates: catalogue.search(q, K, candidates=c), x)
         one |= {f"recall_of_scan@{k}": recall_at(ids, scan, k) for k in (10, K)}
         yield {f"candidates_{candidates}": one}
-    yield {"scan_p50_ms": p50(lambda q: catalogue.search(q, K, candidates="all"), x[:40])}
+    yield {"scan": latencies(lambda q: catalogue.search(q, K, candidates="all"), x[:40], 1)}
     yield {f"searched_{name}": value for name, value in resident().items()}
 
 
@@ -205,16 +234,17 @@ def search_shards(path: Path, queries: Path, share: int) -> Iterator[Figures]:
         one = latencies(lambda q, c=candidates: shard.search(q, K, candidates=c), few)
         yield {f"one_shard_candidates_{candidates}": one}
     yield {f"searched_{name}": value for name, value in resident().items()}
-    yield {"one_shard_scan_p50_ms": p50(lambda q: shard.search(q, K, candidates="all"), few)}
-    yield {"scan_p50_ms": p50(lambda q: catalogue.search(q, K, candidates="all"), few[:5])}
+    yield {"one_shard_scan": latencies(lambda q: shard.search(q, K, candidates="all"), few, 1)}
+    yield {"scan": latencies(lambda q: catalogue.search(q, K, candidates="all"), few[:5], 1)}
 
 
 def _opened(path: Path) -> tuple[Catalogue | ShardedCatalogue, Figures]:
-    before = resident()
+    before = resident()  # Of libraries, torch among them.
     open_s, catalogue = timed(lambda: open_catalogue(path, threads=1))
     opened = resident()
     memory = {f"open_{name}": opened[name] - before[name] for name in ("own_mb", "mapped_mb")}
-    return catalogue, {"open_ms": 1e3 * open_s, **memory}
+    libraries = {f"libraries_{name}": before[name] for name in ("own_mb", "mapped_mb")}
+    return catalogue, {"open_ms": 1e3 * open_s, **libraries, **memory}
 
 
 def _recalls(folder: Path, names: list[str]) -> Figures:

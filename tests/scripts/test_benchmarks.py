@@ -265,7 +265,8 @@ def test_encoding_is_timed(tmp_path):
 def test_a_table_in_files_is_encoded_and_indexed(tmp_path):
     pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
     small = ("--rows", 1500, "--files", 3, "--latents", 128, "--nonzeros", 4, "--steps", 2)
-    done = run_here("benchmarks.cluster", tmp_path, *small, "--ways", "alone", "--no-faiss")
+    small = ("encode", tmp_path, *small, "--ways", "alone", "--no-faiss")
+    done = run_here("benchmarks.cluster", *small)
     assert done.returncode == 0, done.stderr or done.stdout
     record = json.loads((tmp_path / "cluster.json").read_text())
     assert record["same_bytes"] and record["rows"] == 1500
@@ -273,3 +274,21 @@ def test_a_table_in_files_is_encoded_and_indexed(tmp_path):
     assert record["recall_of_scan_1000"] > 0.95 and record["alone_rows_a_s"] > 0
     assert record["fan_out"]["of_1000_ms"]["p50"] >= record["fan_out"]["shard_ms"]["p50"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["cluster.json"]
+
+
+@pytest.mark.slow
+def test_search_is_measured_as_a_table_grows(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
+    pytest.importorskip("faiss", reason="needs faiss (pip install faiss-cpu)")
+    done = run("benchmarks/cluster", "size", tmp_path, "--smoke")  # Processes of its own: faiss.
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "size.json").read_text())
+    (point,) = record["points"]
+    assert point["candidates_3000"]["recall_of_scan@100"] == 1  # Of 1,500 rows, all.
+    assert point["recall"]["3000"] == point["recall"]["all"]
+    assert point["candidates_3000"]["p99_ms"] >= point["candidates_3000"]["p50_ms"] > 0
+    recalls = [recall["recall@100"] for recall in point["ivf_pq"]["pq32"]["recall"].values()]
+    assert recalls == sorted(recalls) and recalls[-1] > 0.5
+    assert record["copies"]["rows"] == 3000 and record["copies"]["bytes"] > 0
+    assert record["copies"]["candidates_3000_a_shard"]["p50_ms"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["size.json"]

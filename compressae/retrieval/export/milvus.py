@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from compressae.retrieval.errors import InputError, MissingExtraError
-from compressae.retrieval.export.rows import ExportRows, as_python
+from compressae.retrieval.export.rows import ExportRows, as_python, check_older
 from compressae.retrieval.store.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -200,22 +200,9 @@ def _older(client: "MilvusClient", collection: str, overwrite: bool) -> str | No
         InputError: the name is a collection's own, or of an alias that no export made; or an older
             export without ``overwrite``.
     """
-    if collection not in client.list_aliases()["aliases"]:
-        if client.has_collection(collection):
-            raise InputError(
-                f"{collection}: a collection that no export wrote stands there; it is left as it "
-                "is; choose another name"
-            )
-        return None
-    older: str = client.describe_alias(collection)["collection_name"]
-    if re.fullmatch(rf"{re.escape(collection)}_v\d+_[0-9a-f]{{8}}", older) is None:
-        raise InputError(
-            f"{collection}: an alias of {json.dumps(older)}, which no export wrote; it is left as "
-            "it is; choose another name"
-        )
-    if not overwrite:
-        raise InputError(
-            f"{collection}: an older export is there; overwrite it (--overwrite), or choose "
-            "another name"
-        )
+    older: str | None = None
+    if collection in client.list_aliases()["aliases"]:
+        older = client.describe_alias(collection)["collection_name"]
+    if older is not None or client.has_collection(collection):
+        check_older(collection, older, rf"{re.escape(collection)}_v\d+_[0-9a-f]{{8}}", overwrite)
     return older

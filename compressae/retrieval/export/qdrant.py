@@ -1,6 +1,5 @@
 """A collection of Qdrant: a sparse vector and a payload an item."""
 
-import json
 import re
 import secrets
 import uuid
@@ -10,7 +9,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compressae.retrieval.errors import InputError, MissingExtraError
-from compressae.retrieval.export.rows import ExportRows, as_python
+from compressae.retrieval.export.rows import ExportRows, as_python, check_older
 from compressae.retrieval.store.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -172,23 +171,8 @@ def _older(client: "QdrantClient", collection: str, overwrite: bool) -> str | No
     """
     aliases = {a.alias_name: a.collection_name for a in client.get_aliases().aliases}
     older = aliases.get(collection)
-    if older is None:
-        if client.collection_exists(collection):
-            raise InputError(
-                f"{collection}: a collection that no export wrote stands there; it is left as it "
-                "is; choose another name"
-            )
-        return None
-    if re.fullmatch(rf"{re.escape(collection)}\.v\d+-[0-9a-f]{{8}}", older) is None:
-        raise InputError(
-            f"{collection}: an alias of {json.dumps(older)}, which no export wrote; it is left as "
-            "it is; choose another name"
-        )
-    if not overwrite:
-        raise InputError(
-            f"{collection}: an older export is there; overwrite it (--overwrite), or choose "
-            "another name"
-        )
+    if older is not None or client.collection_exists(collection):
+        check_older(collection, older, rf"{re.escape(collection)}\.v\d+-[0-9a-f]{{8}}", overwrite)
     return older
 
 

@@ -1,5 +1,7 @@
 """Rows of a catalogue's version, read in batches, as every target of an export takes them."""
 
+import json
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -227,6 +229,35 @@ class ExportRows:
             if keep is not None:
                 packed = Packed(*_keep(packed.bounds, keep, packed.data))
         return RowBatch(np.asarray(ids), bounds, latents, values, metadata, packed)
+
+
+def check_older(collection: str, older: str | None, form: str, overwrite: bool) -> None:
+    """Refuse a collection's name that stands for something that an export may not replace.
+
+    Args:
+        collection: the name.
+        older: the collection that it is an alias of; None if it is a collection's own.
+        form: regular expression of the names that exports give.
+        overwrite: replace an older export.
+
+    Raises:
+        InputError: see above; it is left as it is.
+    """
+    if older is None:
+        raise InputError(
+            f"{collection}: a collection that no export wrote stands there; it is left as it is; "
+            "choose another name"
+        )
+    if re.fullmatch(form, older) is None:
+        raise InputError(
+            f"{collection}: an alias of {json.dumps(older)}, which no export wrote; it is left as "
+            "it is; choose another name"
+        )
+    if not overwrite:
+        raise InputError(
+            f"{collection}: an older export is there; overwrite it (--overwrite), or choose "
+            "another name"
+        )
 
 
 def check_new_file(path: Path, overwrite: bool) -> None:

@@ -30,8 +30,9 @@ from compressae.retrieval.io.embeddings import Similarity
 KIND = "inverted"
 #: Where no more rows than these are allowed, they are scored one by one, without lists.
 _FEW = 4096
-#: Rows from which upper bounds of scores are summed first.
-_BOUNDED_FROM = 1 << 15
+#: Rows from which upper bounds of scores are summed first, and nonzeros of a query up to which: the
+#: bounds of longer queries seldom decide.
+_BOUNDED_FROM, _BOUNDED_NONZEROS = 1 << 15, 128
 
 
 class InvertedIndex(SegmentedIndex):
@@ -287,7 +288,8 @@ def _answers(
         return segment.ids_of(rows[place]), top
 
     # By upper bounds, where they leave out many postings.
-    if few is None and len(segment.codes) >= _BOUNDED_FROM and lists.has_both_signs:
+    is_short = len(segment.codes) >= _BOUNDED_FROM and len(ids) <= _BOUNDED_NONZEROS * m
+    if few is None and is_short and lists.has_both_signs:
         bounded = find(0, m, _BOUNDED * K + _MORE, True)
         for i in range(m):
             if len(bounded.rows[i]) < K or bounded.floor[i] == np.inf:

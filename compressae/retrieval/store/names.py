@@ -111,8 +111,8 @@ def encoded(names: Any) -> np.ndarray:
         longest = max((name for name in names if isinstance(name, str)), key=len, default="")
         if len(longest) > LONGEST:
             raise InputError(
-                f"ids: {longest[:20]!r}… takes {len(longest)} bytes and more; expected 1 to "
-                f"{LONGEST}"
+                f"ids: {longest[:20]!r}… takes {len(longest.encode(errors='replace'))} bytes; "
+                f"expected 1 to {LONGEST}"
             )
         if any("\0" in str(name) for name in names):
             raise InputError("ids: one holds the character of code 0, with which texts are padded")

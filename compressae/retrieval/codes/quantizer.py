@@ -169,8 +169,7 @@ class RowQuantizer:
         """Whether ``restore`` and the codebooks are whole steps, of which 127 are the largest."""
         is_whole = True
         for array, axes in ((self.restore, (0,)), (self.codebooks, (1, 2))):
-            steps = np.expand_dims(_steps_of(array, axes), axes)
-            is_whole = is_whole and np.allclose(np.rint(array / steps) * steps, array, 1e-6, 0)
+            is_whole = is_whole and np.allclose(_rounded(array, axes), array, 1e-6, 0)
         return is_whole
 
     @cached_property
@@ -480,8 +479,7 @@ def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     quantizer.cp.min_points_per_centroid = 1
     quantizer.train(np.ascontiguousarray(weighted @ rotation))
     centroids = faiss.vector_to_array(quantizer.centroids).reshape(m, _CENTROIDS, part)
-    steps = _steps_of(centroids, (1, 2))[:, None, None]
-    return rotation, np.rint(centroids / steps) * steps
+    return rotation, _rounded(centroids, (1, 2))
 
 
 def rounded_columns(matrix: np.ndarray) -> np.ndarray:
@@ -491,8 +489,13 @@ def rounded_columns(matrix: np.ndarray) -> np.ndarray:
     array([[127.  ,   1.  ],
            [  1.  ,  -1.27]], dtype=float32)
     """
-    steps = _steps_of(matrix, (0,))
-    return np.rint(matrix / steps) * steps
+    return _rounded(matrix, (0,))
+
+
+def _rounded(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Round to whole steps, of which 127 are the largest |number| along axes."""
+    steps = np.expand_dims(_steps_of(array, axes), axes)
+    return np.rint(array / steps) * steps
 
 
 def _steps_of(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

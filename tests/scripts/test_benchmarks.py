@@ -292,3 +292,47 @@ def test_search_is_measured_as_a_table_grows(tmp_path):
     assert record["copies"]["rows"] == 3000 and record["copies"]["bytes"] > 0
     assert record["copies"]["candidates_3000_a_shard"]["p50_ms"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["size.json"]
+
+
+def make_table(*arguments):
+    """The table that a command of benchmarks/tables makes, and the note beside it."""
+    done = run_here("benchmarks.tables", *arguments)
+    assert done.returncode == 0, done.output
+    output = next(a for a in reversed(arguments) if str(a).endswith(".npy"))
+    return np.load(output), json.loads(output.with_suffix(".json").read_text())
+
+
+def test_a_made_up_table_grows_about_its_rows(tmp_path):
+    planted, of_planted = make_table("planted", "--rows", 400, "--dim", 96, tmp_path / "p.npy")
+    grown, of_grown = make_table("grow", "--rows", 900, tmp_path / "p.npy", tmp_path / "g.npy")
+    few, _ = make_table("first", "--rows", 30, tmp_path / "p.npy", tmp_path / "f.npy")
+    assert grown.shape == (900, 96) and np.allclose(np.linalg.norm(grown, axis=1), 1)
+    assert (few == planted[:30]).all()
+    assert (grown @ planted.T).max(1).min() > 0.7
+    close = pytest.approx(of_planted["variance_in_64"], abs=0.03)
+    assert of_grown["variance_in_64"] == close and of_grown["rows"] == 900
+
+
+def test_tokens_and_words_lose_zero_rows_and_copies(tmp_path):
+    from safetensors.numpy import save_file
+
+    rows = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    rows[3], rows[40] = 0, rows[7]
+    save_file({"tokens": rows}, tmp_path / "weights")
+    np.save(tmp_path / "vectors.npy", rows)
+    tokens, note = make_table(
+        "tokens", "--tensor", "tokens", tmp_path / "weights", tmp_path / "t.npy"
+    )
+    words, _ = make_table("words", tmp_path / "vectors.npy", tmp_path / "w.npy")
+    assert (tokens == np.delete(rows, [3, 40], axis=0)).all() and (words == tokens).all()
+    assert note["length_deviation"] > 0.1
+    joined, _ = make_table("join", tmp_path / "w.npy", tmp_path / "t.npy", tmp_path / "j.npy")
+    assert np.allclose(joined[:, :8] * np.sqrt(2), tokens / np.linalg.norm(tokens, axis=1)[:, None])
+
+
+def test_texts_of_a_table_are_chosen_in_an_order_that_does_not_depend_on_theirs():
+    choose = import_module("benchmarks.tables.__main__").choose_texts
+    lines = [f"a package for the number {i}, and for no other number" for i in range(30)]
+    chosen = choose([*lines, "too short", *lines[:5]], 12)
+    assert len(set(chosen)) == 12 and set(chosen) <= set(lines)
+    assert choose(lines[::-1], 12) == chosen and choose(lines, 20)[:12] == chosen

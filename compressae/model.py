@@ -125,9 +125,8 @@ class CompresSAE(nn.Module):
     def from_projection(cls, projection: Projection) -> "CompresSAE":
         """A model of a projection's weights, copied: of ``CompressedIndex.projection``, say."""
         model = cls(projection.dim, projection.latents, projection.nonzeros)
-        arrays = projection.arrays()
         for name, parameter in model.named_parameters():
-            parameter.data.copy_(torch.tensor(arrays[name]))
+            parameter.data.copy_(torch.tensor(getattr(projection, name)))
         model.settings = projection.training
         return model
 

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
-from compressae import CompresSAE, InputError, model_ops
+from compressae import CompresSAE, InputError, TrainConfig, model_ops, train
+from compressae.retrieval import Projection
+from compressae.retrieval.io.artifacts import save_artifact
 
 
 def dense_equivalent(model, x, k):
@@ -109,6 +112,65 @@ def test_weights_with_nan_are_refused(model, tmp_path):
     model.save(tmp_path / "model")
     with pytest.raises(InputError, match="encoder holds NaN"):
         CompresSAE.load(tmp_path / "model")
+
+
+def trained(decoder_bits=None):
+    rows = np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
+    config = TrainConfig(latents=40, nonzeros=3, steps=4, batch=64, decoder_bits=decoder_bits)
+    return train(rows, config, device="cpu")
+
+
+def test_a_trained_decoder_is_saved_in_four_bits(tmp_path):
+    model = trained()
+    model.save(tmp_path / "model")
+    (tensors,) = (load_file(file) for file in tmp_path.glob("model/*.safetensors"))
+    assert {name: array.shape for name, array in tensors.items()} == {"decoder_4_bits": (40, 32)}
+    loaded = CompresSAE.load(tmp_path / "model")
+    for name, weights in model.named_parameters():
+        assert torch.equal(getattr(loaded, name), weights), name
+    assert loaded.model_id == model.model_id == Projection.load(tmp_path / "model").model_id
+
+
+def test_a_trained_decoder_is_left_as_it_is_where_asked():
+    model, rounded = trained(32), trained(4)
+    assert set(model.projection.arrays()) == {"decoder", "encoder", "encoder_bias"}
+    cosines = (model.decoder * rounded.decoder).sum(1)
+    assert 0.97 < cosines.min() < 0.9999
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder", "encoder_bias"])
+def test_a_changed_weight_is_no_longer_in_four_bits(name):
+    model = trained()
+    before = model.model_id
+    with torch.no_grad():
+        getattr(model, name).view(-1)[0] += 1e-3
+    assert set(model.projection.arrays()) == {"decoder", "encoder", "encoder_bias"}
+    assert model.model_id != before
+    again = CompresSAE.from_projection(model.projection)
+    assert again.model_id == model.model_id
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda rows: rows[:, :31], "uint8 rows"),
+        (lambda rows: rows[:-1], "weights"),
+        (lambda rows: rows & 0xF0, "numbers of 4 bits that are 0"),
+    ],
+    ids=["narrow", "short", "zeros"],
+)
+def test_damaged_rows_of_four_bits_are_refused(tmp_path, damage, message):
+    projection = trained().projection
+    damaged = {"decoder_4_bits": damage(projection.arrays()["decoder_4_bits"])}
+    save_artifact(tmp_path / "model", "model", projection.artifact_settings(), {"model": damaged})
+    with pytest.raises(InputError, match=message):
+        Projection.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("bits", "recipe"), [(8, "pursuit"), (4, "autoencoder"), (4, "paper")])
+def test_decoders_of_other_bits_are_refused(bits, recipe):
+    with pytest.raises(ValueError, match=f"decoder_bits = {bits} with recipe '{recipe}'"):
+        TrainConfig(decoder_bits=bits, recipe=recipe)
 
 
 @pytest.mark.parametrize("nonzeros", [0, 66])

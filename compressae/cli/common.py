@@ -567,6 +567,11 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="How queries are compared with rows; dot, the dot product, for a recommender.  "
             "[default: cosine]",
         ),
+        click.option(
+            "--decoder-bits",
+            type=int,
+            help="Bits of an entry of the trained matrix.  [default: 4 of recipe pursuit, else 32]",
+        ),
         click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
         click.option(
             "--device",
@@ -599,6 +604,7 @@ def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
             hold_out=hold_out,
             seed=settings["seed"],
             similarity=settings["similarity"] or "cosine",
+            decoder_bits=settings["decoder_bits"],
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -40,7 +40,10 @@ _COLUMNS = (
 @click.option("--memory", required=True, help="Memory for search, such as '8GB' or '80B/row'.")
 @click.option("--dim", type=click.IntRange(min=1), help="d.  [default: that of EMBEDDINGS]")
 @click.option(
-    "--latents", default="4096,16384", show_default=True, help="Numbers to try, comma-separated."
+    "--latents",
+    default="1024,4096,16384",
+    show_default=True,
+    help="Numbers to try, comma-separated.",
 )
 @click.option(
     "--queries",

@@ -13,6 +13,7 @@ from compressae.retrieval.baselines.sample import sample_rows
 from compressae.retrieval.codes.size import (
     PackedType,
     check_latents,
+    decoder_bytes,
     fit_row,
     list_bytes,
     parse_bytes,
@@ -28,7 +29,7 @@ from compressae.training.config import TrainConfig, held_out_rows
 from compressae.training.loop import train
 
 #: Numbers of latents that are tried.
-LATENTS = (4096, 16384)
+LATENTS = (1024, 4096, 16384)
 #: K of the measured recall@K.
 TOP = 100
 #: Numbers of nonzeros that are tried, besides the largest that fits without residual codes.
@@ -61,7 +62,7 @@ class Plan:
         latents, nonzeros, value_type, residual_bytes: the settings.
         code_bytes: bytes of a row's code.
         held_bytes: bytes of a row's code and posting lists.
-        total_bytes: bytes of all rows, the model and, at most, the quantiser.
+        total_bytes: bytes of all rows, the decoder and, at most, the quantiser.
         recall: recall@100 on the rows of the sample; None if not measured.
         expected: recall@100 extrapolated to all rows of the table: the change from a quarter of the
             sample to all of it, two doublings, continues with every further doubling.
@@ -149,8 +150,7 @@ def _size(
     """Bytes of settings, in the order of ``Plan``: code_bytes, held_bytes, total_bytes."""
     code = int(row_lengths(h, bits, m, k)[-1])
     postings = list_bytes(items, items * k, h) if lists else 0
-    model = 2 * 4 * h * dim + 4 * h
-    constants = model + quantizer_bytes(dim, k, m) + SPARE
+    constants = decoder_bytes(dim, h) + quantizer_bytes(dim, k, m) + SPARE
     return code, code + postings / items, items * code + postings + constants
 
 

@@ -87,40 +87,81 @@ def count_bits(typing_context, word):
 def dot_i8_i16(typing_context, weights, at, numbers):
     """Dot product Σ_j weights[at + j]·numbers[j] in int32, of int8 weights and int16 ``numbers``.
 
-    ``numbers`` is contiguous and its length a multiple of 64. Products are added in neighbouring
-    pairs, the pattern that LLVM turns into multiply-add instructions (``pmaddwd``).
+    ``numbers`` is contiguous and its length a multiple of 64.
     """
 
     def code(context, builder, signature, arguments):
-        wide, half = ir.VectorType(_I32, 32), ir.VectorType(_I32, 16)
-        kinds = [ir.VectorType(ir.IntType(bits), 32).as_pointer() for bits in (8, 16)]
-        start = _address(context, builder, signature, arguments)
-        query = context.make_array(signature.args[2])(context, builder, arguments[2])
-        count = query.nitems
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(half, [0] * 16)) for _ in range(2)]
-        step = count.type(64)
-        with cgutils.for_range_slice(builder, count.type(0), count, step) as (first, _):
-            for part, total in enumerate(sums):
-                place = builder.add(first, count.type(32 * part))
-                factors = []
-                for data, kind in zip((start, query.data), kinds, strict=True):
-                    loaded = builder.load(builder.bitcast(builder.gep(data, [place]), kind))
-                    loaded.align = 1
-                    factors.append(builder.sext(loaded, wide))
-                products = builder.mul(*factors)
-                even = builder.shuffle_vector(products, products, _places(range(0, 32, 2)))
-                odd = builder.shuffle_vector(products, products, _places(range(1, 32, 2)))
-                builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
-        total = builder.add(*[builder.load(part) for part in sums])
-        width = 16
-        while width > 1:
-            width //= 2
-            low = builder.shuffle_vector(total, total, _places(range(width)))
-            high = builder.shuffle_vector(total, total, _places(range(width, 2 * width)))
-            total = builder.add(low, high)
-        return builder.extract_element(total, _I32(0))
+        wide = ir.VectorType(_I32, 32)
+
+        def load(start, first):
+            places = [builder.add(first, first.type(32 * half)) for half in range(2)]
+            return [builder.sext(_load_bytes(builder, start, place), wide) for place in places]
+
+        return _dot_i16(context, builder, signature, arguments, load)
 
     return types.int32(weights, at, numbers), code
+
+
+@intrinsic
+def dot_u4_i16(typing_context, weights, at, numbers):
+    """Dot product in int32 of entries of 4 bits, 0…15, and int16 ``numbers``.
+
+    ``numbers`` is contiguous and its length a multiple of 64; 32 bytes from ``weights[at]`` on hold
+    64 entries: the first 32 in their low halves, the others in their high halves.
+    """
+
+    def code(context, builder, signature, arguments):
+        byte, wide = ir.IntType(8), ir.VectorType(_I32, 32)
+        four, low = (ir.Constant(ir.VectorType(byte, 32), [number] * 32) for number in (4, 15))
+
+        def load(start, first):
+            pairs = _load_bytes(builder, start, builder.lshr(first, first.type(1)))
+            parts = builder.and_(pairs, low), builder.lshr(pairs, four)
+            return [builder.zext(part, wide) for part in parts]
+
+        return _dot_i16(context, builder, signature, arguments, load)
+
+    return types.int32(weights, at, numbers), code
+
+
+def _load_bytes(builder, start, place):
+    """Load 32 bytes as a vector, aligned or not."""
+    kind = ir.VectorType(ir.IntType(8), 32).as_pointer()
+    loaded = builder.load(builder.bitcast(builder.gep(start, [place]), kind))
+    loaded.align = 1
+    return loaded
+
+
+def _dot_i16(context, builder, signature, arguments, load):
+    """Dot product of int16 numbers and of what ``load(start, first)`` gives: for the 64 from the
+    number ``first`` on, two vectors of 32 int32.
+
+    Products are added in neighbouring pairs, the pattern that LLVM turns into multiply-add
+    instructions (``pmaddwd``).
+    """
+    wide, half = ir.VectorType(_I32, 32), ir.VectorType(_I32, 16)
+    kind = ir.VectorType(ir.IntType(16), 32).as_pointer()
+    start = _address(context, builder, signature, arguments)
+    query = context.make_array(signature.args[2])(context, builder, arguments[2])
+    count = query.nitems
+    sums = [cgutils.alloca_once_value(builder, ir.Constant(half, [0] * 16)) for _ in range(2)]
+    with cgutils.for_range_slice(builder, count.type(0), count, count.type(64)) as (first, _):
+        for part, (total, weights) in enumerate(zip(sums, load(start, first), strict=True)):
+            place = builder.add(first, count.type(32 * part))
+            loaded = builder.load(builder.bitcast(builder.gep(query.data, [place]), kind))
+            loaded.align = 1
+            products = builder.mul(weights, builder.sext(loaded, wide))
+            even = builder.shuffle_vector(products, products, _places(range(0, 32, 2)))
+            odd = builder.shuffle_vector(products, products, _places(range(1, 32, 2)))
+            builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
+    total = builder.add(*[builder.load(part) for part in sums])
+    width = 16
+    while width > 1:
+        width //= 2
+        low = builder.shuffle_vector(total, total, _places(range(width)))
+        high = builder.shuffle_vector(total, total, _places(range(width, 2 * width)))
+        total = builder.add(low, high)
+    return builder.extract_element(total, _I32(0))
 
 
 @intrinsic

@@ -211,7 +211,9 @@ class CodedTable(Table):
         bits = value_bits(value_type)
         most = max(1, min(d // 2, latents // 2, MOST_NONZEROS // 2))  # More add error.
         typical = min(mean_nonzeros(row_bytes, latents, bits), most, _TRAINED_NONZEROS)
-        model = train(rows[nonzero], TrainConfig(latents, int(max(1, typical)), seed=seed))
+        model = train(
+            rows[nonzero], TrainConfig(latents, int(max(1, typical)), seed=seed, decoder_bits=32)
+        )
 
         # Bytes of ``most`` nonzeros and a count in each row, one nonzero at least.
         sizes = row_lengths(latents, bits, 0, most).tolist()

@@ -9,6 +9,7 @@ import torch
 
 from compressae.kernels.backend import fetch, namespace, put, tensors_on
 from compressae.kernels.decode import decode, second_moment, sparse_t_matmul
+from compressae.kernels.product import IntMatrix, round_directions
 from compressae.kernels.pursuit import pursue, pursuit_schedule
 from compressae.kernels.refit import refit
 from compressae.kernels.support import Dictionary, select_latents
@@ -70,10 +71,13 @@ class PursuitRun:
 
     @property
     def model(self) -> CompresSAE:
-        """The model so far: its encoder is its decoder, without bias."""
+        """The model so far: its encoder is its decoder, without bias, rounded if so configured."""
         model = CompresSAE(self.x.shape[1], self.config.latents, self.config.nonzeros)
+        weights = fetch(self.weights)
+        if self.config.decoder_bits == 4:
+            weights = IntMatrix.of_entries(round_directions(weights)).to_float32()
         with torch.no_grad():
-            model.decoder.copy_(torch.from_numpy(fetch(self.weights)))
+            model.decoder.copy_(torch.from_numpy(weights))
             model.encoder.copy_(model.decoder)
         return model
 

@@ -10,7 +10,8 @@ from compressae import CompresSAE, InputError, TrainConfig, choose_form, compres
 from compressae.cli import main
 from compressae.coding.plan import _size, fitting, plan
 from compressae.kernels.packed import SPARE
-from compressae.retrieval import Catalogue, CompressedIndex, exact_search, recall_at
+from compressae.kernels.product import IntMatrix, round_directions
+from compressae.retrieval import Catalogue, CompressedIndex, Projection, exact_search, recall_at
 from compressae.retrieval.codes.packed import PackedCodes
 from compressae.retrieval.codes.size import row_lengths, value_bits
 
@@ -25,23 +26,29 @@ def table():
     return rows.astype(np.float32)
 
 
+def of_four_bits(model):
+    """The model with its decoder as training leaves it."""
+    rows = IntMatrix.of_entries(round_directions(model.decoder.detach().numpy()))
+    return CompresSAE.from_projection(
+        Projection(rows, None, None, model.nonzeros, {"decoder_bits": 4})
+    )
+
+
 @pytest.mark.parametrize("lists", [True, False])
 @pytest.mark.parametrize("latents", [64, 100])
 def test_a_plan_takes_what_its_index_takes(table, latents, lists):
     table = table[:600]
     n = len(table)
     for one in fitting(n, D, "150 B/row", [latents], ["int2", "int4"], lists=lists):
-        model = CompresSAE(D, latents, one.nonzeros)
+        model = of_four_bits(CompresSAE(D, latents, one.nonzeros))
         codes = make_codes(model, table, one.value_type, residual_bytes=one.residual_bytes)
         index = CompressedIndex(model.projection, codes)
         assert isinstance(codes, PackedCodes)
         held = codes.nbytes + (index.list_nbytes if lists else 0)
-        arrays = codes.quantizer.arrays()
-        constants = sum(a.nbytes for a in [*model.projection.arrays().values(), *arrays.values()])
         # Levels are planned for as if each rank had all 256.
-        spare = 4 * 256 * one.nonzeros - arrays["levels"].nbytes
+        spare = 4 * 256 * one.nonzeros - codes.quantizer.levels.nbytes
         assert codes.nbytes == one.code_bytes * n + SPARE
-        assert one.total_bytes == held + constants + spare and spare >= 0
+        assert one.total_bytes == held + index.constant_nbytes + spare and spare >= 0
         assert one.held_bytes == pytest.approx((held - SPARE) / n)
 
 

@@ -7,11 +7,9 @@ from scipy import sparse
 from compressae.kernels import candidates as module
 from compressae.kernels import postings as lists_module
 from compressae.kernels.candidates import cpu, find_candidates, reference
-from compressae.kernels.intrinsics import at_least, dot_i8_i16, lowest_bit
+from compressae.kernels.intrinsics import at_least, lowest_bit
 from compressae.kernels.postings import build_postings, touched
 from compressae.kernels.postings import reference as postings_reference
-from compressae.kernels.product import Int8Matrix, product
-from compressae.kernels.product import reference as product_reference
 
 
 def rows(n, h, seed, kind="normal", density=0.2):
@@ -235,48 +233,6 @@ def test_sixty_four_are_compared_at_once(dtype):
             want = data[at : at + 64] >= least
             assert [bool(int(word) >> i & 1) for i in range(64)] == want.tolist()
             assert lowest == (int(np.argmax(want)) if want.any() else 99)
-
-
-@pytest.mark.parametrize("size", [64, 128, 448])
-def test_integer_dot_products_of_the_largest_numbers(size):
-    import numba
-
-    @numba.njit
-    def dot(weights, at, numbers):
-        return dot_i8_i16(weights, at, numbers)
-
-    rng = np.random.default_rng(size)
-    weights = rng.integers(-128, 128, 3 * size).astype(np.int8)
-    numbers = rng.integers(-32768, 32768, size).astype(np.int16)
-    weights[size : size + 2], numbers[:2] = -128, -32768
-    want = weights[size : 2 * size].astype(np.int64) @ numbers.astype(np.int64)
-    assert dot(weights, size, numbers) == np.int64(want).astype(np.int32)
-
-
-@pytest.mark.parametrize(("h", "d"), [(1, 1), (65, 63), (64, 64), (300, 100)])
-def test_the_product_is_the_reference_and_near_the_float_one(h, d):
-    rng = np.random.default_rng(h)
-    matrix = rng.standard_normal((h, d)).astype(np.float32)
-    matrix[0] = 0
-    x = rng.standard_normal((5, d)).astype(np.float32) * np.float32(1e3)
-    x[4] = 0
-    made = Int8Matrix.of(matrix)
-    got = product(made, x)
-    rounded, unit = made.round_queries(x)
-    np.testing.assert_array_equal(
-        got, product_reference.product(made.rows, made.scales, rounded, unit)
-    )
-    exact = x.astype(np.float64) @ matrix.T.astype(np.float64)
-    off = np.linalg.norm(x, axis=1)[:, None] * (made.scales * np.sqrt(d) / 2)
-    assert (np.abs(got - exact) <= off + 1e-3 * np.abs(x).max()).all()
-    np.testing.assert_array_equal(got[2:3], product(made, x[2:3]))
-
-
-def test_the_products_integers_cannot_overflow():
-    """All weights and all numbers as large as can be: 768 · 127 · 32,767 would pass 2^31."""
-    matrix = np.ones((1, 768), np.float32)
-    got = product(Int8Matrix.of(matrix), np.ones((1, 768), np.float32))
-    np.testing.assert_allclose(got, 768, rtol=1e-3)
 
 
 def test_a_window_is_what_sixteen_bits_name():

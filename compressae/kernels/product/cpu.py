@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from compressae.kernels.intrinsics import dot_i8_i16
+from compressae.kernels.intrinsics import dot_i8_i16, dot_u4_i16
 
 
 @numba.njit(nogil=True, cache=True)
@@ -14,6 +14,20 @@ def product(rows, scales, queries, unit, out):
         query = queries[i]
         for row in range(out.shape[1]):
             total = dot_i8_i16(rows, np.int64(row * d), query)
+            out[i, row] = np.float32(np.float64(total) * unit[i]) * scales[row]
+
+
+@numba.njit(nogil=True, cache=True)
+def product_4_bits(rows, scales, queries, unit, out):
+    """Fill out (m, h) from a flat matrix (h·d / 2,) uint8 of 4 bits an entry; see ``IntMatrix``."""
+    d = queries.shape[1]
+    for i in range(out.shape[0]):
+        query = queries[i]
+        offset = np.int64(0)  # Stored numbers are the entries plus 8.
+        for number in query:
+            offset += 8 * np.int64(number)
+        for row in range(out.shape[1]):
+            total = np.int64(dot_u4_i16(rows, np.int64(row * (d // 2)), query)) - offset
             out[i, row] = np.float32(np.float64(total) * unit[i]) * scales[row]
 
 

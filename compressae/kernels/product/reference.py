@@ -1,4 +1,4 @@
-"""Definition of the int8 product, in plain numpy."""
+"""Definition of the product with whole numbers, in plain numpy."""
 
 import numpy as np
 

@@ -9,7 +9,7 @@ import numpy as np
 from compressae.kernels.backend import beside, namespace
 from compressae.kernels.matmul import Centroids, Panels, matmul, nearest_centroids
 from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
-from compressae.kernels.product import LARGEST, Int8Matrix, product
+from compressae.kernels.product import LARGEST, IntMatrix, product
 from compressae.retrieval.codes.size import id_bits
 from compressae.retrieval.errors import InputError
 
@@ -160,9 +160,9 @@ class RowQuantizer:
         return steps if self._is_rounded else np.ones_like(steps)
 
     @cached_property
-    def _restore(self) -> Int8Matrix | np.ndarray:
+    def _restore(self) -> IntMatrix | np.ndarray:
         """``restore``: in int8 transposed (m·s, d), or float32."""
-        return Int8Matrix.of(self.restore.T) if self._is_rounded else self.restore
+        return IntMatrix.of(self.restore.T) if self._is_rounded else self.restore
 
     @cached_property
     def _is_rounded(self) -> bool:
@@ -251,7 +251,7 @@ class RowQuantizer:
         """Compute look-up tables (q, m, 256) float32: queries x (q, d) times each centroid."""
         m, _, s = self.codebooks.shape
         matrix = self._restore
-        parts = product(matrix, x) if isinstance(matrix, Int8Matrix) else x @ matrix
+        parts = product(matrix, x) if isinstance(matrix, IntMatrix) else x @ matrix
         return look_up_tables(parts.reshape(len(x), m, s), self._columns, self._steps)
 
     def encode_gain(self, gains: Any) -> Any:

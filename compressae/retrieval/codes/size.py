@@ -11,6 +11,7 @@ import numpy as np
 
 from compressae.kernels.packed import MAX_BITS, ROW_BLOCK, SPARE, Layout
 from compressae.kernels.postings import WINDOW
+from compressae.kernels.product import padded
 from compressae.retrieval.errors import InputError
 
 PackedType = Literal["int4", "int3", "int2"]
@@ -163,9 +164,22 @@ def list_bytes(rows: int, nonzeros: int, latents: int) -> int:
     return 3 * nonzeros + 2 * latents * (4 * (-(-rows // WINDOW) + 1) + 8)
 
 
+def decoder_bytes(dim: int, latents: int) -> int:
+    """Bytes of a decoder of 4 bits an entry, as a search holds it.
+
+    >>> decoder_bytes(384, latents=4096)
+    802816
+    """
+    return latents * (padded(dim) // 2 + 4)
+
+
 def quantizer_bytes(dim: int, nonzeros: int, residual_bytes: int) -> int:
-    """Most bytes of a row quantiser's arrays, whatever the number of rows."""
+    """Most bytes of a row quantiser's arrays that a search holds, whatever the number of rows.
+
+    >>> quantizer_bytes(384, nonzeros=8, residual_bytes=16)
+    256576
+    """
     part = -(-dim // residual_bytes) if residual_bytes else 0
-    levels = 4 * 256 * (nonzeros + 1)  # A rank may have all of 256 levels.
-    residual = 4 * (2 * dim + 256) * residual_bytes * part
-    return levels + 8 * nonzeros + 4 * dim * dim + residual
+    columns = part * residual_bytes
+    levels = 4 * 256 * (nonzeros + 1)  # A rank may have all of 256 levels; and gains.
+    return levels + columns * (padded(dim) + 4) + 256 * columns + 4 * residual_bytes

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from compressae.kernels.product import Int8Matrix, product
+from compressae.kernels.product import product
 from compressae.kernels.threads import over_rows
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
@@ -62,8 +62,9 @@ class CompressedIndex(SegmentedIndex):
         threads: processors to use; all that the process may use when None.
         ids: (n,) whole numbers ≥ 0, the items' ids; 0…n − 1 when None.
         lists: hold posting lists. Without them a search scans all codes ("sparse" apart).
-        projection_type: how W is held for q' = W·x: "int8" takes a third of the time for one query
-            and moves scores by some 0.001 (``compressae.kernels.product``), "float32" is exact.
+        projection_type: how W is held for q' = W·x: "int8", whole numbers of 8 bits, takes a third
+            of the time for one query and moves scores by some 0.001; a decoder that was trained to
+            4 bits is held so, exactly (``compressae.kernels.product``). "float32" is exact.
 
     Attributes:
         projection: as given.
@@ -110,7 +111,7 @@ class CompressedIndex(SegmentedIndex):
             raise InputError(f"projection_type {projection_type!r}: expected int8 or float32")
         self.projection, self.threads, self.has_lists = projection, threads, lists
         self.projection_type = projection_type
-        self._matrix = Int8Matrix.of(projection.decoder) if projection_type == "int8" else None
+        self._matrix = projection.int_matrix if projection_type == "int8" else None
         self.sparse_lists = SparseLists(threads)
         self.query_nonzeros = min(QUERY_NONZEROS, projection.latents)
         self.candidates: CandidateCount = None

@@ -1,13 +1,14 @@
 """Projection: the weights of a model that a search needs, as arrays."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compressae.kernels.product import IntMatrix, recover_entries
 from compressae.kernels.topk import abs_topk
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
@@ -16,6 +17,8 @@ from compressae.retrieval.io.embeddings import Similarity, check_similarity
 from compressae.retrieval.io.schema import Positive, checked
 
 KIND = "model"
+#: Name of a decoder in whole numbers of 4 bits, which is the encoder too.
+_IN_4_BITS = "decoder_4_bits"
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,16 @@ class _Settings:
     training: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Projection:
-    """Weights of a trained model as float32 arrays: all that a search on a CPU needs of it.
+    """Weights of a trained model as arrays: all that a search on a CPU needs of it.
 
     ``CompresSAE.projection`` gives one, ``CompresSAE.from_projection`` takes one back.
 
-    Attributes:
-        decoder: W (h, d), unit rows: q' = W·x.
-        encoder: (h, d), used by the paper's two scorings.
-        encoder_bias: (h,).
+    Args:
+        decoder: W (h, d) float32, unit rows: q' = W·x. Or in whole numbers of 4 bits, as training
+            with ``decoder_bits=4`` leaves them, which a search holds and a file stores.
+        encoder: (h, d) float32, used by the paper's two scorings; the decoder when None.
+        encoder_bias: (h,) float32; zeros when None.
         nonzeros: k that the model was trained at.
         training: settings of the training, empty where it was not trained.
 
@@ -46,21 +49,67 @@ class Projection:
     Projection(4 latents of 4 dimensions, k = 2, model e6a481b5719c61e2)
     """
 
-    decoder: np.ndarray
-    encoder: np.ndarray
-    encoder_bias: np.ndarray
-    nonzeros: int
-    training: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        decoder: np.ndarray | IntMatrix,
+        encoder: np.ndarray | None,
+        encoder_bias: np.ndarray | None,
+        nonzeros: int,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        self.nonzeros, self.training = nonzeros, training or {}
+        self._encoder, self._encoder_bias = encoder, encoder_bias
+        if isinstance(decoder, np.ndarray):
+            decoder = self._as_trained(decoder)
+        self._decoder = decoder
+
+    def _as_trained(self, decoder: np.ndarray) -> np.ndarray | IntMatrix:
+        """A decoder in 4 bits where training left it so and it is the encoder too."""
+        if self.training.get("decoder_bits") != 4:
+            return decoder
+        is_tied = self._encoder is None or np.array_equal(self._encoder, decoder)
+        if not is_tied or (self._encoder_bias is not None and self._encoder_bias.any()):
+            return decoder
+        entries = recover_entries(decoder)
+        if entries is None:
+            return decoder
+        self._encoder = self._encoder_bias = None
+        return IntMatrix.of_entries(entries)
+
+    @cached_property
+    def decoder(self) -> np.ndarray:
+        """W (h, d) float32, unit rows."""
+        held = self._decoder
+        return held.to_float32() if isinstance(held, IntMatrix) else held
+
+    @property
+    def encoder(self) -> np.ndarray:
+        """Encoder (h, d) float32."""
+        return self.decoder if self._encoder is None else self._encoder
+
+    @cached_property
+    def encoder_bias(self) -> np.ndarray:
+        """Bias (h,) float32."""
+        bias = self._encoder_bias
+        return np.zeros(self.latents, np.float32) if bias is None else bias
+
+    @cached_property
+    def int_matrix(self) -> IntMatrix:
+        """W in whole numbers: as trained in 4 bits, or rounded to 8."""
+        held = self._decoder
+        return held if isinstance(held, IntMatrix) else IntMatrix.of(held)
 
     @property
     def latents(self) -> int:
         """h."""
-        return self.decoder.shape[0]
+        held = self._decoder
+        return len(held.rows if isinstance(held, IntMatrix) else held)
 
     @property
     def dim(self) -> int:
         """d."""
-        return self.decoder.shape[1]
+        held = self._decoder
+        return held.dim if isinstance(held, IntMatrix) else held.shape[1]
 
     @property
     def similarity(self) -> Similarity:
@@ -133,7 +182,9 @@ class Projection:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights by name."""
+        """The weights by name, as files hold them."""
+        if isinstance(self._decoder, IntMatrix):
+            return {_IN_4_BITS: self._decoder.rows}
         return {
             "encoder": self.encoder,
             "encoder_bias": self.encoder_bias,
@@ -155,8 +206,17 @@ class Projection:
         """
         own = checked(settings, _Settings, f"{name}: model", "save the model again")
         h, d, k = own.latents, own.dim, own.nonzeros
-        expected = {"encoder": (h, d), "encoder_bias": (h,), "decoder": (h, d)}
+        if not 1 <= k <= h:
+            raise InputError(f"{name}: {k} nonzeros of {h} latents; save the model again")
+        arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         shapes = {key: array.shape for key, array in arrays.items()}
+        if shapes.keys() == {_IN_4_BITS} and shapes[_IN_4_BITS][:1] == (h,):
+            try:
+                matrix = IntMatrix.of_packed(np.array(arrays[_IN_4_BITS]), d)
+            except ValueError as error:
+                raise InputError(f"{name}: {_IN_4_BITS}: {error}; save the model again") from error
+            return cls(matrix, None, None, k, own.training)
+        expected = {"encoder": (h, d), "encoder_bias": (h,), "decoder": (h, d)}
         if shapes != expected:
             raise InputError(f"{name}: weights {shapes}; expected {expected}; save the model again")
         for key, array in arrays.items():
@@ -165,10 +225,7 @@ class Projection:
                     f"{name}: {key} holds NaN or infinity, or {array.dtype} numbers; expected "
                     "finite float32; train the model again"
                 )
-        if not 1 <= k <= h:
-            raise InputError(f"{name}: {k} nonzeros of {h} latents; save the model again")
-        made = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        return cls(made["decoder"], made["encoder"], made["encoder_bias"], k, own.training)
+        return cls(**arrays, nonzeros=k, training=own.training)
 
     def save(self, path: str | Path) -> None:
         """Write the weights as a model folder: config.json and model.safetensors.

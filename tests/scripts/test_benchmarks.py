@@ -292,3 +292,20 @@ def test_search_is_measured_as_a_table_grows(tmp_path):
     assert record["copies"]["rows"] == 3000 and record["copies"]["bytes"] > 0
     assert record["copies"]["candidates_3000_a_shard"]["p50_ms"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["size.json"]
+
+
+def test_records_of_quantisers_are_drawn_over_code_and_all_bytes(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, which draws")
+    from benchmarks.recall.__main__ import read_points
+
+    results = SCRIPTS.parent / "docs/results"
+    records = [results / "quantisers.json", results / "recall_per_byte.json"]
+    by_method = {point.method for point in read_points(records[0])}
+    assert {"ours", "PRQ", "PRQ, weighted", "OPQ, weighted", "PQ"} <= by_method
+    assert {point.method for point in read_points(records[1])} == {"RQ"}
+    done = run_here("benchmarks.recall", *records, "-o", tmp_path / "recall.png")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "empty.json").write_text('{"methods": []}')
+    done = run_here("benchmarks.recall", tmp_path / "empty.json", "-o", tmp_path / "none.png")
+    assert done.returncode == 1 and "no method with a recall" in done.stderr

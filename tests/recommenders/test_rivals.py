@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from benchmarks.gowalla.calibrated import CLIPS, calibrate
-from benchmarks.gowalla.structured import ShrinkingTable
+from benchmarks.calibrated import CLIPS, calibrate
+from benchmarks.structured import ShrinkingTable
 
 from compressae.tables import QuantizedTable
 
@@ -35,10 +35,11 @@ def test_a_column_of_zeros_stays_one():
     assert not table.alive[1] and table.weight.isfinite().all()
 
 
-def test_what_is_stored_are_the_columns_left():
+@pytest.mark.parametrize("step", [1, 10])
+def test_what_is_stored_is_what_validation_judges(step):
     table = ShrinkingTable(50, 16, 3, strength=0.1)
-    table.after_step(10, 20, 0.1)
-    stored = table.export()
+    table.after_step(step, 20, 0.1)
+    stored = table.eval().export()
     assert stored.nbytes == stored.bytes_of(50, 3) == 2 * 3 * 51
     torch.testing.assert_close(stored.rows(), table.rows().detach().half())
     ids = torch.tensor([[4, 49], [0, 4]])

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from benchmarks.gowalla.calibrated import calibrate
+from benchmarks.calibrated import calibrate
 from benchmarks.gowalla.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable
 from benchmarks.gowalla.joined import JoinedTable
-from benchmarks.gowalla.structured import ColumnTable, ShrinkingTable
 from benchmarks.gowalla.workbench import DoesNotFit, Workbench
+from benchmarks.structured import ColumnTable, ShrinkingTable
 from recommenders.bet import Settings as SearchSettings
 from recommenders.bet import principal_axes, refit, search_and_retrain
 from recommenders.models import survives_rotation
@@ -162,8 +162,9 @@ def structured(bench: Workbench, budget: int) -> Table:
     d = max(fitting)
     table = ShrinkingTable(bench.n, bench.dim, d, LASSO, std=bench.setting.std)
     bench.train(table, decay=bench.decay(d))
-    bench.note(dimensions=table.alive.nonzero()[:, 0].tolist())
-    return table.export()
+    stored = table.export()
+    bench.note(dimensions=stored.columns.tolist())
+    return stored
 
 
 def random_sizes(bench: Workbench, budget: int) -> Table:

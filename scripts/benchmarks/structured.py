@@ -11,8 +11,10 @@ from compressae.tables import FullTable, Table
 class ShrinkingTable(FullTable):
     """A full table that loses dimensions during training: ``weight`` (n, d), ``alive`` (d,) bool.
 
-    The rows are ``weight * alive``. After each update at learning rate r, a proximal step on
-    λ·√n·Σ_j ‖w_j‖, the group lasso (Yuan and Lin 2006) with a group a column w_j (n,):
+    The rows are ``weight * alive``; outside of training only the ``keep`` columns of the largest
+    norms count, so that validation judges what ``export`` would store. After each update at
+    learning rate r, a proximal step on λ·√n·Σ_j ‖w_j‖, the group lasso (Yuan and Lin 2006) with a
+    group a column w_j (n,):
 
         w_j ← w_j · max(0, 1 − r·λ / rms(w_j)),    rms(w_j) = ‖w_j‖ / √n
 
@@ -44,19 +46,28 @@ class ShrinkingTable(FullTable):
         self.weight.mul_((1 - rate * self.strength / rms.clamp(min=1e-12)).clamp(min=0))
         left = max(0.0, 1 - 2 * step / steps) ** 3
         count = self.keep + round((self.embedding_dim - self.keep) * left)
-        order = rms.masked_fill(~self.alive, -1).argsort(descending=True, stable=True)
-        self.alive[order[count:]] = False
+        self.alive &= self._largest(count)
+
+    @torch.no_grad()
+    def _largest(self, count: int) -> Tensor:
+        """The living columns of the largest norms, (d,) bool."""
+        norms = self.weight.norm(dim=0).masked_fill(~self.alive, -1)
+        order = norms.argsort(descending=True, stable=True)
+        return torch.zeros_like(self.alive).index_fill(0, order[:count], True)
+
+    def _columns(self) -> Tensor:
+        return self.alive if self.training else self._largest(self.keep)
 
     def export(self) -> "ColumnTable":
-        """The columns that are left, in float16."""
-        columns = self.alive.nonzero()[:, 0]
+        """The ``keep`` largest columns, in float16."""
+        columns = self._largest(self.keep).nonzero()[:, 0]
         return ColumnTable(self.weight.detach()[:, columns].half(), columns, self.embedding_dim)
 
     def _lookup(self, ids: Tensor) -> Tensor:
-        return super()._lookup(ids) * self.alive
+        return super()._lookup(ids) * self._columns()
 
     def _all_rows(self) -> Tensor:
-        return self.weight * self.alive
+        return self.weight * self._columns()
 
 
 class ColumnTable(Table):

@@ -88,12 +88,14 @@ def fit(
     recipe: Recipe,
     report: Report | None = None,
     starts_trained: bool = False,
+    autocast: bool = False,
 ) -> Outcome:
     """Train in place; the model is then that of the least validation log loss.
 
     Args:
         model: a method ``after_step(step, steps, rate)`` of its tables is called after each update.
         starts_trained: the model as it comes may be the best.
+        autocast: train in mixed precision, products in bfloat16; parameters stay as they are.
 
     Raises:
         InputError: the loss is no longer finite.
@@ -111,7 +113,9 @@ def fit(
     for step, indices in enumerate(_order(examples, recipe), 1):
         batch = examples.batch(indices)
         optimizer.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(model(batch), batch.labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = model(batch).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, batch.labels)
         loss.backward()
         optimizer.step()
         for after_step in hooks:

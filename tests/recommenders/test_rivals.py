@@ -65,6 +65,20 @@ def test_clips_are_those_of_the_least_squared_error(bits):
     assert torch.equal(table.export().rows(), table.rows())
 
 
+@pytest.mark.parametrize("kind", ["shrinking", "calibrated"])
+def test_both_run_under_autocast(kind):
+    table = ShrinkingTable(9, 8, 3, strength=0.1)
+    if kind == "calibrated":
+        calibrate(table := QuantizedTable(9, 8, 4))
+    ids = torch.tensor([0, 8, 8])
+    plain = table(ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = table(ids)
+        torch.nn.functional.linear(rows, torch.ones(1, 8)).sum().backward()
+    assert rows.dtype == torch.float32 and torch.equal(rows, plain)
+    assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in table.parameters())
+
+
 def test_only_what_is_not_clipped_has_a_gradient():
     table = QuantizedTable.from_dense(torch.tensor([[10.0, 0.9, -1.0, 0.6] + [1.0] * 60]), 4)
     clip = calibrate(table)[0]

@@ -35,6 +35,7 @@ class Method:
         make: a workbench to its tables.
         origin: see ``Origin``.
         optimizers: those that train it.
+        autocast: trained in mixed precision.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Method:
     make: Callable[[Workbench], TableCollection]
     origin: Origin = "start"
     optimizers: tuple[str, ...] = ("adagrad", "amsgrad")
+    autocast: bool = False
 
 
 def whole(bench: Workbench, kind: Literal["full", "int8", "int4"]) -> TableCollection:
@@ -104,6 +106,7 @@ def _equal(name: str, label: str, c: int, kind: str, **settings: Any) -> Method:
 
 _METHODS = [
     Method("full", "full tables", partial(whole, kind="full")),
+    Method("full-autocast", "full tables, autocast", partial(whole, kind="full"), autocast=True),
     *(
         Method(f"qr-product-{c}", f"QR, product, {c} collisions", partial(collisions, c=c))
         for c in COLLISIONS

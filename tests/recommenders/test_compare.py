@@ -140,6 +140,10 @@ def test_cells_tell_what_they_are(tmp_path, data):
     assert dense["seconds"] == dense["dense_seconds"] > 0 and uniform["dense_seconds"] == 0
     assert uniform["settings"]["recipe"]["epochs"] == 6 and uniform["settings"]["dim"] == 8
     assert uniform["machine"]["processors"] and uniform["version"]
+    assert uniform["commit"] is not None and uniform["command"] == (
+        "python scripts/benchmarks/gowalla compare DATA -o OUT --protocol lightgcn --method dense "
+        "--method uniform --method qr-product --removed 50.0 --dim 8 --epochs 6"
+    )
     assert found["lightgcn-lightgcn-qr-product-50-0"]["facts"]["classes"]
     split = read_split(data)
     setting = Setting("lightgcn", "lightgcn", 8, Recipe(epochs=6))

@@ -152,7 +152,8 @@ def test_the_script_writes_what_it_says(data, tmp_path):
 
     again = script(data, "-o", tmp_path / "out", *settings, "--resume")
     assert again.exit_code == 0 and "1/8" not in again.stderr
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    resumed = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert resumed.pop("command") == f"{metrics.pop('command')} --resume" and resumed == metrics
 
     refused = script(data, "-o", tmp_path / "out", "--epochs", 9, "--resume")
     assert refused.exit_code == 1 and "checkpoint of epochs = 8" in refused.stderr

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import torch
+from benchmarks.gowalla.files import origin
 from recommenders.interactions import Split, bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
@@ -18,7 +19,6 @@ from recommenders.training import Recipe, Run, recipe_for
 from scipy.sparse import csr_array
 from torch import nn
 
-from compressae.evaluation.protocol import machine
 from compressae.tables import FullTable
 
 TOP = 20
@@ -149,10 +149,10 @@ class Job:
         }
 
     def record(self, **settings: Any) -> dict[str, Any]:
-        """Settings and machine, for ``metrics.json``."""
+        """Settings, machine, commit and command, for ``metrics.json``."""
         names = ("model", "dim", "layers", "dropout", "protocol", "unit", "std", "validation")
         own = {name: getattr(self, name) for name in names}
-        return {"settings": {**own, **settings}, "machine": machine()}
+        return {"settings": {**own, **settings}, **origin()}
 
 
 def tell(stage: str, done: int, total: int, details: str) -> None:

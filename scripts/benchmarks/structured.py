@@ -71,10 +71,10 @@ class ShrinkingTable(FullTable):
 
 
 class ColumnTable(Table):
-    """Some columns (n, c) of a table of d, zeros elsewhere; not trainable.
+    """Some columns (n, c) of a table of d, zeros elsewhere; rows in float32, not trainable.
 
     Args:
-        weight: (n, c).
+        weight: (n, c) float16.
         columns: (c,) their places, 0 to d − 1.
         embedding_dim: d.
     """
@@ -92,5 +92,5 @@ class ColumnTable(Table):
         return 2 * c * (n + 1)
 
     def _lookup(self, ids: Tensor) -> Tensor:
-        rows = self.weight.new_zeros(len(ids), self.embedding_dim)
-        return rows.index_copy(1, self.columns.long(), self.weight[ids])
+        rows = torch.zeros(len(ids), self.embedding_dim)
+        return rows.index_copy(1, self.columns.long(), self.weight[ids].float())

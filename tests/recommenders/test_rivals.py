@@ -41,7 +41,7 @@ def test_what_is_stored_is_what_validation_judges(step):
     table.after_step(step, 20, 0.1)
     stored = table.eval().export()
     assert stored.nbytes == stored.bytes_of(50, 3) == 2 * 3 * 51
-    torch.testing.assert_close(stored.rows(), table.rows().detach().half())
+    torch.testing.assert_close(stored.rows(), table.rows().detach().half().float())
     ids = torch.tensor([[4, 49], [0, 4]])
     assert torch.equal(stored(ids), stored.rows()[ids])
 

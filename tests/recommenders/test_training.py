@@ -170,3 +170,15 @@ def test_the_script_under_bets_protocol(data, tmp_path):
     unwritable = script(data, "-o", data / "out")
     assert unwritable.exit_code == 1 and unwritable.stderr.startswith("Error: [Errno")
     assert not (tmp_path / "other").exists()
+
+
+def test_ngcf_by_bpr_with_l2_and_dropout_is_one_command(data, tmp_path):
+    options = ("--model", "ngcf", "--loss", "bpr", "--l2", 0.001, "--dropout", 0.1, 0.2)
+    small = ("--dim", 8, "--layers", 2, "--epochs", 2, "--batch", 500, "--protocol", "bet")
+    done = script(data, "-o", tmp_path / "out", *options, *small)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    settings = metrics["settings"]
+    assert settings["dropout"] == [0.1, 0.2] and settings["l2"] == 0.001
+    assert "--model ngcf" in metrics["command"] and "--dropout 0.1 0.2" in metrics["command"]
+    assert np.load(tmp_path / "out" / "final.npy").shape == (200, 24)

@@ -51,7 +51,7 @@ def main() -> None:
     items, queries = sample.embeddings.subset(rest), sample.embeddings.take(held)
     print(f"{len(items):,} WordNet nouns to search, {QUERIES:,} held out as queries")
 
-    config = TrainConfig(latents=4096, nonzeros=16, hold_out=QUERIES)
+    config = TrainConfig(latents=4096, hold_out=QUERIES)
     model = run(sample.embeddings, config, "auto")
     form = form_of(model, CODE_BYTES)
     codes = compress(model, items, **form)
@@ -86,7 +86,7 @@ def main() -> None:
 
     print(f"\nSaved in {folder}/: {table.name}, model, codes, index, report, atlas.html.")
     print(f"Open {folder}/report/report.html and {folder}/atlas.html in a browser. By hand:")
-    print(f"  compressae train {table} -o model --nonzeros 16 --hold-out {QUERIES}")
+    print(f"  compressae train {table} -o model --hold-out {QUERIES}")
     print(f"  compressae evaluate {table} -m model -o report --bytes {CODE_BYTES}")
     print(f"  compressae index {table} -m model -o index --nonzeros {form['nonzeros']}")
     print(f"  compressae search index {table} -k 5 -o hits.npz")

@@ -42,7 +42,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys, small_sample):
     recall = re.search(r"recall ([\d.]+)", capsys.readouterr().out)
     assert float(recall[1]) > 0.8
     codes = names["codes"]
-    assert codes.nbytes / len(codes) == pytest.approx(16 * 12 / 8 + 1 + 16, abs=0.01)
+    assert codes.nbytes / len(codes) == pytest.approx(8 * 12 / 8 + 1 + 16, abs=0.01)
     assert names["hits"].ids[:, 0].tolist() == [0, 1, 2]
     assert names["rows"].shape == (2, 2, 64) and names["table"].num_parameters == 6400
     assert names["best"].widths.sum() == 6400 and len(names["search"].trials) == 10

@@ -547,7 +547,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--latents", default=4096, show_default=True, help="h, the latents."),
         click.option(
-            "--nonzeros", default=32, show_default=True, help="k, the nonzeros of a code."
+            "--nonzeros",
+            type=int,
+            help="k, the nonzeros of a code.  [default: 8 of recipe pursuit, else 32]",
         ),
         click.option("--steps", type=int, help="Training steps.  [default: the recipe's]"),
         click.option("--batch", type=int, help="Rows a step.  [default: the recipe's]"),

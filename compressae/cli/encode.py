@@ -9,7 +9,7 @@ from compressae.cli import common
 from compressae.cli.progress import progress
 from compressae.retrieval.codes import KIND, PackedCodes
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.atomic import check_file_destination
+from compressae.retrieval.io.atomic import check_new_file
 from compressae.retrieval.io.remote import RemotePath
 
 #: Options of codes that shards have too; a quantiser says the others.
@@ -124,11 +124,7 @@ def _check_table(output: Path, overwrite: bool, like: Path | None) -> None:
     Raises:
         InputError: see above.
     """
-    check_file_destination(output)
-    if output.exists() and not overwrite:
-        raise InputError(
-            f"{output}: an older file is there; give --overwrite to replace it, or another name"
-        )
+    check_new_file(output, overwrite)
     if like is None:
         raise InputError(
             f"{output}: codes in a .parquet are read back with their quantiser: give --like; "

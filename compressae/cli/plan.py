@@ -22,7 +22,7 @@ _COLUMNS = (
     "residual B",
     "code B",
     "held B",
-    "total GB",
+    "total",
     "recall@100",
     "expected",
 )
@@ -119,6 +119,16 @@ def plan(
     )
 
 
+def _size_text(nbytes: int) -> str:
+    """Bytes to three digits.
+
+    >>> _size_text(1_790_000), _size_text(8_000_000_000)
+    ('1.79 MB', '8 GB')
+    """
+    unit, name = (1e9, "GB") if nbytes >= 1e9 else (1e6, "MB")
+    return f"{nbytes / unit:.3g} {name}"
+
+
 def _print(plans: list[Plan]) -> None:
     """Print plans as a table."""
     from rich.console import Console
@@ -134,7 +144,7 @@ def _print(plans: list[Plan]) -> None:
             str(entry.residual_bytes),
             str(entry.code_bytes),
             f"{entry.held_bytes:.0f}",
-            f"{entry.total_bytes / 1e9:.3g}",
+            _size_text(entry.total_bytes),
             *recalls,
         )
     Console(width=None if Console().is_terminal else 120).print(table)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from compressae.cluster.encode import encode_unit
 from compressae.cluster.units import Failure, FinishedUnit, Job, Unit
@@ -129,6 +130,7 @@ class _Shards:
     def __init__(self, folder: str, records: Sequence[CatalogueRecord], threads: int) -> None:
         self.folder, self.threads = Path(folder), threads
         self.opened = {r: open_shard(self.folder, r, threads=threads) for r in records}
+        self._reranked: tuple[Any, RerankTable | None] = None, None
 
     def newest(self) -> list[int]:
         """Numbers of the newest versions, which are opened."""
@@ -136,9 +138,22 @@ class _Shards:
             catalogue.refresh()
         return [catalogue.version for catalogue in self.opened.values()]
 
-    def search(self, versions: Sequence[int], request: tuple) -> list[Hits]:
-        """Hits of each catalogue, at those versions; an actor that was restarted opens them."""
+    def search(self, versions: Sequence[int], request: tuple, table: list[Any]) -> list[Hits]:
+        """Hits of each catalogue, at those versions; an actor that was restarted opens them.
+
+        Args:
+            versions: one a catalogue.
+            request: queries, K and options.
+            table: the reference of a table to rerank with, or nothing. The last one stays here,
+                with its rows matched.
+        """
         queries, K, options = request
+        if table:
+            import ray
+
+            if self._reranked[0] != table[0]:
+                self._reranked = table[0], ray.get(table[0])
+            options = options | {"rerank": self._reranked[1]}
         for (record, catalogue), version in zip(self.opened.items(), versions, strict=True):
             if catalogue.version != version:
                 self.opened[record] = open_shard(self.folder, record, version, self.threads)
@@ -180,6 +195,7 @@ class RayCatalogue:
         self._groups = _groups(records, count)
         self._actors = [remote.remote(str(self.path), group, threads) for group in self._groups]
         self._versions = self._newest()
+        self._tables: WeakKeyDictionary[RerankTable, Any] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """Rows of all shards when their catalogues were made."""
@@ -197,7 +213,8 @@ class RayCatalogue:
 
         Args:
             queries, K, options: see ``Catalogue.search``; they are sent to the cluster once. Of
-                files to rerank with only the path is sent, which must be that of each node.
+                files to rerank with only the path is sent, which must be that of each node. A
+                ``RerankTable`` is sent and matched once for all searches.
             partial: answer without shards whose actors are lost.
 
         Raises:
@@ -207,10 +224,13 @@ class RayCatalogue:
             queries = queries.to_array()
         if options.get("rerank") is not None:
             options["rerank"] = absolute(options["rerank"])
+        table = []
+        if isinstance(options.get("rerank"), RerankTable):
+            table = [self._reference(options.pop("rerank"))]
         request = self._ray.put((queries, K, options))
         versions = self._versions
         references = [
-            actor.search.remote(own, request)
+            actor.search.remote(own, request, table)
             for actor, own in zip(self._actors, versions, strict=True)
         ]
         hits, missing = [], []
@@ -224,6 +244,12 @@ class RayCatalogue:
                     ) from error
                 missing += [record.name for record in group]
         return merge_hits_of_shards(hits, K, missing)
+
+    def _reference(self, table: RerankTable) -> Any:
+        """Reference of a table in the cluster, which holds it while the table lives."""
+        if table not in self._tables:
+            self._tables[table] = self._ray.put(table)
+        return self._tables[table]
 
     def close(self) -> None:
         """Stop the actors."""

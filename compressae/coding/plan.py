@@ -40,7 +40,7 @@ _MOST = 64
 _VALUE_TYPE: PackedType = "int2"
 _OTHER_VALUE_TYPE: PackedType = "int4"
 #: k of the trained models, which also encode with any other k.
-TRAINED_NONZEROS = 16
+TRAINED_NONZEROS = 8
 #: Rows that a sample needs.
 _LEAST_ROWS = 2000
 #: Nonzeros that ``choose_form`` tries, its rows, queries, and recall that counts as equal.

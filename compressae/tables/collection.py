@@ -246,12 +246,12 @@ class TableCollection(nn.ModuleDict):
         return pooled
 
     def export(self) -> Self:
-        """Collect the tables as they are stored: codes and integers exported, others shared.
+        """Collect the tables as they are stored: those with ``export`` exported, others shared.
 
         ``nbytes`` of both is the same, but for codes, whose decoders become float16.
         """
         tables = {
-            name: table.export() if isinstance(table, QuantizedTable | CodedTable) else table
+            name: export() if (export := getattr(table, "export", None)) else table
             for name, table in self._tables()
         }
         return type(self).of(tables, self.mode)

@@ -10,9 +10,9 @@ from compressae.retrieval.io.embeddings import SIMILARITIES, Similarity
 Recipe = Literal["pursuit", "autoencoder", "paper"]
 
 #: Defaults of each recipe.
-_OPTIMISER = dict(steps=3000, batch=1024, learning_rate=1e-3, decoder_bits=32)
+_OPTIMISER = dict(steps=3000, batch=1024, learning_rate=1e-3, decoder_bits=32, nonzeros=32)
 _RECIPES: dict[str, dict[str, Any]] = {
-    "pursuit": dict(steps=80, batch=16384, decoder_bits=4),
+    "pursuit": dict(steps=80, batch=16384, decoder_bits=4, nonzeros=8),
     "autoencoder": dict(**_OPTIMISER, warmup=50, decay=0.4, wide_weight=0.0),
     "paper": dict(**_OPTIMISER, warmup=0, decay=0.0, wide_weight=0.125),
 }
@@ -26,7 +26,8 @@ class TrainConfig:
 
     Attributes:
         latents: h, the number of latents.
-        nonzeros: k, the nonzeros of a code; 1 ≤ k ≤ h.
+        nonzeros: k, the nonzeros of a code; 1 ≤ k ≤ h. With recipe "pursuit" 8 (or h), whose
+            dictionary also codes best with 4 to 17 (docs/log.md); else 32.
         recipe: "pursuit" learns one dictionary, encoder and decoder in one, by alternating pursuit
             codes and least squares: the best reconstruction in the least time. "autoencoder" trains
             an encoder and a decoder by gradients; both are initialised from data rows, and dead
@@ -58,7 +59,7 @@ class TrainConfig:
     """
 
     latents: int = 4096
-    nonzeros: int = 32
+    nonzeros: int = None  # type: ignore[assignment]
     recipe: Recipe = "pursuit"
     steps: int | None = None
     batch: int | None = None
@@ -88,6 +89,7 @@ class TrainConfig:
                     )
         for name, value in _RECIPES[self.recipe].items():
             if getattr(self, name) is None:
+                value = min(value, self.latents) if name == "nonzeros" else value
                 object.__setattr__(self, name, value)
         widths = (4, 32) if self.recipe == "pursuit" else (32,)
         if self.decoder_bits not in widths:

@@ -88,11 +88,14 @@ def fit(
     recipe: Recipe,
     report: Report | None = None,
     starts_trained: bool = False,
+    autocast: bool = False,
 ) -> Outcome:
     """Train in place; the model is then that of the least validation log loss.
 
     Args:
+        model: a method ``after_step(step, steps, rate)`` of its tables is called after each update.
         starts_trained: the model as it comes may be the best.
+        autocast: train in mixed precision, products in bfloat16; parameters stay as they are.
 
     Raises:
         InputError: the loss is no longer finite.
@@ -105,13 +108,18 @@ def fit(
     an_epoch = -(-len(examples.parts["train"]) // recipe.batch)
     every = -(-an_epoch // recipe.checks)
     last = recipe.epochs * an_epoch
+    hooks = [table.after_step for table in model.tables.values() if hasattr(table, "after_step")]
     started = time.perf_counter()
     for step, indices in enumerate(_order(examples, recipe), 1):
         batch = examples.batch(indices)
         optimizer.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(model(batch), batch.labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = model(batch).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, batch.labels)
         loss.backward()
         optimizer.step()
+        for after_step in hooks:
+            after_step(step, last, recipe.rate)
         losses.append(loss.detach())
         if step % every and step < last:
             continue
@@ -149,10 +157,13 @@ def evaluate(model: ClickModel, examples: Examples, part: str) -> Quality:
 @torch.no_grad()
 def predict(model: ClickModel, examples: Examples, indices: np.ndarray) -> np.ndarray:
     """Probabilities (m,) of examples (m,)."""
+    training = model.training
+    model.eval()
     blocks: list[Tensor] = [
         model(examples.batch(indices[start : start + 8192])).double().sigmoid()
         for start in range(0, len(indices), 8192)
     ]
+    model.train(training)
     return torch.cat(blocks).numpy()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import check_destination
 from compressae.tables import ActionSampler, BudgetedTable, Trial, WidthSearch
-from compressae.tables.bet.searching import KIND
+from compressae.tables.bet.searching import CHOICES, KIND, PUBLIC_CHOICES
 from recommenders.interactions import Split, fingerprint
 from recommenders.models import MF
 from recommenders.ranking import judge, rank
@@ -27,6 +27,14 @@ from recommenders.training import Outcome, Recipe, Run, learning_rates, validati
 Make = Callable[[nn.Module, csr_array], MF]
 #: Called with (stage, done, in all, details).
 Report = Callable[[str, int, int, str], None]
+#: The search of the paper, that of BET's public code, and the paper's ablations: choices among
+#: actions by chance, and widths that do not follow frequency.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"choices": CHOICES},
+    "public": {"choices": PUBLIC_CHOICES, "nearest_by": "embeddings"},
+    "random-choice": {"choices": ("random",)},
+    "unsorted": {"choices": CHOICES},
+}
 #: Fitness is the mean of Recall and NDCG at these.
 DEPTHS = (5, 10, 20)
 
@@ -46,6 +54,7 @@ class Settings:
         axes: columns of the full table: "given", unchanged (BET), or "principal", rotated to the
             principal axes of its rows, which changes no dot product.
         std: standard deviation of random entries.
+        variant: one of ``VARIANTS``.
     """
 
     iterations: int = 20
@@ -56,6 +65,7 @@ class Settings:
     start: Literal["scratch", "dense"] = "scratch"
     axes: Literal["given", "principal"] = "given"
     std: float = 0.1
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
         for name in ("iterations", "candidates", "retrain"):
@@ -66,7 +76,11 @@ class Settings:
         for name in ("tune_rate", "std"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} {getattr(self, name)}; expected a positive number")
-        for name, known in (("start", ("scratch", "dense")), ("axes", ("given", "principal"))):
+        for name, known in (
+            ("start", ("scratch", "dense")),
+            ("axes", ("given", "principal")),
+            ("variant", tuple(VARIANTS)),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r}; expected {' or '.join(known)}")
 
@@ -226,7 +240,8 @@ def search_and_retrain(
     check_destination(folder / "search", KIND)
     rows = full_rows(full, settings)
     frequencies = np.concatenate([split.train.sum(axis=axis) for axis in (1, 0)])
-    sampler = ActionSampler(frequencies, split.train.shape, full.dim, entries)
+    by_frequency = settings.variant != "unsorted"
+    sampler = ActionSampler(frequencies, split.train.shape, full.dim, entries, by_frequency)
     users = validation_users(split, recipe)
     reference = quality(full, split, users)
     if reference == 0:
@@ -253,7 +268,10 @@ def search_and_retrain(
         **{k: v for k, v in asdict(settings).items() if k not in varying},
         **pairs,
     }
-    search = WidthSearch(sampler, fitness, recipe.seed, settings.candidates, context=context)
+    variant = VARIANTS[settings.variant]
+    search = WidthSearch(
+        sampler, fitness, recipe.seed, settings.candidates, context=context, **variant
+    )
     if resume and (folder / "search").exists():
         search.resume(folder / "search")
     else:

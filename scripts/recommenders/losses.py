@@ -8,12 +8,22 @@ from torch import Tensor
 from recommenders.models import MF
 
 
-def bpr(model: MF, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Tensor:
-    """Mean of −ln σ(score(u, i) − score(u, j)) over triples (m,) (arXiv 1205.2618)."""
+def bpr(
+    model: MF, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, l2: float = 0.0
+) -> Tensor:
+    """Mean of −ln σ(score(u, i) − score(u, j)) + l2·(|x_u|² + |x_i|² + |x_j|²) over triples (m,).
+
+    BPR (arXiv 1205.2618) with the L2 of LightGCN (arXiv 2002.02126) as BET's public code scales it:
+    x are rows of the table, before propagation.
+    """
     rows = model.lookup()
     of_users = rows(torch.from_numpy(users))
     liked, other = (rows(torch.from_numpy(x + model.n_users)) for x in (positives, negatives))
-    return F.softplus(model.pairs(of_users, other) - model.pairs(of_users, liked)).mean()
+    loss = F.softplus(model.pairs(of_users, other) - model.pairs(of_users, liked)).mean()
+    if l2:
+        ids = np.concatenate([users, positives + model.n_users, negatives + model.n_users])
+        loss = loss + l2 / len(users) * model.table(torch.from_numpy(ids)).square().sum()
+    return loss
 
 
 def sampled_softmax(

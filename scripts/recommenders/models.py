@@ -5,7 +5,7 @@ method ``rows()`` that returns all of them, (n, d).
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -58,8 +58,12 @@ class MF(nn.Module):
 
     def final(self) -> Tensor:
         """All rows (n, d) that pairs are scored by, without gradients."""
+        training = self.training
+        self.eval()
         with torch.no_grad():
-            return self.lookup()(torch.arange(self.n_users + self.n_items)).float()
+            rows = self.lookup()(torch.arange(self.n_users + self.n_items)).float()
+        self.train(training)
+        return rows
 
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores (m,) of pairs of rows (m, d) and (m, d)."""
@@ -116,19 +120,29 @@ class NGCF(MF):
     """NGCF (arXiv 1905.08108, equations 7 and 10): layers with weights, rows of all layers joined.
 
     Each layer is LeakyReLU((Ã + I)·E·W₁ + (Ã·E ⊙ E)·W₂), of unit length as in the public code; rows
-    of (layers + 1)·d numbers are compared by dot products. Without the paper's dropout of messages.
+    of (layers + 1)·d numbers are compared by dot products.
 
     Args:
         layers: of propagation; 3 in the paper.
+        dropout: shares of dropped messages, the entries of each layer before they are scaled to
+            length 1 (as in the public code), and of nodes, whose messages to others are left out of
+            a layer; what remains is scaled up. Only in training.
     """
 
     survives_rotation = False
 
     def __init__(
-        self, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
+        self,
+        table: nn.Module,
+        train: csr_array,
+        unit: Unit = "none",
+        layers: int = 3,
+        dropout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__(table, train, unit)
-        d = self.dim
+        if not all(0 <= share < 1 for share in dropout):
+            raise InputError(f"dropout of {dropout}; expected two shares, 0 ≤ share < 1")
+        d, self.layers, self.dropout = self.dim, layers, dropout
         self.sums = nn.ModuleList(nn.Linear(d, d) for _ in range(layers))
         self.products = nn.ModuleList(nn.Linear(d, d) for _ in range(layers))
         for linear in (*self.sums, *self.products):
@@ -138,10 +152,12 @@ class NGCF(MF):
 
     def lookup(self) -> Lookup:
         x = self.table.rows().float()  # type: ignore[operator]
-        layers = [x]
+        layers, (of_messages, of_nodes) = [x], self.dropout
         for of_sum, of_product in zip(self.sums, self.products, strict=True):
-            near = neighbours(self._adjacency, x)
+            sent = F.dropout(x.new_ones(len(x), 1), of_nodes, self.training) * x
+            near = neighbours(self._adjacency, sent)
             x = F.leaky_relu(of_sum(near + x) + of_product(near * x), 0.2)
+            x = F.dropout(x, of_messages, self.training)
             layers.append(F.normalize(x, dim=1))
         rows = torch.cat(layers, 1)
         return self._unit(lambda ids: F.embedding(ids, rows))
@@ -199,8 +215,15 @@ def survives_rotation(model: str) -> bool:
 
 
 def recommender(
-    model: str, table: nn.Module, train: csr_array, unit: Unit = "none", layers: int = 3
+    model: str,
+    table: nn.Module,
+    train: csr_array,
+    unit: Unit = "none",
+    layers: int = 3,
+    dropout: tuple[float, float] = (0.0, 0.0),
 ) -> MF:
-    """Make one of ``MODELS``; ``layers`` is for LightGCN and NGCF."""
-    own = {"layers": layers} if model in ("lightgcn", "ngcf") else {}
+    """Make one of ``MODELS``; ``layers`` is for LightGCN and NGCF, ``dropout`` for NGCF."""
+    own: dict[str, Any] = {"layers": layers} if model in ("lightgcn", "ngcf") else {}
+    if model == "ngcf":
+        own["dropout"] = dropout
     return _CLASSES[model](table, train, unit, **own)

@@ -40,6 +40,7 @@ class Recipe:
         temperature: "softmax" divides scores by it.
         user_power: p pairs of a user weigh p^−user_power each ("softmax").
         decay: weight decay of AdamW; the default is for "softmax" with unit users, use 0 for "bpr".
+        l2: weight of the squared rows of a batch in "bpr".
         check_every: epochs between validations.
         patience: validations without a better NDCG before training stops.
         check_users: users to validate on at most, drawn by the seed; 0 for all.
@@ -54,6 +55,7 @@ class Recipe:
     temperature: float = 0.07
     user_power: float = 0.5
     decay: float = 1.5
+    l2: float = 0.0
     check_every: int = 4
     patience: int = 3
     check_users: int = 6000
@@ -68,7 +70,7 @@ class Recipe:
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} {getattr(self, name)}; expected a positive number")
-        for name in ("user_power", "decay", "check_users", "seed"):
+        for name in ("user_power", "decay", "l2", "check_users", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} {getattr(self, name)}; expected 0 or more")
 
@@ -137,7 +139,8 @@ class Run:
     """One training: a model, the pairs, a recipe, and the state between epochs.
 
     Args:
-        model: trained in place.
+        model: trained in place. A method ``after_step(step, steps, rate)`` of its table is called
+            after each update: updates so far and in all, and the learning rate.
         split: ``valid``, if it has pairs, decides when to stop and which epoch is kept. ``test`` is
             not read.
         recipe: settings.
@@ -204,20 +207,25 @@ class Run:
         # One generator an epoch: a checkpoint needs no generator state.
         rng = np.random.default_rng([recipe.seed, 1 + self.outcome.epochs])
         step, losses = self.outcome.epochs * self._steps, []
-        rates = learning_rates(self._steps * recipe.epochs)
+        rates = recipe.learning_rate * learning_rates(self._steps * recipe.epochs)
+        after_step = getattr(self.model.table, "after_step", None)
         self.model.train()
-        for loss in self._losses(rng):
-            self._adam.param_groups[0]["lr"] = recipe.learning_rate * float(rates[step])
-            self._adam.zero_grad()
-            loss.backward()
-            self._adam.step()
-            losses.append(float(loss.detach()))
-            if not np.isfinite(losses[-1]):
-                raise InputError(
-                    f"loss {losses[-1]} in step {step + 1}: training diverged at learning rate "
-                    f"{recipe.learning_rate}; choose a lower one"
-                )
-            step += 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed << 20 | self.outcome.epochs)  # Of dropout.
+            for loss in self._losses(rng):
+                self._adam.param_groups[0]["lr"] = float(rates[step])
+                self._adam.zero_grad()
+                loss.backward()
+                self._adam.step()
+                losses.append(float(loss.detach()))
+                if not np.isfinite(losses[-1]):
+                    raise InputError(
+                        f"loss {losses[-1]} in step {step + 1}: training diverged at learning "
+                        f"rate {recipe.learning_rate}; choose a lower one"
+                    )
+                step += 1
+                if after_step is not None:
+                    after_step(step, len(rates), float(rates[step - 1]))
         self.model.eval()
         return float(np.mean(losses))
 
@@ -232,7 +240,7 @@ class Run:
 
     def _bpr(self, negatives: NegativeSampler, rng: np.random.Generator) -> Iterator[Tensor]:
         for users, items in pair_batches(self.split.train, self.recipe.batch, rng):
-            yield bpr(self.model, users, items, negatives.draw(users, rng))
+            yield bpr(self.model, users, items, negatives.draw(users, rng), self.recipe.l2)
 
     def _validate(self, loss: float) -> str:
         outcome, split = self.outcome, self.split
@@ -292,6 +300,7 @@ class Run:
             "model": type(self.model).__name__,
             "unit": self.model.unit,
             "layers": getattr(self.model, "layers", 0),
+            "dropout": list(getattr(self.model, "dropout", (0.0, 0.0))),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "train_pairs": fingerprint(train),
             "valid_pairs": fingerprint(valid),

@@ -141,6 +141,18 @@ def test_sparse_gradients_train_the_same_model(clicks):
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
+def test_mixed_precision_trains_nearly_the_same_model(clicks):
+    found = []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        model = click_model("dlrm", tables(clicks), 13, small=True)
+        recipe = Recipe(learning_rate=0.05, epochs=1, batch=256, checks=1)
+        fit(model, clicks, recipe, autocast=autocast)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        found.append(evaluate(model, clicks, "test").log_loss)
+    assert found[0] != found[1] and found[0] == pytest.approx(found[1], rel=0.01)
+
+
 def test_a_training_that_diverges_is_refused(clicks):
     model = click_model("dlrm", tables(clicks), 13, small=True)
     with torch.no_grad():

@@ -153,6 +153,29 @@ def test_actors_rerank_with_full_precision_vectors(
     index.close()
 
 
+def test_a_rerank_table_is_sent_once_for_all_searches(cluster, made, served):
+    sent = []
+
+    class Counted(RerankTable):
+        def __reduce__(self):
+            sent.append(self)
+            return RerankTable, (self.table, self.ids)
+
+    order = np.random.default_rng(0).permutation(len(made.rows))
+    table, options = (
+        Counted(made.rows[order], order),
+        {"candidates": "all", "rerank_candidates": 60},
+    )
+    index = RayCatalogue(served, cluster, actors=2)
+    expected = ShardedCatalogue(served, 1).search(made.rows[:4], 5, rerank=made.rows, **options)
+    for _ in range(3):
+        hits = index.search(made.rows[:4], 5, rerank=table, **options)
+        np.testing.assert_array_equal(hits.ids, expected.ids)
+        np.testing.assert_allclose(hits.scores, expected.scores, rtol=1e-6)
+    assert sent == [table]
+    index.close()
+
+
 def test_the_command_reranks_over_actors(cluster, made, served, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("items.npy", made.rows)

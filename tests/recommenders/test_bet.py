@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from benchmarks.gowalla.command import main
 from click.testing import CliRunner
 from recommenders.bet import (
+    VARIANTS,
     Settings,
     begun,
     masked,
@@ -76,6 +78,25 @@ def test_each_model_gets_a_table_within_the_budget(split, tmp_path, model):
     record = json.loads(json.dumps(found.record()))
     assert [t["fitness"] for t in record["trials"]] == [t.fitness for t in found.trials]
     assert record["chosen"] in [one["trial"] for one in record["retrained"]]
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_variants_of_the_search(split, untrained, tmp_path, variant):
+    full, make, recipe = untrained
+    settings = replace(FEW, variant=variant, tune_epochs=0, iterations=5, retrain=1)
+    found = search_and_retrain(split, make, full, ENTRIES, recipe, tmp_path, settings=settings)
+    choices = [trial.choice for trial in found.trials]
+    assert choices == list(islice(cycle(VARIANTS[variant]["choices"]), 5))
+    items = split.train.sum(axis=0)
+    order = np.argsort(items)
+    rises = np.diff(items[order]) > 0
+    falls = [(np.diff(t.widths[120:][order])[rises] < 0).any() for t in found.trials]
+    assert any(falls) == (variant == "unsorted")
+    resumed = replace(settings, variant="unsorted" if variant == "paper" else "paper")
+    with pytest.raises(InputError, match="checkpoint of"):
+        search_and_retrain(
+            split, make, full, ENTRIES, recipe, tmp_path, settings=resumed, resume=True
+        )
 
 
 def test_fitness_is_the_quality_of_the_tuned_mask_over_the_full_models(split, tmp_path):
@@ -156,6 +177,11 @@ def test_principal_axes_keep_products_and_put_the_most_first(split, tmp_path):
         search_and_retrain(split, make, ncf, ENTRIES, recipe, tmp_path, settings=principal)
 
 
+@pytest.fixture(scope="module")
+def untrained(split):
+    return trained("mf", split, epochs=2)
+
+
 class Stop(Exception):
     pass
 
@@ -205,7 +231,8 @@ def test_what_cannot_be_searched_is_refused(split, tmp_path):
     with pytest.raises(InputError, match="no validation pair; expected some to search by"):
         none = split.without_validation()
         search_and_retrain(none, maker("mf"), full, ENTRIES, recipe, tmp_path)
-    for wrong in ({"iterations": 0}, {"tune_epochs": -1}, {"start": "warm"}, {"axes": "x"}):
+    few, unknown = {"iterations": 0}, {"variant": "x"}
+    for wrong in (few, {"tune_epochs": -1}, {"start": "warm"}, {"axes": "x"}, unknown):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} .*; expected"):
             Settings(**wrong)
 
@@ -247,7 +274,8 @@ def test_the_script_writes_what_it_says(data, tmp_path, protocol):
 
     again = script(data, "-o", out, *QUICK, "--protocol", protocol, "--resume")
     assert again.exit_code == 0 and again.stderr == ""  # Nothing is left to do.
-    assert json.loads((out / "metrics.json").read_text()) == metrics
+    resumed = json.loads((out / "metrics.json").read_text())
+    assert "--resume" in resumed.pop("command") and metrics.pop("command") and resumed == metrics
     taken = script(data, "-o", tmp_path / "other", *QUICK, "--protocol", protocol, "--no-test",
                    "--full", out / "full")  # fmt: skip
     assert taken.exit_code == 0, taken.output

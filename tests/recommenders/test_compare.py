@@ -20,7 +20,7 @@ from compressae.retrieval.errors import InputError
 from compressae.tables import FullTable
 
 #: What is made where no method is named.
-USUAL = sorted({*METHODS} - {"bet-long"})
+USUAL = sorted(name for name, method in METHODS.items() if not method.on_request)
 EVERY = {(name, 80) for name in USUAL if name != "dense"} | {("dense", 0)}
 #: Made at a second budget too; test_methods goes through budgets of every method.
 TWICE = ("dense", "int8", "codes", "codes-items", "pq")
@@ -73,7 +73,8 @@ def test_the_short_form_makes_every_cell_and_nothing_twice(tmp_path, epochs):
         for record in mine:
             if record["does_not_fit"] is None:
                 assert record["bytes"] > 0 and 0 <= record["unused"] < 1
-                assert record["bytes"] <= record["budget"] or record["method"] == "bet"
+                counts = METHODS[record["method"]].counts
+                assert record["bytes"] <= record["budget"] or counts == "numbers"
                 assert 0 < record["recall20"] < 1 and record["failed"] is None
                 assert record["threads"] == 1
         assert sum(record["does_not_fit"] is None for record in mine) > 0.6 * len(mine)
@@ -139,12 +140,26 @@ def test_cells_tell_what_they_are(tmp_path, data):
     assert dense["seconds"] == dense["dense_seconds"] > 0 and uniform["dense_seconds"] == 0
     assert uniform["settings"]["recipe"]["epochs"] == 6 and uniform["settings"]["dim"] == 8
     assert uniform["machine"]["processors"] and uniform["version"]
+    assert uniform["commit"] is not None and uniform["command"] == (
+        "python scripts/benchmarks/gowalla compare DATA -o OUT --protocol lightgcn --method dense "
+        "--method uniform --method qr-product --removed 50.0 --dim 8 --epochs 6"
+    )
     assert found["lightgcn-lightgcn-qr-product-50-0"]["facts"]["classes"]
     split = read_split(data)
     setting = Setting("lightgcn", "lightgcn", 8, Recipe(epochs=6))
     bench = Workbench(setting, split, 0, out / "none", out / "dense" / "lightgcn-lightgcn-0")
     scores = bench.recommender(FullTable.from_dense(bench.dense_rows())).scorer()
     assert evaluate(scores, split.test, split.train).recall == dense["recall20"]
+
+
+def test_bpr_has_the_batch_and_the_l2_of_bets_code(tmp_path, data):
+    done = small(data, tmp_path, "--method", "uniform", "--loss", "bpr", "--model", "ngcf")
+    assert done.exit_code == 0, done.output
+    settings = cells(tmp_path)["lightgcn-ngcf-uniform-50-0"]["settings"]
+    recipe = settings["recipe"]
+    assert (recipe["loss"], recipe["batch"], recipe["l2"], recipe["decay"]) == (
+        "bpr", 10_000, 1e-4, 0,
+    )  # fmt: skip
 
 
 def test_without_test_pairs_validation_judges(tmp_path, data, monkeypatch):

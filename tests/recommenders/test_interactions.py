@@ -113,6 +113,18 @@ def test_a_folder_of_text_is_the_same_as_its_arrays(arrays, split, tmp_path):
     assert fingerprint(found.train) == fingerprint(split.train)
 
 
+def test_text_of_yelp2018s_form_is_read(tmp_path):
+    """As LightGCN's code has it: items in any order, users without test items, no last newline."""
+    (tmp_path / "train.txt").write_text("0 4 0 2\n1 3\n2 1 0")
+    (tmp_path / "test.txt").write_text("0 1\n1 \n2 5 4")
+    split = read_split(tmp_path)
+    assert (split.n_users, split.n_items) == (3, 6)
+    assert pairs(split.train) == {(0, 0), (0, 2), (0, 4), (1, 3), (2, 0), (2, 1)}
+    assert pairs(split.test) == {(0, 1), (2, 4), (2, 5)}
+    whole = bet_split(split, 0)
+    assert [part.nnz for part in (whole.train, whole.valid, whole.test)] == [5, 2, 2]
+
+
 def test_bad_text_gets_one_clear_line(arrays, tmp_path):
     with pytest.raises(InputError, match="no train.txt; expected train.txt and test.txt"):
         read_split(tmp_path)

@@ -60,6 +60,8 @@ STEPS = {
     "pruned": lambda n, d: 3,
     "int8": lambda n, d: n,
     "int4": lambda n, d: n,
+    "int4-calibrated": lambda n, d: n,
+    "structured": lambda n, d: 2 * (n + 1),
 }
 
 
@@ -76,7 +78,8 @@ def test_budgets_are_kept_and_used(untrained, name, dim):
             continue
         fitted += 1
         assert table.rows().shape[0] == bench.n and table.nbytes <= budget
-        all_there = table.rows().shape[1] == dim and name in ("uniform", "int8", "int4")
+        all_there = table.rows().shape[1] == dim and name.startswith(("uniform", "int"))
+        all_there |= name == "structured" and len(bench.facts["dimensions"]) == dim
         all_there |= name == "pruned" and bench.facts["entries"] == bench.n * dim
         all_there |= all(classes == 1 for _, classes in bench.facts.get("classes", [(0, 0)]))
         all_there |= removed == 0  # Hashed and compositional tables are no larger than full ones.

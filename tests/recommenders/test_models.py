@@ -76,6 +76,31 @@ def test_ngcf_and_its_gradient_equal_the_dense_ones(train, layers):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_ngcf_with_dropout_equals_the_dense_one(train):
+    """Masks of nodes on what is sent, of messages on the output; neither outside of training."""
+    dense, d = dense_adjacency(train), 12
+    torch.manual_seed(0)
+    model = NGCF(FullTable(200, d, std=0.1), train, layers=2, dropout=(0.3, 0.4))
+    torch.manual_seed(1)
+    found = model.lookup()(torch.arange(200))
+    torch.manual_seed(1)
+    x = model.table.rows()
+    rows = [x]
+    for of_sum, of_product in zip(model.sums, model.products, strict=True):
+        nodes = F.dropout(torch.ones(200, 1), 0.4)
+        assert set(nodes.unique().tolist()) == {0, float(torch.tensor(1 / 0.6))}
+        near = dense @ (nodes * x)
+        x = F.leaky_relu(of_sum(near + x) + of_product(near * x), 0.2)
+        x = F.dropout(x, 0.3)
+        rows.append(F.normalize(x, dim=1))
+    torch.testing.assert_close(found, torch.cat(rows, 1), rtol=1e-4, atol=1e-6)
+    plain = NGCF(model.table, train, layers=2)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.final(), plain.final()) and model.training
+    with pytest.raises(InputError, match="0 ≤ share < 1"):
+        NGCF(model.table, train, dropout=(1.0, 0.0))
+
+
 def test_items_that_nobody_took_keep_a_share_of_their_row():
     train = csr_array(np.array([[1, 0], [1, 0]], np.float32))
     rows = torch.randn(4, 5)
@@ -193,6 +218,22 @@ def test_bpr_is_its_formula(train):
     assert bpr(model, users, liked, other).item() == pytest.approx(
         np.mean(-np.log(1 / (1 + np.exp(-gaps)))), rel=1e-5
     )
+
+
+def test_l2_is_of_the_rows_before_propagation(train):
+    users, liked, other = np.array([3, 3, 7]), np.array([1, 2, 79]), np.array([0, 5, 5])
+    model = LightGCN(FullTable(200, 8, std=0.1), train)
+    plain = bpr(model, users, liked, other)
+    found = bpr(model, users, liked, other, l2=0.1)
+    rows = model.table.weight.detach()
+    squares = [rows[ids].square().sum() for ids in (users, 120 + liked, 120 + other)]
+    assert found.item() == pytest.approx(plain.item() + 0.1 * sum(squares).item() / 3, rel=1e-5)
+    (found - plain).backward()
+    counts = np.bincount(np.concatenate([users, 120 + liked, 120 + other]), minlength=200)
+    torch.testing.assert_close(
+        model.table.weight.grad, 0.2 / 3 * rows * torch.from_numpy(counts)[:, None].float(),
+        rtol=1e-4, atol=1e-7,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("power", [0, 0.5, 1])

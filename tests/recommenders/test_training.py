@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from benchmarks.gowalla.command import main
 from click.testing import CliRunner
 from recommenders.interactions import hold_out, read_split
-from recommenders.models import MF, NCF, LightGCN
+from recommenders.models import MF, NCF, NGCF, LightGCN
 from recommenders.ranking import evaluate
 from recommenders.training import Recipe, Run
 
@@ -31,7 +32,7 @@ def started(kind, split, recipe, unit="users", seed=0):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
-@pytest.mark.parametrize("kind", [MF, NCF, LightGCN])
+@pytest.mark.parametrize("kind", [MF, NCF, LightGCN, NGCF])
 def test_each_model_finds_the_groups_and_popularity_does_not(split, kind, loss):
     popular = split.train.sum(axis=0)
     floor = evaluate(lambda users: np.tile(popular, (len(users), 1)), split.test, split.train, 10)
@@ -54,7 +55,7 @@ def test_each_model_finds_the_groups_and_popularity_does_not(split, kind, loss):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
-@pytest.mark.parametrize("kind", [NCF, LightGCN])
+@pytest.mark.parametrize("kind", [NCF, LightGCN, partial(NGCF, dropout=(0.1, 0.1))])
 def test_going_on_equals_not_stopping(split, kind, loss, tmp_path):
     recipe = replace(SMALL, epochs=6, loss=loss, check_every=2)
     whole = started(kind, split, recipe)
@@ -151,7 +152,8 @@ def test_the_script_writes_what_it_says(data, tmp_path):
 
     again = script(data, "-o", tmp_path / "out", *settings, "--resume")
     assert again.exit_code == 0 and "1/8" not in again.stderr
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    resumed = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert resumed.pop("command") == f"{metrics.pop('command')} --resume" and resumed == metrics
 
     refused = script(data, "-o", tmp_path / "out", "--epochs", 9, "--resume")
     assert refused.exit_code == 1 and "checkpoint of epochs = 8" in refused.stderr
@@ -168,3 +170,15 @@ def test_the_script_under_bets_protocol(data, tmp_path):
     unwritable = script(data, "-o", data / "out")
     assert unwritable.exit_code == 1 and unwritable.stderr.startswith("Error: [Errno")
     assert not (tmp_path / "other").exists()
+
+
+def test_ngcf_by_bpr_with_l2_and_dropout_is_one_command(data, tmp_path):
+    options = ("--model", "ngcf", "--loss", "bpr", "--l2", 0.001, "--dropout", 0.1, 0.2)
+    small = ("--dim", 8, "--layers", 2, "--epochs", 2, "--batch", 500, "--protocol", "bet")
+    done = script(data, "-o", tmp_path / "out", *options, *small)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    settings = metrics["settings"]
+    assert settings["dropout"] == [0.1, 0.2] and settings["l2"] == 0.001
+    assert "--model ngcf" in metrics["command"] and "--dropout 0.1 0.2" in metrics["command"]
+    assert np.load(tmp_path / "out" / "final.npy").shape == (200, 24)

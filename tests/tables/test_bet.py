@@ -10,7 +10,7 @@ from scipy import stats
 from compressae.retrieval.errors import InputError
 from compressae.tables import ActionSampler, FitnessPredictor, WidthSearch, power_widths
 from compressae.tables.bet.actions import FAMILIES, _shares
-from compressae.tables.bet.searching import CHOICES
+from compressae.tables.bet.searching import CHOICES, PUBLIC_CHOICES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,6 +96,16 @@ def sampler(entries=ENTRIES):
     return ActionSampler(frequencies, GROUPS, D_MAX, entries)
 
 
+def test_unsorted_actions_do_not_follow_frequency():
+    frequencies = np.arange(300.0)
+    draw = ActionSampler(frequencies, GROUPS, D_MAX, ENTRIES, by_frequency=False).draw
+    drawn = [draw(np.random.default_rng(seed)).widths for seed in range(200)]
+    assert all(widths.sum() == ENTRIES and widths.min() >= 1 for widths in drawn)
+    mean = np.mean(drawn, 0)
+    for group in (slice(0, 120), slice(120, 300)):
+        assert abs(stats.spearmanr(mean[group], frequencies[group]).statistic) < 0.3
+
+
 def goodness(widths):
     """A fitness that knows what it wants: frequent rows wide, with falling returns."""
     frequencies = sampler().frequencies
@@ -114,6 +124,10 @@ def test_the_prediction_is_its_definition_whatever_the_order_of_rows():
         sets.append(predictor.of_set(torch.cat([mean, torch.tensor([size / 8])])))
     expected = predictor.of_table(torch.stack(sets).mean(0)).item()
     other = np.array([2, 2, 2, 2, 2, 2])
+    torch.testing.assert_close(
+        predictor.embed([predictor.sets(other), predictor.sets(widths)])[1],
+        torch.stack(sets).mean(0),
+    )
     found = predictor.predict([predictor.sets(other), predictor.sets(widths)])
     assert found[1] == pytest.approx(expected, rel=1e-5) and found[0] != pytest.approx(expected)
     # Rows 1, 2 and 5 are as frequent; so are 0 and 4, which have different widths.
@@ -144,6 +158,43 @@ def test_the_predictor_learns_and_the_search_finds_more_than_chance():
     assert [t.fitness for t in best] == sorted((t.fitness for t in trials), reverse=True)[:5]
     assert best[0].fitness > np.quantile(true, 0.98)
     assert all(trial.widths.sum() == ENTRIES for trial in trials)
+
+
+@pytest.mark.parametrize("choices", [PUBLIC_CHOICES, ("random",)])
+def test_choices_may_be_others(choices):
+    search = WidthSearch(sampler(), goodness, candidates=5, updates=1, choices=choices)
+    assert [t.choice for t in search.run(6)] == [choices[t % len(choices)] for t in range(6)]
+
+
+@pytest.mark.parametrize("nearest_by", ["widths", "embeddings"])
+def test_the_nearest_is_that_of_the_definition(nearest_by):
+    search = WidthSearch(
+        sampler(), goodness, 5, candidates=20, choices=("random", "nearest"), nearest_by=nearest_by
+    )
+    best = search.run(1)[0].widths
+    rng = np.random.default_rng([5, 1])
+    drawn = [sampler().draw(rng).widths for _ in range(20)]
+    if nearest_by == "widths":
+        distances = [abs(widths - best).sum() for widths in drawn]
+    else:
+        of = search.predictor
+        embedded = [of.embed([of.sets(widths)])[0].detach() for widths in (best, *drawn)]
+        distances = [float((one - embedded[0]).norm()) for one in embedded[1:]]
+    np.testing.assert_array_equal(search.run(2)[1].widths, drawn[int(np.argmin(distances))])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"choices": ()}, "choices none: expected some of"),
+        ({"choices": ("nearest", "random")}, "the first not nearest"),
+        ({"choices": ("best",)}, "choices best: expected some of"),
+        ({"nearest_by": "ids"}, "nearest_by 'ids': expected"),
+    ],
+)
+def test_other_choices_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        WidthSearch(sampler(), goodness, **wrong)
 
 
 def test_choices_follow_the_iteration():

@@ -103,7 +103,7 @@ class RowQuantizer:
             and 1 <= int(self.value_bits.min()) <= int(self.value_bits.max()) <= 8
             and widest == 1 << int(self.value_bits.max()) <= 256
             and self.gains.shape == (256,)
-            and not bool((np.diff(self.gains) < 0).any())
+            and not bool((self.gains[1:] < self.gains[:-1]).any())
             and centroids == _CENTROIDS
             and m <= d  # An array without entries may have an axis of any length.
             and (m > 0) == (s > 0)

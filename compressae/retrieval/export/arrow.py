@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.export.rows import ExportRows, RowBatch, check_new_file
+from compressae.retrieval.export.rows import ExportRows, RowBatch
 from compressae.retrieval.export.signs import Signs
-from compressae.retrieval.io.atomic import check_writable, replacing
+from compressae.retrieval.io.atomic import check_new_file, check_writable, replacing
 from compressae.retrieval.io.parquet import require_pyarrow
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue

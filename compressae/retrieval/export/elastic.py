@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.export.rows import ExportRows, as_python, check_new_file
-from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.export.rows import ExportRows, as_python
+from compressae.retrieval.io.atomic import check_new_file, replacing
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
 

@@ -12,8 +12,8 @@ from compressae.retrieval.export.arrow import (
     parquet_writer,
     pyarrow,
 )
-from compressae.retrieval.export.rows import ExportRows, check_new_file
-from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.export.rows import ExportRows
+from compressae.retrieval.io.atomic import check_new_file, replacing
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
 

@@ -66,7 +66,7 @@ def sparse_query(
         )
     parts = [sparse.csr_array((0, h), dtype=np.float32)]
     for _, rows in table.batches(max(1, (1 << 24) // h)):
-        projected = rows @ projection.decoder.T
+        projected = projection.project(rows)
         if nonzeros is None:
             parts.append(sparse.csr_array(projected))
             continue

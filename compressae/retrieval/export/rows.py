@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.export.signs import Signs, as_halves, check_signs
 from compressae.retrieval.io.artifacts import library_version
-from compressae.retrieval.io.atomic import check_file_destination
 from compressae.retrieval.store.catalogue import Catalogue
 from compressae.retrieval.store.files import Stored
 from compressae.retrieval.store.names import decoded
@@ -257,19 +255,6 @@ def check_older(collection: str, older: str | None, form: str, overwrite: bool) 
         raise InputError(
             f"{collection}: an older export is there; overwrite it (--overwrite), or choose "
             "another name"
-        )
-
-
-def check_new_file(path: Path, overwrite: bool) -> None:
-    """Refuse a path where no file can be written, or an older file without ``overwrite``.
-
-    Raises:
-        InputError: see above.
-    """
-    check_file_destination(path)
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"{path}: an older file is there; overwrite it (--overwrite), or choose another name"
         )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from compressae.retrieval.export.rows import ExportRows, check_new_file
+from compressae.retrieval.export.rows import ExportRows
 from compressae.retrieval.export.signs import Signs
-from compressae.retrieval.io.atomic import replacing
+from compressae.retrieval.io.atomic import check_new_file, replacing
 from compressae.retrieval.io.remote import REMOTE_OUTPUT, local_path
 from compressae.retrieval.store.catalogue import Catalogue
 

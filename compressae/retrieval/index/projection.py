@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compressae.kernels.product import IntMatrix, recover_entries
+from compressae.kernels.product import IntMatrix, product, recover_entries
 from compressae.kernels.topk import abs_topk
 from compressae.retrieval.codes import Codes
 from compressae.retrieval.errors import InputError
@@ -143,6 +143,14 @@ class Projection:
             ids (q, k) int32 and values (q, k) float32, by descending |value|.
         """
         return abs_topk(x @ self.encoder.T + self.encoder_bias, nonzeros)
+
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """Project unit rows x (q, d) on the latents: q' = W·x (q, h) float32.
+
+        With a decoder of 4 bits rows are rounded to 16 bits, else it is the float32 product.
+        """
+        held = self._decoder
+        return product(held, x) if isinstance(held, IntMatrix) else x @ held.T
 
     def check_made(self, model_id: str | None) -> None:
         """Refuse codes of another model.

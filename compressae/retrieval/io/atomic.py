@@ -128,6 +128,19 @@ def check_file_destination(path: str | Path) -> None:
     check_writable(path)
 
 
+def check_new_file(path: Path, overwrite: bool) -> None:
+    """Refuse a path where no file can be written, or an older file without ``overwrite``.
+
+    Raises:
+        InputError: see above.
+    """
+    check_file_destination(path)
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path}: an older file is there; overwrite it (--overwrite), or choose another name"
+        )
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to disk, so that renames survive a crash of the machine."""
     _fsync(folder)

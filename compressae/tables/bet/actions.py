@@ -37,6 +37,8 @@ class ActionSampler:
         groups: sizes of the groups, in the order of rows, such as (users, items); they sum to n.
         d_max: most entries of a row.
         entries: the budget of all rows; n at least. Widths sum to min(entries, n · d_max).
+        by_frequency: the k-th most frequent row gets the k-th largest share; False: a random row,
+            BET's ablation without sorting.
 
     Raises:
         InputError: groups that do not sum to n, a budget below one entry a row, or frequencies
@@ -48,7 +50,14 @@ class ActionSampler:
     ((5,), 20, True)
     """
 
-    def __init__(self, frequencies: Any, groups: Sequence[int], d_max: int, entries: int) -> None:
+    def __init__(
+        self,
+        frequencies: Any,
+        groups: Sequence[int],
+        d_max: int,
+        entries: int,
+        by_frequency: bool = True,
+    ) -> None:
         self.frequencies = check_shares(frequencies, "frequencies")
         n = len(self.frequencies)
         if min(groups, default=0) < 1 or sum(groups) != n:
@@ -59,16 +68,19 @@ class ActionSampler:
         check_budget(n, d_max, entries, 1)
         self.groups, self.d_max = tuple(map(int, groups)), int(d_max)
         self.entries = min(int(entries), n * self.d_max)
+        self.by_frequency = by_frequency
         parts = np.split(-self.frequencies, np.cumsum(self.groups)[:-1])
         self._orders = [np.argsort(part, kind="stable") for part in parts]
 
     def draw(self, rng: np.random.Generator) -> Action:
-        """Draw an action; more frequent rows of a group never get less."""
+        """Draw an action; by frequency, more frequent rows of a group never get less."""
         widths, drawn = [], []
         for order, part in zip(self._orders, self._split(rng), strict=True):
             family = list(FAMILIES)[rng.integers(len(FAMILIES))]
             parameter = FAMILIES[family] * (1 - rng.random())  # Never 0.
             shares = _shares(family, parameter, np.sort(rng.random(len(order))))
+            if not self.by_frequency:
+                order = rng.permutation(len(order))
             of_group = np.empty(len(order), np.int64)
             of_group[order] = np.sort(widths_of_shares(shares, self.d_max, part))[::-1]
             widths.append(of_group)

@@ -82,6 +82,10 @@ class FitnessPredictor(nn.Module):
 
     def forward(self, tables: Sequence[Sets]) -> Tensor:
         """Predict fitness (a,) of a tables."""
+        return self.of_table(self.embed(tables))[:, 0]
+
+    def embed(self, tables: Sequence[Sets]) -> Tensor:
+        """Embed a tables: the mean (a, 64) of s_d over the widths of each."""
         span = self.d_max + 1
         lengths = [len(table.sizes) for table in tables]
         owner = np.repeat(np.arange(len(tables)), lengths)
@@ -100,7 +104,7 @@ class FitnessPredictor(nn.Module):
         owner = distinct // span
         sums = sets.new_zeros(len(tables), sets.shape[1]).index_add(0, owner, sets)
         counts = torch.bincount(owner, minlength=len(tables))
-        return self.of_table(sums / counts[:, None])[:, 0]
+        return sums / counts[:, None]
 
     def predict(self, tables: Sequence[Sets]) -> np.ndarray:
         """Predict fitness (a,) float32 of a ≥ 1 tables, without gradient."""

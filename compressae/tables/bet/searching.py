@@ -3,10 +3,10 @@
 import json
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from compressae.tables.bet.predictor import FitnessPredictor, Sets
 from compressae.training.checkpoint import adam_arrays, check_same, load_adam
 
 KIND = "width search"
-#: Choice of iteration t, by t mod 5.
-CHOICES = ("greedy", "greedy", "greedy", "random", "nearest")
+Choice = Literal["greedy", "random", "nearest"]
+#: Choice of iteration t, by t mod 5: the paper's, and that of BET's public code.
+CHOICES: tuple[Choice, ...] = ("greedy", "greedy", "greedy", "random", "nearest")
+PUBLIC_CHOICES: tuple[Choice, ...] = ("greedy", "greedy", "greedy", "nearest", "random")
 #: Of the predictor.
 LEARNING_RATE = 3e-3
 
@@ -40,12 +42,12 @@ class WidthSearch:
     """BET's search (arXiv 2310.14884, algorithm 1): a population of trials and a predictor.
 
     Iteration t draws ``candidates`` actions and evaluates one: the one of the highest predicted
-    fitness (t mod 5 = 0, 1, 2), a random one (3), or the one nearest to the best so far (4) by
-    width, Σ |w − w'|. Then the predictor takes ``updates`` steps of Adam on the mean squared error
-    over at most 64 trials. All random numbers of iteration t follow from (seed, t).
+    fitness (t mod 5 = 0, 1, 2), a random one (3), or the one nearest to the best so far (4). Then
+    the predictor takes ``updates`` steps of Adam on the mean squared error over at most 64 trials.
+    All random numbers of iteration t follow from (seed, t).
 
-    Two differences from BET's public code: it measures nearness by the predictor's embeddings of
-    the actions, not by width; and it makes the choices of steps 3 and 4 in the other order.
+    BET's public code is ``choices=PUBLIC_CHOICES, nearest_by="embeddings"``, but for one: it keeps
+    the embedding that the best had when it was tried, here the current predictor embeds both.
 
     Args:
         sampler: of actions.
@@ -54,13 +56,17 @@ class WidthSearch:
         candidates: actions drawn an iteration.
         updates: steps of the predictor an iteration.
         context: other settings of the fitness, as JSON; ``resume`` refuses a checkpoint of others.
+        choices: cycle of choices; ("random",) is BET's ablation without a predictor.
+        nearest_by: distance of "nearest": Σ |w − w'| of the widths, or the Euclidean one of the
+            predictor's embeddings.
 
     Attributes:
         trials: in order of evaluation.
         predictor: fitted to the trials.
 
     Raises:
-        InputError: candidates below 1, or a negative number of updates or seed.
+        InputError: candidates below 1, a negative number of updates or seed, or choices that are
+            unknown, none, or "nearest" before any trial.
 
     >>> frequencies = np.arange(1, 31)
     >>> sampler = ActionSampler(frequencies, groups=(10, 20), d_max=8, entries=90)
@@ -79,13 +85,23 @@ class WidthSearch:
         candidates: int = 100,
         updates: int = 60,
         context: dict[str, Any] | None = None,
+        choices: Sequence[Choice] = CHOICES,
+        nearest_by: Literal["widths", "embeddings"] = "widths",
     ) -> None:
         if candidates < 1 or updates < 0 or seed < 0:
             raise InputError(
                 f"{candidates} candidates, {updates} updates, seed {seed}: expected 1 candidate "
                 "or more, and no negative number"
             )
+        if not choices or choices[0] == "nearest" or {*choices} - {*CHOICES}:
+            raise InputError(
+                f"choices {', '.join(choices) or 'none'}: expected some of greedy, random and "
+                "nearest, the first not nearest"
+            )
+        if nearest_by not in ("widths", "embeddings"):
+            raise InputError(f"nearest_by {nearest_by!r}: expected 'widths' or 'embeddings'")
         self.sampler, self.fitness = sampler, fitness
+        self.choices, self.nearest_by = tuple(choices), nearest_by
         self.seed, self.candidates, self.updates = seed, candidates, updates
         self.context = json.loads(json.dumps(context or {}))  # As a checkpoint returns it.
         self.trials: list[Trial] = []
@@ -132,7 +148,7 @@ class WidthSearch:
     def _iterate(self, t: int) -> Trial:
         started = time.perf_counter()
         rng = np.random.default_rng([self.seed, t])
-        choice = CHOICES[t % len(CHOICES)]
+        choice = self.choices[t % len(self.choices)]
         action = self._choose(choice, rng)
         fitness = float(self.fitness(action.widths))
         if not np.isfinite(fitness):
@@ -151,6 +167,13 @@ class WidthSearch:
             scores = self.predictor.predict([self.predictor.sets(a.widths) for a in actions])
             return actions[int(scores.argmax())]
         best = self.best(1)[0].widths
+        if self.nearest_by == "embeddings":
+            tables = [
+                self.predictor.sets(widths) for widths in (best, *(a.widths for a in actions))
+            ]
+            with torch.no_grad():
+                embedded = self.predictor.embed(tables)
+            return actions[int((embedded[1:] - embedded[0]).norm(dim=1).argmin())]
         return min(actions, key=lambda action: int(abs(action.widths - best).sum()))
 
     def _update(self, rng: np.random.Generator) -> None:
@@ -217,4 +240,7 @@ class WidthSearch:
             "candidates": self.candidates,
             "updates": self.updates,
             "learning_rate": LEARNING_RATE,
+            "by_frequency": sampler.by_frequency,
+            "choices": list(self.choices),
+            "nearest_by": self.nearest_by,
         }

@@ -91,7 +91,8 @@ def make(
         trained = method.origin != "start"
         model = bench.model_of_trained(tables) if trained else bench.model(tables)
         if method.origin != "trained":
-            outcome = bench.train(model, path.stem, starts_trained=trained)
+            settings = {"starts_trained": trained, "autocast": method.autocast}
+            outcome = bench.train(model, path.stem, **settings)
             record |= {**asdict(outcome)}
             if method.name == "full":
                 bench.keep_full(model, outcome.seconds)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from benchmarks.calibrated import calibrate
 from benchmarks.clicks.workbench import Workbench
+from benchmarks.structured import ColumnTable, ShrinkingTable
 
-from compressae.tables import TableCollection
+from compressae.retrieval.errors import InputError
+from compressae.tables import QuantizedTable, TableCollection
 
 #: "start": trained from the start; "trained": made of the trained full tables, and judged so;
 #: "tuned": made of these, then trained on.
@@ -18,6 +21,8 @@ Origin = Literal["start", "trained", "tuned"]
 #: The collisions of arXiv 1909.02107 whose bytes are the budgets.
 COLLISIONS = (2, 4, 8, 60)
 THRESHOLDS = (20, 200, 2000)
+#: Weight of the group lasso.
+LASSO = 0.01
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Method:
         make: a workbench to its tables.
         origin: see ``Origin``.
         optimizers: those that train it.
+        autocast: trained in mixed precision.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Method:
     make: Callable[[Workbench], TableCollection]
     origin: Origin = "start"
     optimizers: tuple[str, ...] = ("adagrad", "amsgrad")
+    autocast: bool = False
 
 
 def whole(bench: Workbench, kind: Literal["full", "int8", "int4"]) -> TableCollection:
@@ -71,12 +78,35 @@ def rounded(bench: Workbench, kind: Any) -> TableCollection:
     return TableCollection.from_dense(bench.full_model().tables, kind)
 
 
+def calibrated(bench: Workbench) -> TableCollection:
+    """The trained full tables in four bits, scales by the least squared error of each row."""
+    tables = rounded(bench, "int4")
+    for table in tables.values():
+        if isinstance(table, QuantizedTable):
+            calibrate(table)
+    return tables
+
+
+def structured(bench: Workbench, c: int) -> TableCollection:
+    """Group lasso over the dimensions of each feature, as many left as fit in float16."""
+    rows, dim = bench.examples.rows, bench.setting.dim
+    sizes = {d: sum(ColumnTable.bytes_of(n, d) for n in rows.values()) for d in range(1, dim + 1)}
+    fitting = [d for d, size in sizes.items() if size <= bench.budget(c)]
+    if not fitting:
+        raise InputError(f"one dimension in float16 has {sizes[1]} bytes")
+    std = bench.setting.std
+    return TableCollection.of(
+        {n: ShrinkingTable(m, dim, max(fitting), LASSO, std=std) for n, m in rows.items()}, "mean"
+    )
+
+
 def _equal(name: str, label: str, c: int, kind: str, **settings: Any) -> Method:
     return Method(f"{name}-{c}", label, partial(equal_bytes, c=c, kind=kind, **settings))
 
 
 _METHODS = [
     Method("full", "full tables", partial(whole, kind="full")),
+    Method("full-autocast", "full tables, autocast", partial(whole, kind="full"), autocast=True),
     *(
         Method(f"qr-product-{c}", f"QR, product, {c} collisions", partial(collisions, c=c))
         for c in COLLISIONS
@@ -101,6 +131,15 @@ _METHODS = [
     Method("int4", "int4, trained through the rounding", partial(whole, kind="int4")),
     Method(
         "int4-rounded", "int4, trained tables rounded", partial(rounded, kind="int4"), "trained"
+    ),
+    Method("int4-calibrated", "int4, calibrated, then tuned", calibrated, "tuned"),
+    *(
+        Method(
+            f"structured-{c}",
+            f"group lasso over dimensions, bytes of QR {c}",
+            partial(structured, c=c),
+        )
+        for c in (2, 4)
     ),
     *(
         Method(

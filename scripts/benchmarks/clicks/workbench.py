@@ -92,10 +92,10 @@ class Workbench:
         model.load_state_dict(layers, strict=False)
         return model
 
-    def train(self, model: ClickModel, what: str, starts_trained: bool = False) -> Outcome:
-        """Train in place."""
+    def train(self, model: ClickModel, what: str, **settings: bool) -> Outcome:
+        """Train in place; settings are those of ``fit``."""
         with progress(what) as report:
-            return fit(model, self.examples, self.recipe, report, starts_trained)
+            return fit(model, self.examples, self.recipe, report, **settings)
 
     @property
     def _full_path(self) -> Path:

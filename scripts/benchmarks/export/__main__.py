@@ -1,103 +1,25 @@
 #!/usr/bin/env python3
-"""What a store finds in exported rows whose signs are kept, or are halves.
-
-usage: python scripts/benchmarks/export EMBEDDINGS OUTPUT
-
-Trains on the first rows of EMBEDDINGS, exports their codes to scipy with both kinds of signs, and
-ranks them by the product with the queries, as an exact store does: other rows of the table, with
-all entries of W·x and with the largest ones. The figure is the share of the exact top K among the
-first C rows, which is the recall of a reranking with full-precision vectors. Rows that share no
-latent with a query are not found. OUTPUT gets export.json; prints Markdown.
-"""
+"""Exported rows in other stores: what halves of signs lose, and stores beside one another."""
 
 import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import get_args
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", RAYON_NUM_THREADS="1")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import click
-import numpy as np
-from benchmarks.catalogue.rows import about, write_record
-from scipy import sparse
-
-from compressae import TrainConfig, compress, open_embeddings, train
-from compressae.retrieval import Catalogue, exact_search
-from compressae.retrieval.export import sparse_query, to_scipy
-from compressae.retrieval.export.signs import Signs
-
-CANDIDATES = (100, 1000, 3000)
+from benchmarks.export.signs import signs
+from benchmarks.export.stores import stores
 
 
-@click.command(help=__doc__)
-@click.argument("embeddings", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--rows", default=50_000, show_default=True, help="Of the corpus.")
-@click.option("--queries", default=300, show_default=True)
-@click.option("--latents", default=1024, show_default=True)
-@click.option("--nonzeros", default=16, show_default=True)
-@click.option("--entries", default=64, show_default=True, help="Of W·x that are kept.")
-@click.option("-k", "K", default=100, show_default=True)
-def main(
-    embeddings: Path,
-    output: Path,
-    rows: int,
-    queries: int,
-    latents: int,
-    nonzeros: int,
-    entries: int,
-    K: int,
-) -> None:
-    items = open_embeddings(embeddings)
-    corpus = items.subset(np.arange(rows))
-    others = np.random.default_rng(0).choice(np.arange(rows, len(items)), queries, replace=False)
-    x = items.take(np.sort(others))
-    output.mkdir(parents=True, exist_ok=True)
-    # The command as it was called, without the places on this machine.
-    settings = {"rows": rows, "queries": queries, "latents": latents, "nonzeros": nonzeros, "K": K}
-    command = f"python scripts/benchmarks/export {embeddings.name} OUTPUT"
-    record = about(command, ("numpy", "scipy")) | settings | {"points": []}
-    model = train(corpus, TrainConfig(latents=latents, nonzeros=nonzeros))
-    truth = exact_search(corpus, x, K, "cosine").ids
-    head = ["signs", "entries of W·x", *(f"first {count:,}" for count in CANDIDATES)]
-    for cells in (head, ["---"] * len(head)):
-        click.echo(f"| {' | '.join(cells)} |")
-    with tempfile.TemporaryDirectory() as folder:
-        catalogue = Catalogue.create(f"{folder}/index", model.projection, compress(model, corpus))
-        for signs in get_args(Signs):
-            path = f"{folder}/{signs}.npz"
-            to_scipy(catalogue, path, signs=signs)
-            matrix = sparse.load_npz(path)
-            for count in (None, entries):
-                query = sparse_query(model.projection, x, count, signs=signs)
-                shares = found_shares(query, matrix, truth)
-                record["points"].append({"signs": signs, "entries": count, "shares": shares})
-                cells = [signs, str(count or "all"), *(f"{share:.3f}" for share in shares)]
-                click.echo(f"| {' | '.join(cells)} |")
-    write_record(output / "export.json", record)
+@click.group(help=__doc__)
+def main() -> None:
+    pass
 
 
-def found_shares(
-    query: sparse.csr_array, matrix: sparse.csr_array, truth: np.ndarray
-) -> list[float]:
-    """Share of ``truth`` (q, K) among the first C rows of each query, for each C.
-
-    Args:
-        query: (q, w) rows of ``sparse_query``.
-        matrix: (n, w) exported rows; ids are row numbers.
-        truth: (q, K) ids.
-    """
-    shares = np.zeros((len(truth), len(CANDIDATES)))
-    for i, own in enumerate(truth):
-        scores = (query[[i]] @ matrix.T).toarray()[0]
-        order = np.argsort(-np.where(scores == 0, -np.inf, scores), kind="stable")
-        order = order[: np.count_nonzero(scores)]
-        shares[i] = [np.isin(own, order[:count]).mean() for count in CANDIDATES]
-    return [float(share) for share in shares.mean(axis=0)]
-
+main.add_command(signs)
+main.add_command(stores)
 
 if __name__ == "__main__":
     main()

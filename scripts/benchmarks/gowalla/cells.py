@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.gowalla.files import write_json
+from benchmarks.gowalla.files import origin, write_json
 from benchmarks.gowalla.joined import JoinedTable
 from benchmarks.gowalla.methods import Method
 from benchmarks.gowalla.workbench import DoesNotFit, Setting, Workbench
@@ -15,7 +15,6 @@ from recommenders.interactions import Split, fingerprint
 from recommenders.ranking import evaluate
 from scipy.sparse import csr_array
 
-from compressae.evaluation.protocol import machine
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import library_version
 from compressae.tables import Table
@@ -167,7 +166,7 @@ class Store:
             "facts": bench.facts,
             "method_settings": cell.method.settings,
             "settings": {**setting.record(), **_data(whole)},
-            "machine": machine(),
+            **origin(),
             "threads": torch.get_num_threads(),
             "version": library_version(),
         }

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -26,6 +26,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("bet", "lightgcn"): dict(temperature=0.1, user_power=0.0, batch=32768, candidates=4096),
     ("lightgcn", "mf"): dict(temperature=0.2),
 }
+#: Settings of "bpr": batch and L2 of BET's public code.
+BPR: dict[str, Any] = dict(batch=10_000, l2=1e-4)
 #: Settings of --smoke, unless options say otherwise.
 SMOKE: dict[str, Any] = dict(batch=4096, candidates=256, check_every=2, learning_rate=0.02)
 SMOKE_DIM, SMOKE_EPOCHS, SMOKE_USERS, SMOKE_ITEMS = 32, 8, 900, 600
@@ -46,6 +48,7 @@ _SHARE = click.FloatRange(0, 100, min_open=True, max_open=True)
 )
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,))
 @click.option("--model", type=click.Choice(MODELS), default="lightgcn")
+@click.option("--loss", type=click.Choice(["softmax", "bpr"]), help="Default: bpr for ncf alone.")
 @click.option("--dim", type=click.IntRange(1), help="Default: 64 for lightgcn, 128 for bet.")
 @click.option("--epochs", type=int, help=f"Default: {Recipe.epochs}.")
 @click.option("--test/--no-test", default=True, help="Without: validation pairs judge.")
@@ -87,6 +90,7 @@ def run(
     removed: tuple[float, ...],
     seeds: tuple[int, ...],
     model: str,
+    loss: Literal["softmax", "bpr"] | None,
     dim: int | None,
     epochs: int | None,
     test: bool,
@@ -102,7 +106,11 @@ def run(
     names = names or tuple(name for name, method in METHODS.items() if not method.on_request)
     settings = [
         Setting(
-            protocol, model, dim or DIMS[protocol], _recipe(protocol, model, epochs, smoke), test
+            protocol,
+            model,
+            dim or DIMS[protocol],
+            _recipe(protocol, model, loss, epochs, smoke),
+            test,
         )
         for protocol in protocols or DIMS
     ]
@@ -125,10 +133,16 @@ def run(
     return failed
 
 
-def _recipe(protocol: str, model: str, epochs: int | None, smoke: bool) -> Recipe:
-    recipe = recipe_for(model)
-    if recipe.loss == "softmax":
-        recipe = replace(recipe, **RECIPES.get((protocol, model), {}))
+def _recipe(
+    protocol: str,
+    model: str,
+    loss: Literal["softmax", "bpr"] | None,
+    epochs: int | None,
+    smoke: bool,
+) -> Recipe:
+    recipe = recipe_for(model, loss)
+    own = BPR if recipe.loss == "bpr" else RECIPES.get((protocol, model), {})
+    recipe = replace(recipe, **own)
     if smoke:
         recipe = replace(recipe, **SMOKE)
     return replace(recipe, epochs=recipe.epochs if epochs is None else epochs)

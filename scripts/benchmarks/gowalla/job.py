@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import torch
+from benchmarks.gowalla.files import origin
 from recommenders.interactions import Split, bet_split, hold_out, read_split
 from recommenders.models import MF, MODELS, Unit, recommender
 from recommenders.ranking import evaluate
@@ -18,7 +19,6 @@ from recommenders.training import Recipe, Run, recipe_for
 from scipy.sparse import csr_array
 from torch import nn
 
-from compressae.evaluation.protocol import machine
 from compressae.tables import FullTable
 
 TOP = 20
@@ -26,7 +26,8 @@ TOP = 20
 _OPTIONS = [
     ("model", click.Choice(MODELS), "lightgcn", None),
     ("dim", click.IntRange(1), 64, "Entries of a row."),
-    ("layers", click.IntRange(0), 3, "Layers of LightGCN."),
+    ("layers", click.IntRange(0), 3, "Layers of LightGCN and NGCF."),
+    ("dropout", (float, float), (0.0, 0.0), "Shares of messages and nodes dropped in NGCF."),
     ("protocol", click.Choice(["lightgcn", "bet"]), "lightgcn", None),
     ("loss", click.Choice(["softmax", "bpr"]), None, "Default: bpr for ncf alone."),
     ("epochs", int, Recipe.epochs, "Epochs of a whole training."),
@@ -40,6 +41,7 @@ _OPTIONS = [
     ("patience", int, Recipe.patience, "Validations without a gain before training stops."),
     ("std", float, 0.1, "Standard deviation of a table's initial entries."),
     ("validation", float, 0.1, "Share held out (lightgcn)."),
+    ("l2", float, Recipe.l2, "L2 of the rows of a batch (bpr); BET's code has 1e-4."),
     ("test/--no-test", bool, True, "Without: no test pair is read."),
     ("seed", int, 0, "Seed of the split, the tables, training and search."),
 ]
@@ -74,6 +76,7 @@ class Job:
     model: str
     dim: int
     layers: int
+    dropout: tuple[float, float]
     protocol: str
     unit: Unit
     std: float
@@ -90,6 +93,7 @@ class Job:
         model: str,
         dim: int,
         layers: int,
+        dropout: tuple[float, float],
         protocol: str,
         std: float,
         validation: float,
@@ -103,7 +107,7 @@ class Job:
         unit = unit or ("users" if settings.loss == "softmax" else "none")
         whole = read_split(data)
         split = bet_split(whole, seed) if protocol == "bet" else hold_out(whole, validation, seed)
-        shape = (model, dim, layers, protocol, unit, std, validation)
+        shape = (model, dim, layers, dropout, protocol, unit, std, validation)
         return cls(output, *shape, resume, settings, split)
 
     @property
@@ -113,7 +117,7 @@ class Job:
 
     def make(self, table: nn.Module, train: csr_array) -> MF:
         """The recommender of a table over training pairs."""
-        return recommender(self.model, table, train, self.unit, self.layers)
+        return recommender(self.model, table, train, self.unit, self.layers, self.dropout)
 
     def fit(
         self, name: str, split: Split, stop_after: int | None = None, start: Path | None = None
@@ -145,10 +149,10 @@ class Job:
         }
 
     def record(self, **settings: Any) -> dict[str, Any]:
-        """Settings and machine, for ``metrics.json``."""
-        names = ("model", "dim", "layers", "protocol", "unit", "std", "validation")
+        """Settings, machine, commit and command, for ``metrics.json``."""
+        names = ("model", "dim", "layers", "dropout", "protocol", "unit", "std", "validation")
         own = {name: getattr(self, name) for name in names}
-        return {"settings": {**own, **settings}, "machine": machine()}
+        return {"settings": {**own, **settings}, **origin()}
 
 
 def tell(stage: str, done: int, total: int, details: str) -> None:

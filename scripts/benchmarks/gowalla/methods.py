@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from benchmarks.calibrated import calibrate
 from benchmarks.gowalla.codebooks import ENTRIES, NormedTable, ProductTable, ResidualTable
 from benchmarks.gowalla.joined import JoinedTable
 from benchmarks.gowalla.workbench import DoesNotFit, Workbench
+from benchmarks.structured import ColumnTable, ShrinkingTable
 from recommenders.bet import Settings as SearchSettings
 from recommenders.bet import principal_axes, refit, search_and_retrain
 from recommenders.models import survives_rotation
@@ -20,6 +22,7 @@ from recommenders.models import survives_rotation
 from compressae.cli.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.tables import (
+    BudgetedTable,
     CodedTable,
     CompositionalTable,
     FullTable,
@@ -27,6 +30,7 @@ from compressae.tables import (
     PrunedTable,
     QuantizedTable,
     Table,
+    widths_of_shares,
 )
 
 Options = dict[str, Any]
@@ -41,6 +45,8 @@ TUNE_RATE = 0.3
 THROUGH_RATE = 0.01
 #: Standard deviation of a product's initial entries.
 PRODUCT_STD = 0.01
+#: Weight of the group lasso.
+LASSO = 0.1
 #: BET's search: widths are tried after some epochs of tuning, the fittest trained by the recipe. A
 #: short one, one as long as the paper's, and one for smoke runs.
 BET = SearchSettings(iterations=20, retrain=1)
@@ -147,6 +153,31 @@ def pruned(bench: Workbench, budget: int) -> Table:
     return table.half().requires_grad_(False)
 
 
+def structured(bench: Workbench, budget: int) -> Table:
+    """Train all dimensions under a group lasso, and drop them by a schedule until they fit."""
+    fitting = [d for d in range(1, bench.dim + 1) if ColumnTable.bytes_of(bench.n, d) <= budget]
+    if not fitting:
+        least = ColumnTable.bytes_of(bench.n, 1)
+        raise DoesNotFit(f"one dimension in float16 has {least} bytes")
+    d = max(fitting)
+    table = ShrinkingTable(bench.n, bench.dim, d, LASSO, std=bench.setting.std)
+    bench.train(table, decay=bench.decay(d))
+    stored = table.export()
+    bench.note(dimensions=stored.columns.tolist())
+    return stored
+
+
+def random_sizes(bench: Workbench, budget: int) -> Table:
+    """Widths in proportion to shares of U(0, 1), whatever a row's frequency; no search."""
+    if budget // 4 < bench.n:
+        raise DoesNotFit(f"{budget // 4} numbers for {bench.n} rows")
+    shares = np.random.default_rng(bench.seed).random(bench.n)
+    widths = widths_of_shares(shares, bench.dim, budget // 4)
+    table = BudgetedTable(widths, bench.dim, std=bench.setting.std)
+    bench.train(table, decay=bench.decay(budget / 4 / bench.n))
+    return table
+
+
 def product(
     bench: Workbench, budget: int, through: bool = False, fit: Options | None = None, **form: Any
 ) -> Table:
@@ -165,9 +196,10 @@ def residual(bench: Workbench, budget: int) -> Table:
     return _quantised(bench, ResidualTable, bench.dense_rows, shape, budget).export()
 
 
-def integers(bench: Workbench, budget: int, bits: int) -> Table:
+def integers(bench: Workbench, budget: int, bits: int, calibrated: bool = False) -> Table:
     """int8 or int4 with a float16 scale a row, of as many dimensions as fit: trained in float32,
-    then tuned through the rounding (straight-through)."""
+    then tuned through the rounding (straight-through), with scales from the largest entry of a row,
+    or ``calibrated``."""
     d = bench.widest(min((budget // bench.n - 2) * 8 // bits, bench.dim))
     if d < bench.dim:
         start = bench.full(d)
@@ -176,6 +208,8 @@ def integers(bench: Workbench, budget: int, bits: int) -> Table:
     else:
         rows = bench.dense_rows()
     table = QuantizedTable.from_dense(rows, bits, scale_dtype=torch.float16)
+    if calibrated:
+        bench.note(clip=float(calibrate(table).mean()))
     _tune(bench, table, decay=bench.decay(d))
     return table.export()
 
@@ -303,6 +337,8 @@ def _most(bytes_of: Callable[..., int], n: int, d: int, budget: int, **form: Any
 _PRUNED = "of the dense rows on principal axes, float16; columns counted; all epochs twice"
 _QR = "users and items apart, as many remainders as fit"
 _INTEGERS = "fewer dimensions; tuned for a quarter of the epochs"
+_CLIP = f"scales by the least squared error; {_INTEGERS}"
+_STRUCTURED = "float16; all are trained at first, half of the epochs with those that are left"
 _QUANTISED = "of the trained dense rows; codebooks counted, float16"
 _CODED = "of the trained dense rows; decoder, float16, and levels counted"
 _THROUGH = "then a quarter of the epochs through the codes"
@@ -316,7 +352,7 @@ def _qr(combine: str) -> Method:
     return Method(f"qr-{combine}", f"QR, {combine}", function, _QR)
 
 
-def _bet(name: str, label: str, search: SearchSettings, on_request: bool = False) -> Method:
+def _bet(name: str, label: str, search: SearchSettings, on_request: bool = True) -> Method:
     note = (
         f"widths tried: {search.iterations}, epochs each: {search.tune_epochs}, then trained: "
         f"{search.retrain}"
@@ -339,8 +375,21 @@ _METHODS = [
     Method("pruned", "magnitude pruning", pruned, _PRUNED),
     Method("int8", "int8", partial(integers, bits=8), _INTEGERS),
     Method("int4", "int4", partial(integers, bits=4), _INTEGERS),
-    _bet("bet", "BET, short search", BET),
-    _bet("bet-long", "BET, long search", BET_LONG, on_request=True),
+    Method(
+        "int4-calibrated", "int4, calibrated", partial(integers, bits=4, calibrated=True), _CLIP
+    ),
+    Method("structured", "group lasso over dimensions", structured, _STRUCTURED),
+    Method("random-sizes", "random sizes", random_sizes, counts="numbers"),
+    _bet("bet", "BET, short search", BET, on_request=False),
+    _bet("bet-long", "BET, long search", BET_LONG),
+    *(
+        _bet(f"bet-{variant}", f"BET, {label}", replace(BET, variant=variant))
+        for variant, label in (
+            ("public", "public code's choices"),
+            ("random-choice", "random choice"),
+            ("unsorted", "unsorted"),
+        )
+    ),
     Method("pq", "PQ", product, _QUANTISED),
     Method("opq", "OPQ", partial(product, rotated=True), f"{_QUANTISED}, and the rotation"),
     Method("rq", "RQ", residual, _QUANTISED),
@@ -367,5 +416,5 @@ def _shortened(name: str) -> Method:
 SMOKE_METHODS = {
     **METHODS,
     **{name: _shortened(name) for name in ("opq", "opq-items")},
-    "bet": _bet("bet", "BET, short search", BET_SMOKE),
+    "bet": _bet("bet", "BET, short search", BET_SMOKE, on_request=False),
 }

@@ -8,7 +8,7 @@ import click
 import numpy as np
 from benchmarks.gowalla.files import write_json
 from benchmarks.gowalla.job import Job, job_options, quality_line, tell
-from recommenders.bet import Settings, refit, search_and_retrain
+from recommenders.bet import VARIANTS, Settings, refit, search_and_retrain
 from recommenders.models import survives_rotation
 
 from compressae.retrieval.errors import InputError
@@ -27,6 +27,7 @@ from compressae.tables.bet.searching import KIND
 @click.option("--axes", type=click.Choice(["given", "principal"]), default=Settings.axes)
 @click.option("--retrain", type=int, default=Settings.retrain, help="The fittest retrained.")
 @click.option("--start", type=click.Choice(["scratch", "dense"]), default=Settings.start)
+@click.option("--variant", type=click.Choice([*VARIANTS]), default=Settings.variant)
 def widths(keep: float, full: Path | None, draws: int, test: bool, **options: Any) -> None:
     """Search widths of rows that sum to keep · dim · rows, and retrain the fittest.
 
@@ -43,7 +44,8 @@ def widths(keep: float, full: Path | None, draws: int, test: bool, **options: An
 
     Protocol "bet": all pairs, 50 % training, 25 % validation, 25 % test per user. "lightgcn": a
     share of the training pairs is held out for the search, then the chosen widths are trained once
-    more on all of them. The decay is that of the full table; rows that are searched and retrained
+    more on all of them. Variants: the search of BET's paper, that of its public code, and the
+    paper's ablations. The decay is that of the full table; rows that are searched and retrained
     have it times √keep.
     """
     names = {field.name for field in fields(Settings)} - {"candidates", "std"}

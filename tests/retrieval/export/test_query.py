@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressae import InputError
+from compressae.kernels.product import IntMatrix
+from compressae.retrieval import Projection
 from compressae.retrieval.export import sparse_query
 
 
@@ -22,6 +24,18 @@ def test_all_entries_are_the_product(model, queries, similarity):
     assert query.format == "csr" and query.dtype == np.float32
     expected = dense_products(model, 3 * queries, similarity)
     np.testing.assert_allclose(query.toarray(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("nonzeros", [None, 7])
+def test_a_decoder_of_four_bits_gives_its_products(nonzeros):
+    rng = np.random.default_rng(0)
+    rows = IntMatrix.of_entries(rng.integers(1, 8, (40, 10)).astype(np.int8))
+    x = rng.standard_normal((6, 10)).astype(np.float32)
+    query = sparse_query(Projection(rows, None, None, 4), x, nonzeros).toarray()
+    expected = x / np.linalg.norm(x, axis=1, keepdims=True) @ rows.to_float32().T
+    is_kept = query != 0
+    assert (is_kept.sum(1) == (nonzeros or 40)).all()
+    np.testing.assert_allclose(query[is_kept], expected[is_kept], rtol=0, atol=1e-4)
 
 
 @settings(max_examples=25, deadline=None)

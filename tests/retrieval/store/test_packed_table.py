@@ -123,7 +123,7 @@ def test_the_commands(model, table, tmp_path):
     quantizer = ("--like", tmp_path / "quantizer")
     succeed("fit-quantizer", tmp_path / "items.parquet", *own, "-o", quantizer[1])
     succeed(*encode, *out, *quantizer)
-    refused(tmp_path, "an older file is there; give --overwrite", *encode, *out, *quantizer)
+    refused(tmp_path, "an older file is there; overwrite it", *encode, *out, *quantizer)
     index = ("index", tmp_path / "codes.parquet", *own, "-o", tmp_path / "index")
     refused(tmp_path, "needs their quantiser: give --like", *index)
     assert json.loads(succeed(*index, *quantizer, "--json"))["rows"] == N

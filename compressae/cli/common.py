@@ -1,6 +1,8 @@
 """Shared by the commands: one-line errors, common options, printed results."""
 
 import json
+import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +87,7 @@ class Command(click.Command):
         except BrokenPipeError:
             raise  # The reader closed the pipe ("| head"): click exits without a message.
         except OSError as error:
+            _give_up_stdout_if_full()
             names_file = error.strerror and error.filename is not None
             reason = f"{error.filename}: {error.strerror}" if names_file else error.strerror
             raise click.ClickException(_one_line(reason or error)) from error
@@ -99,6 +102,17 @@ class Command(click.Command):
                 f"out of memory ({_one_line(error)}); use fewer latents, a smaller batch or a "
                 "larger machine"
             ) from error
+
+
+def _give_up_stdout_if_full() -> None:
+    """Send to nowhere what stdout cannot take: the interpreter would try again at its end, complain
+    and change the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _one_line(text: object) -> str:

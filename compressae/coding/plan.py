@@ -107,7 +107,7 @@ def fitting(
 
     >>> plans = fitting(1_000_000, dim=128, memory="64 B/row", latents=[1024], nonzeros=[4, 8])
     >>> [(plan.nonzeros, plan.residual_bytes, plan.code_bytes) for plan in plans]
-    [(4, 43, 50), (8, 25, 38)]
+    [(4, 44, 51), (8, 26, 39)]
     """
     total = parse_bytes(memory, items, "memory")
     check_latents(max(latents))

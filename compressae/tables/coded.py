@@ -12,6 +12,7 @@ from torch.nn import functional
 from compressae.coding.budget import check_importance
 from compressae.coding.compress import compress
 from compressae.kernels.packed import SPARE, Layout, unpack_at
+from compressae.kernels.product import recover_entries, round_directions
 from compressae.retrieval.codes.packed import PackedCodes
 from compressae.retrieval.codes.size import (
     MOST_NONZEROS,
@@ -30,6 +31,8 @@ from compressae.training.loop import train
 
 #: Bytes of the gains.
 _GAINS = 4 * 256
+#: Stored numbers of 4 bits are the entries plus this.
+_OFFSET = 8
 #: Most nonzeros in training of the dictionary: more take longer and change little.
 _TRAINED_NONZEROS = 32
 #: Rows to which the levels are fitted.
@@ -66,7 +69,8 @@ class CodedTable(Table):
     True
     """
 
-    decoder: nn.Parameter
+    decoder: Tensor
+    decoder_scales: Tensor | None
     levels: nn.Parameter
     gains: nn.Parameter
     data: Tensor
@@ -115,27 +119,38 @@ class CodedTable(Table):
         self, state: dict[str, Tensor], padding_idx: int | None, trainable: bool
     ) -> None:
         """Construct the table from its tensors."""
-        latents, d = state["decoder"].shape
+        latents, d = len(state["decoder"]), _width(state["decoder"])
         layout, counts = _layout(state["value_bits"], latents), state.get("counts")
         stride = int(layout.lengths[-1])
         n = (len(state["data"]) - SPARE) // stride if counts is None else len(counts)
         super().__init__(n, d, padding_idx)
         for name in ("data", "counts", "blocks", "value_bits"):
             self.register_buffer(name, state.get(name))
-        for name in ("decoder", "levels", "gains"):
+        for name in ("levels", "gains"):
             self.register_parameter(name, nn.Parameter(state[name], requires_grad=trainable))
+        self._set_decoder(state["decoder"], state.get("decoder_scales"), trainable)
         self._layout = layout
+
+    def _set_decoder(self, decoder: Tensor, scales: Tensor | None, trainable: bool = False) -> None:
+        """Register a decoder of floats (h, d), or of packed numbers (h, ⌈d/2⌉) with scales (h,)."""
+        self.register_buffer("decoder_scales", scales)
+        if scales is None:
+            self.register_parameter("decoder", nn.Parameter(decoder, requires_grad=trainable))
+        else:
+            self.register_buffer("decoder", decoder)
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], padding_idx: int | None = None) -> Self:
         """Make a table from the ``state_dict()`` of another, copying its tensors.
 
-        A decoder in float16, as of an exported table, gives no trainable parameters.
+        A stored decoder, in 4 bits or as before in float16, gives no trainable parameters.
 
         Raises:
             InputError: a tensor is missing.
         """
         needed = {"data", "blocks", "value_bits", "decoder", "levels", "gains"}
+        if "decoder" in state and state["decoder"].dtype == torch.uint8:
+            needed |= {"decoder_scales"}
         if missing := needed - set(state):
             raise InputError(
                 f"a state without {', '.join(sorted(missing))}: expected a coded table's; give "
@@ -143,7 +158,8 @@ class CodedTable(Table):
             )
         table = cls.__new__(cls)
         state = {name: tensor.detach().clone() for name, tensor in state.items()}
-        table._set_state(state, padding_idx, state["decoder"].dtype != torch.float16)
+        stored = state["decoder"].dtype in (torch.uint8, torch.float16)
+        table._set_state(state, padding_idx, not stored)
         return table
 
     @classmethod
@@ -161,14 +177,14 @@ class CodedTable(Table):
 
         Trains a dictionary on the rows (``train``, recipe "pursuit"), allots nonzeros to the rows
         where they reduce the error most (``compress`` with a budget), and multiplies each row's
-        gain by its length. The decoder counts two bytes a number.
+        gain by its length. The decoder counts half a byte a number, and four a latent.
 
         Args:
             source: as in ``dense_rows``; rows of zeros stay zeros.
             nbytes: the budget, ``least_bytes`` at least; bytes beyond d/2 nonzeros a row, or h/2,
                 stay unused.
-            latents: h, whose decoder takes 2·h·d bytes of the budget; None: the power of two from
-                16 to 2048 with which it takes a sixth at most.
+            latents: h, whose decoder takes h·(d/2 + 4) bytes of the budget; None: the power of two
+                from 16 to 2048 with which it takes a quarter at most, or a smaller one.
             value_type: average bits of a nonzero's value: "int4", "int3" or "int2"; None: two, or
                 four if rows would have more than d/3 nonzeros, beyond which more help little.
             importance: (n,) weights of rows, ≥ 0, such as their frequencies; equal when None.
@@ -192,17 +208,51 @@ class CodedTable(Table):
         if not nonzero.any():
             raise InputError("rows are all zeros: expected a trained table")
 
-        # The size of the decoder, and the bytes that it leaves.
-        if latents is None:
-            latents = 1 << int(np.log2(np.clip(nbytes / (12 * d), _FEWEST, _MOST)))
-            while latents > _FEWEST and cls.least_bytes(n, d, latents) > nbytes:
-                latents //= 2
+        # The largest decoder of a quarter of the bytes, or a smaller one if the rest is too little.
+        choices = [latents] if latents is not None else cls._choices(n, d, nbytes)
+        for h in choices:
+            try:
+                codes, decoder = cls._coded(rows, lengths, nbytes, h, value_type, importance, seed)
+                break
+            except InputError:
+                if h == choices[-1]:
+                    raise
+        return cls(codes, decoder, padding_of(source, padding_idx), dense.device)
+
+    @classmethod
+    def _choices(cls, n: int, d: int, nbytes: int) -> list[int]:
+        """Numbers of latents to try, from the most on."""
+        most = int(np.log2(np.clip(nbytes / 4 / _decoder_bytes(1, d), _FEWEST, _MOST)))
+        powers = [1 << power for power in range(most, int(np.log2(_FEWEST)) - 1, -1)]
+        return [h for h in powers if cls.least_bytes(n, d, h) <= nbytes] or powers[-1:]
+
+    @classmethod
+    def _coded(
+        cls,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        nbytes: int,
+        latents: int,
+        value_type: PackedType | None,
+        importance: np.ndarray,
+        seed: int,
+    ) -> tuple[PackedCodes, Tensor]:
+        """Train a dictionary of h latents and code rows (n, d); see ``from_dense``.
+
+        Returns:
+            The codes, and the decoder (h, d).
+
+        Raises:
+            InputError: too few bytes.
+        """
+        n, d = rows.shape
+        nonzero = lengths > 0
         if nbytes < (least := cls.least_bytes(n, d, latents)):
             raise InputError(
                 f"{nbytes} bytes for {n} rows of {d} in {latents} latents: expected {least} or "
                 "more; give more, or fewer latents"
             )
-        left = nbytes - 2 * latents * d - _GAINS
+        left = nbytes - _decoder_bytes(latents, d) - _GAINS
 
         # A dictionary for the mean nonzeros of a row; gains and counts are neglected.
         row_bytes = left / n + 1
@@ -211,9 +261,7 @@ class CodedTable(Table):
         bits = value_bits(value_type)
         most = max(1, min(d // 2, latents // 2, MOST_NONZEROS // 2))  # More add error.
         typical = min(mean_nonzeros(row_bytes, latents, bits), most, _TRAINED_NONZEROS)
-        model = train(
-            rows[nonzero], TrainConfig(latents, int(max(1, typical)), seed=seed, decoder_bits=32)
-        )
+        model = train(rows[nonzero], TrainConfig(latents, int(max(1, typical)), seed=seed))
 
         # Bytes of ``most`` nonzeros and a count in each row, one nonzero at least.
         sizes = row_lengths(latents, bits, 0, most).tolist()
@@ -237,19 +285,30 @@ class CodedTable(Table):
             raise InputError(
                 f"{nbytes} bytes for {n} rows of {d} in {latents} latents, {value_type}: {error}"
             ) from error
-        codes = _with_lengths(codes, lengths)
-        return cls(codes, model.decoder, padding_of(source, padding_idx), dense.device)
+        return _with_lengths(codes, lengths), model.decoder
 
     @staticmethod
     def least_bytes(n: int, d: int, latents: int = _FEWEST) -> int:
         """Bytes below which no codes of a table (n, d) fit; some need a few bytes a row more."""
         row = int(row_lengths(latents, 1, 0, 1)[-1])
-        return 2 * latents * d + _GAINS + ragged_bytes(n) + n * row
+        return _decoder_bytes(latents, d) + _GAINS + ragged_bytes(n) + n * row
 
     def export(self) -> Self:
-        """Copy the table for storage: decoder in float16, no trainable parameters."""
+        """Copy the table for storage: decoder in 4 bits a number, no trainable parameters.
+
+        That of ``from_dense`` is so already and loses nothing; one that was trained on is rounded.
+
+        Raises:
+            InputError: the decoder holds NaN or infinity.
+        """
         table = copy.deepcopy(self).requires_grad_(False)
-        table.decoder.data = table.decoder.data.half()
+        if table.decoder_scales is None:
+            packed, scales = _pack(table.decoder.float().cpu().numpy())
+            del table.decoder, table.decoder_scales
+            device = self.decoder.device
+            table._set_decoder(
+                torch.from_numpy(packed).to(device), torch.from_numpy(scales).to(device)
+            )
         return table
 
     @property
@@ -279,10 +338,53 @@ class CodedTable(Table):
         # A gain of zero gets no gradient: rows of zeros stay zeros.
         scale = (self.gains * (self.gains != 0))[self.data[starts].long()]
         values = self.levels[ranks, codes.long()] * scale[owner]
-        decoder = self.decoder.to(values.dtype)
+        decoder = self._float_decoder(values.dtype)
         return functional.embedding_bag(
             latents.long(), decoder, offsets, per_sample_weights=values, mode="sum"
         )
+
+    def _float_decoder(self, dtype: torch.dtype) -> Tensor:
+        """Decoder (h, d) in floats."""
+        if self.decoder_scales is None:
+            return self.decoder.to(dtype)
+        pairs = torch.stack([self.decoder & 15, self.decoder >> 4], 2).flatten(1)
+        entries = pairs[:, : self.embedding_dim].to(dtype) - _OFFSET
+        return entries * self.decoder_scales.to(dtype)[:, None]
+
+
+def _decoder_bytes(latents: int, d: int) -> int:
+    """Bytes of a stored decoder: half a byte a number, and a scale a latent."""
+    return latents * (-(-d // 2) + 4)
+
+
+def _pack(decoder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round a decoder (h, d) to 4 bits: numbers (h, ⌈d/2⌉) uint8 of two each, and scales (h,).
+
+    A stored number is an entry −7…7 plus 8, or 0 beside the last of an odd d.
+
+    >>> packed, scales = _pack(np.array([[3, -4, 0], [0, 0, 0]], np.float32))
+    >>> packed.shape, np.round(scales.astype(float), 2).tolist()
+    ((2, 2), [0.58, 0.0])
+    """
+    if not np.isfinite(decoder).all():
+        raise InputError("decoder: NaN or infinity; lower the learning rate and train again")
+    directions = decoder.copy()
+    directions[~decoder.any(1), 0] = 1
+    entries = recover_entries(directions)
+    if entries is None:
+        entries = round_directions(directions)
+    squares = np.einsum("hd,hd->h", entries, entries, dtype=np.float64)
+    scales = np.einsum("hd,hd->h", entries, decoder, dtype=np.float64) / squares
+    stored = (entries + np.int8(_OFFSET)).view(np.uint8)
+    stored = np.pad(stored, ((0, 0), (0, decoder.shape[1] % 2)))
+    return stored[:, ::2] | stored[:, 1::2] << 4, scales.astype(np.float32)
+
+
+def _width(decoder: Tensor) -> int:
+    """d of a decoder of floats, or of packed numbers."""
+    if decoder.dtype != torch.uint8:
+        return decoder.shape[1]
+    return 2 * decoder.shape[1] - int((decoder[:, -1] < 16).all())
 
 
 def _layout(value_bits: Tensor, latents: int) -> Layout:

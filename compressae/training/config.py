@@ -27,7 +27,7 @@ class TrainConfig:
     Attributes:
         latents: h, the number of latents.
         nonzeros: k, the nonzeros of a code; 1 ≤ k ≤ h. With recipe "pursuit" 8 (or h), whose
-            dictionary also codes best with 4 to 17 (docs/log.md); else 32.
+            dictionary is among the best for 4 to 17, too (docs/log.md); else 32.
         recipe: "pursuit" learns one dictionary, encoder and decoder in one, by alternating pursuit
             codes and least squares: the best reconstruction in the least time. "autoencoder" trains
             an encoder and a decoder by gradients; both are initialised from data rows, and dead

@@ -25,14 +25,13 @@ from compressae.retrieval.codes.size import (
 )
 from compressae.retrieval.errors import InputError
 from compressae.tables.base import Table, dense_rows, padding_of
+from compressae.tables.quantized import pack_int4, unpack_int4
 from compressae.tables.ragged import row_starts
 from compressae.training.config import TrainConfig
 from compressae.training.loop import train
 
 #: Bytes of the gains.
 _GAINS = 4 * 256
-#: Stored numbers of 4 bits are the entries plus this.
-_OFFSET = 8
 #: Most nonzeros in training of the dictionary: more take longer and change little.
 _TRAINED_NONZEROS = 32
 #: Rows to which the levels are fitted.
@@ -303,12 +302,10 @@ class CodedTable(Table):
         """
         table = copy.deepcopy(self).requires_grad_(False)
         if table.decoder_scales is None:
-            packed, scales = _pack(table.decoder.float().cpu().numpy())
+            entries, scales = map(torch.from_numpy, _round(table.decoder.float().cpu().numpy()))
             del table.decoder, table.decoder_scales
             device = self.decoder.device
-            table._set_decoder(
-                torch.from_numpy(packed).to(device), torch.from_numpy(scales).to(device)
-            )
+            table._set_decoder(pack_int4(entries).to(device), scales.to(device))
         return table
 
     @property
@@ -347,8 +344,7 @@ class CodedTable(Table):
         """Decoder (h, d) in floats."""
         if self.decoder_scales is None:
             return self.decoder.to(dtype)
-        pairs = torch.stack([self.decoder & 15, self.decoder >> 4], 2).flatten(1)
-        entries = pairs[:, : self.embedding_dim].to(dtype) - _OFFSET
+        entries = unpack_int4(self.decoder, self.embedding_dim).to(dtype)
         return entries * self.decoder_scales.to(dtype)[:, None]
 
 
@@ -357,14 +353,12 @@ def _decoder_bytes(latents: int, d: int) -> int:
     return latents * (-(-d // 2) + 4)
 
 
-def _pack(decoder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Round a decoder (h, d) to 4 bits: numbers (h, ⌈d/2⌉) uint8 of two each, and scales (h,).
+def _round(decoder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round a decoder (h, d) to entries −7…7 (h, d) int8 and scales (h,) float32.
 
-    A stored number is an entry −7…7 plus 8, or 0 beside the last of an odd d.
-
-    >>> packed, scales = _pack(np.array([[3, -4, 0], [0, 0, 0]], np.float32))
-    >>> packed.shape, np.round(scales.astype(float), 2).tolist()
-    ((2, 2), [0.58, 0.0])
+    >>> entries, scales = _round(np.array([[3, -4, 0], [0, 0, 0]], np.float32))
+    >>> entries.tolist(), np.round(scales.astype(float), 2).tolist()
+    ([[5, -7, 0], [1, 0, 0]], [0.58, 0.0])
     """
     if not np.isfinite(decoder).all():
         raise InputError("decoder: NaN or infinity; lower the learning rate and train again")
@@ -375,13 +369,11 @@ def _pack(decoder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         entries = round_directions(directions)
     squares = np.einsum("hd,hd->h", entries, entries, dtype=np.float64)
     scales = np.einsum("hd,hd->h", entries, decoder, dtype=np.float64) / squares
-    stored = (entries + np.int8(_OFFSET)).view(np.uint8)
-    stored = np.pad(stored, ((0, 0), (0, decoder.shape[1] % 2)))
-    return stored[:, ::2] | stored[:, 1::2] << 4, scales.astype(np.float32)
+    return entries, scales.astype(np.float32)
 
 
 def _width(decoder: Tensor) -> int:
-    """d of a decoder of floats, or of packed numbers."""
+    """d of a decoder of floats, or of ``pack_int4``, which ends rows of an odd d with a 0."""
     if decoder.dtype != torch.uint8:
         return decoder.shape[1]
     return 2 * decoder.shape[1] - int((decoder[:, -1] < 16).all())

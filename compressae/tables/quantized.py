@@ -67,7 +67,7 @@ class QuantizedTable(FullTable):
             )
         n, d, dtype = self.num_embeddings, self.embedding_dim, self.weight.dtype
         table = IntegerTable(n, d, self.bits, self.padding_idx, self.scale_dtype, dtype)
-        table.codes = _pack(codes) if self.bits == 4 else codes
+        table.codes = pack_int4(codes) if self.bits == 4 else codes
         table.scales = scales
         return table
 
@@ -128,13 +128,13 @@ class IntegerTable(Table):
         super().__init__(num_embeddings, embedding_dim, padding_idx)
         self.bits, self.dtype = _check_bits(bits), dtype or torch.float32
         zeros = torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8)
-        self.register_buffer("codes", _pack(zeros) if bits == 4 else zeros)
+        self.register_buffer("codes", pack_int4(zeros) if bits == 4 else zeros)
         self.register_buffer("scales", torch.ones(num_embeddings, dtype=scale_dtype))
 
     def _lookup(self, ids: Tensor) -> Tensor:
         codes = self.codes[ids]
         if self.bits == 4:
-            codes = _unpack(codes, self.embedding_dim)
+            codes = unpack_int4(codes, self.embedding_dim)
         return (codes.float() * self.scales[ids].float()[:, None]).to(self.dtype)
 
     def extra_repr(self) -> str:
@@ -172,13 +172,13 @@ def _quantize(rows: Tensor, bits: int, scale_dtype: torch.dtype) -> tuple[Tensor
     return codes.to(torch.int8), scales
 
 
-def _pack(codes: Tensor) -> Tensor:
+def pack_int4(codes: Tensor) -> Tensor:
     """Pack codes (m, d), −8 to 7, two a byte: (m, ⌈d/2⌉) uint8."""
     raised = functional.pad(codes + 8, (0, codes.shape[1] % 2)).to(torch.uint8)
     return raised[:, ::2] | raised[:, 1::2] << 4
 
 
-def _unpack(packed: Tensor, dim: int) -> Tensor:
-    """Unpack the bytes of ``_pack`` to codes (m, dim) int8."""
+def unpack_int4(packed: Tensor, dim: int) -> Tensor:
+    """Unpack the bytes of ``pack_int4`` to codes (m, dim) int8."""
     both = torch.stack((packed & 15, packed >> 4), dim=2).flatten(1)
     return both[:, :dim].to(torch.int8) - 8

@@ -58,29 +58,25 @@ class Projection:
         training: dict[str, Any] | None = None,
     ) -> None:
         self.nonzeros, self.training = nonzeros, training or {}
-        self._encoder, self._encoder_bias = encoder, encoder_bias
-        if isinstance(decoder, np.ndarray):
-            decoder = self._as_trained(decoder)
-        self._decoder = decoder
+        self._decoder, self._encoder, self._encoder_bias = decoder, encoder, encoder_bias
 
-    def _as_trained(self, decoder: np.ndarray) -> np.ndarray | IntMatrix:
-        """A decoder in 4 bits where training left it so and it is the encoder too."""
-        if self.training.get("decoder_bits") != 4:
-            return decoder
-        is_tied = self._encoder is None or np.array_equal(self._encoder, decoder)
-        if not is_tied or (self._encoder_bias is not None and self._encoder_bias.any()):
-            return decoder
-        entries = recover_entries(decoder)
-        if entries is None:
-            return decoder
-        self._encoder = self._encoder_bias = None
-        return IntMatrix.of_entries(entries)
+    @cached_property
+    def _packed(self) -> IntMatrix | None:
+        """The decoder in 4 bits, where training left it so and it is the encoder too."""
+        given, encoder, bias = self._decoder, self._encoder, self._encoder_bias
+        if isinstance(given, IntMatrix):
+            return given
+        is_tied = encoder is None or np.array_equal(encoder, given)
+        if self.training.get("decoder_bits") != 4 or not is_tied or np.any(bias):
+            return None
+        entries = recover_entries(given)
+        return None if entries is None else IntMatrix.of_entries(entries)
 
     @cached_property
     def decoder(self) -> np.ndarray:
         """W (h, d) float32, unit rows."""
-        held = self._decoder
-        return held.to_float32() if isinstance(held, IntMatrix) else held
+        given = self._decoder
+        return given.to_float32() if isinstance(given, IntMatrix) else given
 
     @property
     def encoder(self) -> np.ndarray:
@@ -96,20 +92,19 @@ class Projection:
     @cached_property
     def int_matrix(self) -> IntMatrix:
         """W in whole numbers: as trained in 4 bits, or rounded to 8."""
-        held = self._decoder
-        return held if isinstance(held, IntMatrix) else IntMatrix.of(held)
+        return IntMatrix.of(self.decoder) if self._packed is None else self._packed
 
     @property
     def latents(self) -> int:
         """h."""
-        held = self._decoder
-        return len(held.rows if isinstance(held, IntMatrix) else held)
+        given = self._decoder
+        return len(given.rows if isinstance(given, IntMatrix) else given)
 
     @property
     def dim(self) -> int:
         """d."""
-        held = self._decoder
-        return held.dim if isinstance(held, IntMatrix) else held.shape[1]
+        given = self._decoder
+        return given.dim if isinstance(given, IntMatrix) else given.shape[1]
 
     @property
     def similarity(self) -> Similarity:
@@ -149,8 +144,7 @@ class Projection:
 
         With a decoder of 4 bits rows are rounded to 16 bits, else it is the float32 product.
         """
-        held = self._decoder
-        return product(held, x) if isinstance(held, IntMatrix) else x @ held.T
+        return x @ self.decoder.T if self._packed is None else product(self._packed, x)
 
     def check_made(self, model_id: str | None) -> None:
         """Refuse codes of another model.
@@ -191,8 +185,8 @@ class Projection:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by name, as files hold them."""
-        if isinstance(self._decoder, IntMatrix):
-            return {_IN_4_BITS: self._decoder.rows}
+        if self._packed is not None:
+            return {_IN_4_BITS: self._packed.rows}
         return {
             "encoder": self.encoder,
             "encoder_bias": self.encoder_bias,

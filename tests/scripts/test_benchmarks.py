@@ -390,3 +390,8 @@ def test_records_of_quantisers_are_drawn_over_code_and_all_bytes(tmp_path):
     (tmp_path / "empty.json").write_text('{"methods": []}')
     done = run_here("benchmarks.recall", tmp_path / "empty.json", "-o", tmp_path / "none.png")
     assert done.returncode == 1 and "no method with a recall" in done.stderr
+    for damaged in ('{"methods": [', '{"points": []}', "[1]"):
+        (tmp_path / "damaged.json").write_text(damaged)
+        done = run_here("benchmarks.recall", tmp_path / "damaged.json", "-o", tmp_path / "none.png")
+        assert done.returncode == 1 and "damaged.json: no record of an evaluation" in done.stderr
+    assert not (tmp_path / "none.png").exists()

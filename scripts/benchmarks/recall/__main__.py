@@ -98,7 +98,13 @@ def main(records: tuple[Path, ...], output: Path, rows: int) -> None:
     points: list[Point] = []
     for record in records:
         before = {point.method for point in points}
-        points += [point for point in read_points(record) if point.method not in before]
+        try:
+            own = read_points(record)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # Of another form.
+            raise click.ClickException(
+                f"{record}: no record of an evaluation ({error!r}); expected its report.json"
+            ) from error
+        points += [point for point in own if point.method not in before]
     if not points:
         raise click.ClickException("no method with a recall in these records; expected reports")
     draw(points, rows, output)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.gowalla.cells import sizes
-from benchmarks.gowalla.codebooks import ProductTable, ResidualTable
+from benchmarks.gowalla.codebooks import NormedTable, ProductTable, ResidualTable
 from benchmarks.gowalla.joined import JoinedTable
 from benchmarks.gowalla.methods import METHODS, SMOKE_METHODS
 from benchmarks.gowalla.workbench import DoesNotFit, Setting, Workbench
@@ -16,7 +16,8 @@ from recommenders.training import Recipe
 from compressae.retrieval.errors import InputError
 from compressae.tables import BudgetedTable, FullTable, IntegerTable
 
-UNTRAINED = ("pq", "opq", "rq", "codes", *(name for name in METHODS if name.endswith("-items")))
+QUANTISED = ("pq", "opq", "rq", "neq")
+UNTRAINED = (*QUANTISED, "codes", *(name for name in METHODS if name.endswith("-items")))
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +88,20 @@ def test_budgets_are_kept_and_used(untrained, name, dim):
     assert fitted >= 6 or dim == 1
 
 
-@pytest.mark.parametrize("name", ["pq", "opq", "rq"])
+@pytest.mark.parametrize("name", QUANTISED)
 @pytest.mark.parametrize("removed", [20, 71])
 def test_codes_are_as_many_as_fit(untrained, name, removed):
     bench = untrained(12)
     budget = int(bench.n * 12 * 4 * (100 - removed) / 100)
     table = SMOKE_METHODS[name].function(bench, budget)
     m = bench.facts["m"]
-    assert table.nbytes <= budget and table.codes.shape == (1200, m)
+    codes = table.directions.codes if name == "neq" else table.codes
+    assert table.nbytes <= budget and codes.shape == (1200, m)
     larger = {
         "pq": lambda: ProductTable.bytes_of(1200, 12, m + 1, False),
         "opq": lambda: min(ProductTable.bytes_of(1200, 12, k, True) for k in range(m + 1, 13)),
         "rq": lambda: ResidualTable.bytes_of(1200, 12, m + 1),
+        "neq": lambda: NormedTable.bytes_of(1200, 12, m + 1),
     }[name]
     assert m == 12 or larger() > budget
     assert bench.seconds > 0

@@ -190,10 +190,10 @@ def product(
     return table.export()
 
 
-def residual(bench: Workbench, budget: int) -> Table:
-    """Quantise the dense rows by RQ, in as many stages as fit."""
+def quantised(bench: Workbench, budget: int, kind: Any) -> Table:
+    """Quantise the dense rows by RQ or norm-explicit PQ, in as many bytes a row as fit."""
     shape = bench.n, bench.dim
-    return _quantised(bench, ResidualTable, bench.dense_rows, shape, budget).export()
+    return _quantised(bench, kind, bench.dense_rows, shape, budget).export()
 
 
 def integers(bench: Workbench, budget: int, bits: int, calibrated: bool = False) -> Table:
@@ -392,7 +392,8 @@ _METHODS = [
     ),
     Method("pq", "PQ", product, _QUANTISED),
     Method("opq", "OPQ", partial(product, rotated=True), f"{_QUANTISED}, and the rotation"),
-    Method("rq", "RQ", residual, _QUANTISED),
+    Method("rq", "RQ", partial(quantised, kind=ResidualTable), _QUANTISED),
+    Method("neq", "PQ of directions and norms", partial(quantised, kind=NormedTable), _QUANTISED),
     Method("pq-through", "PQ, trained through", partial(product, through=True), _THROUGH),
     Method("codes", "sparse codes", coded, _CODED),
     Method(

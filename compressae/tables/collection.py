@@ -248,7 +248,7 @@ class TableCollection(nn.ModuleDict):
     def export(self) -> Self:
         """Collect the tables as they are stored: those with ``export`` exported, others shared.
 
-        ``nbytes`` of both is the same, but for codes, whose decoders become float16.
+        ``nbytes`` of both is the same, but for codes, whose decoders are rounded to 4 bits.
         """
         tables = {
             name: export() if (export := getattr(table, "export", None)) else table

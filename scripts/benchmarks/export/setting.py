@@ -1,4 +1,4 @@
-"""What a benchmark asks of a store: rows to hold, and ways to search them."""
+"""What a benchmark asks of a store: rows to hold, queries, and ways to search."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,18 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import sparse
 
+from compressae import open_embeddings
 from compressae.retrieval import Catalogue
 from compressae.retrieval.export import sparse_query
 from compressae.retrieval.export.signs import Signs
+from compressae.retrieval.io.embeddings import Embeddings
+
+
+def corpus_and_queries(path: Path, rows: int, queries: int) -> tuple[Embeddings, np.ndarray]:
+    """The first ``rows`` rows of a file as the corpus, and queries (q, d) drawn from the others."""
+    items = open_embeddings(path)
+    others = np.random.default_rng(0).choice(np.arange(rows, len(items)), queries, replace=False)
+    return items.subset(np.arange(rows)), items.take(np.sort(others))
 
 
 @dataclass(frozen=True)

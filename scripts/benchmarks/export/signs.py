@@ -7,9 +7,10 @@ from typing import get_args
 import click
 import numpy as np
 from benchmarks.catalogue.rows import about, write_record
+from benchmarks.export.setting import corpus_and_queries
 from scipy import sparse
 
-from compressae import TrainConfig, compress, open_embeddings, train
+from compressae import TrainConfig, compress, train
 from compressae.retrieval import Catalogue, exact_search
 from compressae.retrieval.export import sparse_query, to_scipy
 from compressae.retrieval.export.signs import Signs
@@ -44,10 +45,7 @@ def signs(
     rows, which is the recall of a reranking with full-precision vectors. Rows that share no latent
     with a query are not found. OUTPUT gets export.json; prints Markdown.
     """
-    items = open_embeddings(embeddings)
-    corpus = items.subset(np.arange(rows))
-    others = np.random.default_rng(0).choice(np.arange(rows, len(items)), queries, replace=False)
-    x = items.take(np.sort(others))
+    corpus, x = corpus_and_queries(embeddings, rows, queries)
     output.mkdir(parents=True, exist_ok=True)
     # The command as it was called, without the places on this machine.
     settings = {"rows": rows, "queries": queries, "latents": latents, "nonzeros": nonzeros, "K": K}

@@ -14,9 +14,9 @@ import numpy as np
 from benchmarks.catalogue.rows import about, timed, write_record
 from benchmarks.export.embedded import DuckDB, Milvus, Ours, Qdrant, Scipy
 from benchmarks.export.postgres import Postgres
-from benchmarks.export.setting import Setting, Source, Store
+from benchmarks.export.setting import Setting, Source, Store, corpus_and_queries
 
-from compressae import CompresSAE, TrainConfig, compress, open_embeddings, train
+from compressae import CompresSAE, TrainConfig, compress, train
 from compressae.retrieval import Catalogue, exact_search
 from compressae.retrieval.export import ResidualWarning
 
@@ -84,10 +84,7 @@ def stores(
     servers are bound to one processor. OUTPUT gets the models, which the next run takes, and
     export_stores.json; prints Markdown.
     """
-    items = open_embeddings(embeddings)
-    corpus = items.subset(np.arange(rows))
-    others = np.random.default_rng(0).choice(np.arange(rows, len(items)), queries, replace=False)
-    x = items.take(np.sort(others))
+    corpus, x = corpus_and_queries(embeddings, rows, queries)
     task = Task(x, exact_search(corpus, x, K, "cosine").ids, corpus)
     output.mkdir(parents=True, exist_ok=True)
     command = f"python scripts/benchmarks/export stores {embeddings.name} OUTPUT"

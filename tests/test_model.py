@@ -173,6 +173,14 @@ def test_decoders_of_other_bits_are_refused(bits, recipe):
         TrainConfig(decoder_bits=bits, recipe=recipe)
 
 
+@pytest.mark.parametrize(
+    ("share", "recipe"), [(-0.1, "pursuit"), (1.0, "pursuit"), (0.1, "paper"), (np.nan, "pursuit")]
+)
+def test_latent_dropout_out_of_range_is_refused(share, recipe):
+    with pytest.raises(ValueError, match=f"latent_dropout = {share} with recipe '{recipe}'"):
+        TrainConfig(latent_dropout=share, recipe=recipe)
+
+
 @pytest.mark.parametrize("nonzeros", [0, 66])
 def test_nonzeros_must_fit_the_latents(nonzeros):
     with pytest.raises(ValueError, match=f"nonzeros = {nonzeros}: expected"):

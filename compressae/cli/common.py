@@ -588,6 +588,13 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=int,
             help="Bits of an entry of the trained matrix.  [default: 4 of recipe pursuit, else 32]",
         ),
+        click.option(
+            "--latent-dropout",
+            default=0.0,
+            show_default=True,
+            help="Share of the latents left out of each training step. .15 codes rows that were "
+            "not trained on better, where fewer than ten were for each latent.",
+        ),
         click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
         click.option(
             "--device",
@@ -621,6 +628,7 @@ def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
             seed=settings["seed"],
             similarity=settings["similarity"] or "cosine",
             decoder_bits=settings["decoder_bits"],
+            latent_dropout=settings["latent_dropout"],
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

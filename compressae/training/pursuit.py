@@ -107,12 +107,27 @@ class PursuitRun:
 
     def _encode(self, x: Any) -> tuple[Any, Any]:
         """Latents and least-squares values (m, k) of rows x (m, d)."""
+        if not self.config.latent_dropout:
+            return self._pursue(x, self.weights)
+        available = self._put(self._available())
+        ids, values = self._pursue(x, self.weights[available])
+        return available[ids], values
+
+    def _available(self) -> np.ndarray:
+        """Latents (h',) int32, ascending, that are not dropped in this step; at least k."""
+        h, share = self.config.latents, self.config.latent_dropout
+        rng = np.random.default_rng([self.config.seed, 3, self.step])
+        count = max(self.config.nonzeros, round((1 - share) * h))
+        return np.sort(rng.choice(h, count, replace=False)).astype(np.int32)
+
+    def _pursue(self, x: Any, weights: Any) -> tuple[Any, Any]:
+        """Row numbers of weights (h', d), and their values, as ``_encode`` returns them."""
         k = self.config.nonzeros
         counts = pursuit_schedule(k, _PURSUIT_STEPS)
-        if self._tensors is None and Dictionary.fits(self.config.latents):
-            ids = select_latents(x, Dictionary(self.weights), k, counts=counts)
-            return ids, refit(x, ids, self.weights, _REFIT_RIDGE)
-        return pursue(x, self.weights, counts, _REFIT_RIDGE)
+        if self._tensors is None and Dictionary.fits(len(weights)):
+            ids = select_latents(x, Dictionary(weights), k, counts=counts)
+            return ids, refit(x, ids, weights, _REFIT_RIDGE)
+        return pursue(x, weights, counts, _REFIT_RIDGE)
 
     def _solve(self) -> None:
         """Update the dictionary: solve (SᵀS + ridge) W = SᵀX + ridge·W_old by conjugate gradients,

@@ -1,5 +1,7 @@
 """Dictionary learning: the run behind recipe "pursuit"."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,29 @@ def test_encoder_and_decoder_are_one_matrix_of_unit_rows(table):
     np.testing.assert_allclose(np.linalg.norm(decoder, axis=1), 1, atol=1e-5)
     assert not model.encoder_bias.detach().numpy().any()
     assert model.settings["recipe"] == "pursuit" and model.settings["device"] == "cpu"
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.5, 24), (0.99, 3)], ids=["half", "all but k"])
+def test_each_step_leaves_other_latents_out(table, share, left):
+    run = PursuitRun(as_embeddings(table), replace(CONFIG, latent_dropout=share))
+    used = []
+    for _ in range(3):
+        run.advance()
+        used.append(set(np.unique(run.ids[run.seen])) - set().union(*used))
+    assert len(used[0]) == left and used[1] and used[2]
+
+
+def test_with_dropout_fewer_errors_of_unseen_rows_come_of_memorising():
+    """Rows without structure, two a latent: what is learned beyond their spectrum is memorised."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((1256, 32)) * np.arange(1, 33) ** -0.5
+    x = unit_rows(x.astype(np.float32))
+    config = TrainConfig(latents=128, nonzeros=3, steps=60, decoder_bits=32)
+    gaps = []
+    for share in (0.0, 0.3):
+        weights = train(x[:256], replace(config, latent_dropout=share)).decoder.detach().numpy()
+        gaps.append(error(weights, x[256:]) - error(weights, x[:256]))
+    assert gaps[1] < 0.95 * gaps[0]
 
 
 @pytest.mark.parametrize("dense", [0, 32], ids=["sparse products", "formed SᵀS"])

@@ -15,6 +15,7 @@ RESUMED = TrainConfig(
     latents=64, nonzeros=2, recipe="autoencoder", steps=80, batch=64, resample_every=3, seed=1
 )
 PURSUIT = TrainConfig(latents=64, nonzeros=4, steps=12, batch=64, seed=5)
+DROPPED = replace(PURSUIT, latent_dropout=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_training_lowers_the_loss_and_keeps_the_decoder_unit(table, recipe):
     assert model.settings["recipe"] == recipe and model.settings["rows"] == 400
 
 
-@pytest.mark.parametrize("config", [CONFIG, PURSUIT])
+@pytest.mark.parametrize("config", [CONFIG, PURSUIT, DROPPED])
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(table, tmp_path, config):
     for name in ("first", "second"):
         train(table, config).save(tmp_path / name)
@@ -58,7 +59,7 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(table, tmp_p
     assert not torch.equal(weights(other), weights(first))
 
 
-@pytest.mark.parametrize("config", [RESUMED, PURSUIT])
+@pytest.mark.parametrize("config", [RESUMED, PURSUIT, DROPPED])
 @pytest.mark.parametrize("stop_at", [1, 7])
 def test_a_resumed_run_equals_an_uninterrupted_one(table, tmp_path, config, stop_at):
     whole = train(table, config)

@@ -90,7 +90,7 @@ class ParquetColumn:
     ) -> None:
         pyarrow = require_pyarrow(str(path))
         self.path, self._kept = path, kept or KeptGroups()
-        with _damage_named(path, pyarrow):
+        with damage_named(path, pyarrow):
             with self._open(ahead=HEADER_AHEAD) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
             groups = range(self._metadata.num_row_groups)
@@ -179,7 +179,7 @@ class ParquetColumn:
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
         row = int(self._starts[group])
         size = max(1, _DECODED // self.shape[1])
-        with _damage_named(self.path, pyarrow), self._open(self._metadata) as file:
+        with damage_named(self.path, pyarrow), self._open(self._metadata) as file:
             groups = range(group, file.num_row_groups)
             for batch in file.iter_batches(size, groups, [self.column], use_threads=False):
                 numbers = np.arange(row, row + len(batch))
@@ -193,7 +193,7 @@ class ParquetColumn:
         """d of a column of lists of any length: that of the first row."""
         pyarrow = require_pyarrow(str(self.path))
         opened = self._open(self._metadata, HEADER_AHEAD)
-        with _damage_named(self.path, pyarrow), opened as file:
+        with damage_named(self.path, pyarrow), opened as file:
             for batch in file.iter_batches(1, columns=[self.column], use_threads=False):
                 return first_width(batch.column(0), str(self.path))
         raise InputError(f"{self.path}: no rows; expected {len(self)}; {_CURE}")
@@ -354,7 +354,7 @@ def parquet_schema(path: Path | RemotePath) -> "pa.Schema":
     pa = require_pyarrow(str(path))
     import pyarrow.parquet
 
-    with _damage_named(path, pa), parquet_source(path) as source:
+    with damage_named(path, pa), parquet_source(path) as source:
         return pyarrow.parquet.read_schema(source)
 
 
@@ -398,7 +398,7 @@ def read_columns(
 
     tables = []
     for path in paths:
-        with _damage_named(path, pa):
+        with damage_named(path, pa):
             with parquet_source(path) as source:
                 names = pyarrow.parquet.read_schema(source).names
             missing = [column for column in columns if names.count(column) != 1]
@@ -428,15 +428,15 @@ def parquet_source(path: Path | RemotePath, ahead: int = AHEAD) -> Iterator[Any]
 
 
 @contextmanager
-def _damage_named(path: Path | RemotePath, pa: Any) -> Iterator[None]:
-    """Name the file in errors of what is read in the block."""
+def damage_named(path: Path | RemotePath, pa: Any, cure: str = _CURE) -> Iterator[None]:
+    """Name the file in errors of what is read in the block, and the cure of a damaged one."""
     try:
         yield
     except (PermissionError, FileNotFoundError, InputError):
         raise
     except (pa.ArrowException, OSError, UnicodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: no whole parquet file ({reason}); {_CURE}") from error
+        raise InputError(f"{path}: no whole parquet file ({reason}); {cure}") from error
 
 
 def require_pyarrow(use: str, extra: str = "parquet") -> Any:

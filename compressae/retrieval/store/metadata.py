@@ -5,8 +5,7 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError, MissingExtraError
-from compressae.retrieval.io.parquet import parquet_source, require_pyarrow
+from compressae.retrieval.io.parquet import damage_named, parquet_source, require_pyarrow
 from compressae.retrieval.io.remote import RemotePath, as_path
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ class Metadata:
         pa = _pyarrow("metadata")
         import pyarrow.dataset
 
-        with _damage_named(self.path, pa):
+        with damage_named(self.path, pa, _CURE):
             form = pyarrow.dataset.ParquetFileFormat()
             fragment = form.make_fragment(pa.py_buffer(self._map))
             schema = fragment.physical_schema
@@ -257,7 +256,7 @@ class Metadata:
 
         schema = self.dataset.schema
         with (
-            _damage_named(self.path, pa),
+            damage_named(self.path, pa, _CURE),
             pyarrow.parquet.ParquetFile(pa.BufferReader(pa.py_buffer(self._map))) as file,
         ):
             sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
@@ -380,15 +379,6 @@ def gather(sources: Sequence[tuple[np.ndarray, Any]], count: int) -> "pa.Table":
         return pa.concat_tables([table for _, table in sources]).take(pa.array(row_numbers))
     except pa.ArrowException as error:
         raise InputError(f"metadata: {_reason(error)}; give smaller batches of rows") from error
-
-
-@contextmanager
-def _damage_named(path: Path, pa: Any) -> Iterator[None]:
-    """Name the file in errors of what is read in the block."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise InputError(f"{path}: damaged ({_reason(error)}); {_CURE}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -367,6 +367,13 @@ def test_tokens_and_words_lose_zero_rows_and_copies(tmp_path):
     assert np.allclose(joined[:, :8] * np.sqrt(2), tokens / np.linalg.norm(tokens, axis=1)[:, None])
 
 
+def test_the_mean_row_of_a_text_is_that_of_its_tokens():
+    mean_rows = import_module("benchmarks.tables.__main__").mean_rows
+    table = np.random.default_rng(0).standard_normal((9, 4))
+    ids = [[3], [0, 8, 8], [5, 1]]
+    assert np.allclose(mean_rows(table, ids), [table[each].mean(axis=0) for each in ids])
+
+
 def test_texts_of_a_table_are_chosen_in_an_order_that_does_not_depend_on_theirs():
     choose = import_module("benchmarks.tables.__main__").choose_texts
     lines = [f"a package for the number {i}, and for no other number" for i in range(30)]

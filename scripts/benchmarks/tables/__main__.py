@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+from scipy.sparse import csr_array
 
 #: Shortest text that is encoded, in characters.
 LEAST_TEXT = 40
@@ -75,6 +76,39 @@ def tokens(weights: Path, output: Path, tensor: str) -> None:
 
     rows = load_file(weights)[tensor].astype(np.float32)
     write(output, distinct(rows), tensor=tensor)
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("texts", type=SOURCE)
+@click.argument("output", type=OUTPUT)
+@click.option("--rows", default=120_000, show_default=True, help="At most.")
+def means(model: Path, texts: Path, output: Path, rows: int) -> None:
+    """Mean input embedding of the tokens of each of TEXTS, one a line, by a MODEL folder's tokens.
+
+    An old baseline of sentence embeddings, which no encoder has turned from their common direction.
+    Lines are chosen as ``encode`` does; unit rows, each once.
+    """
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    chosen = choose_texts(texts.read_text(encoding="utf-8").splitlines(), rows)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    ids = [one.ids for one in tokenizer.encode_batch(chosen, add_special_tokens=False)]
+    embeddings = load_file(model / "model.safetensors")["embeddings.word_embeddings.weight"]
+    vectors = mean_rows(embeddings.astype(np.float32), ids)
+    digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest()
+    write(output, distinct(unit(vectors)), texts=len(chosen), texts_sha256=digest)
+
+
+def mean_rows(table: np.ndarray, ids: list[list[int]]) -> np.ndarray:
+    """Means (n, d) of rows of ``table`` (t, d): of those that each list of ``ids`` names."""
+    counts = np.array([len(each) for each in ids])
+    columns, ends = np.concatenate(ids), np.concatenate([[0], np.cumsum(counts)])
+    shares = np.repeat(1 / counts, counts).astype(table.dtype)
+    return csr_array((shares, columns, ends), (len(ids), len(table))) @ table
 
 
 @main.command()

@@ -77,7 +77,8 @@ def plan(
 
     With EMBEDDINGS, a sample of the table (20,000 to 200,000 rows), each plan is trained and
     measured on it, and the best comes first. 'expected' extrapolates the recall on the sample to
-    all rows of the table. Without EMBEDDINGS nothing is measured.
+    all rows of the table, most of which training does not see where the table is much larger.
+    Without EMBEDDINGS nothing is measured.
     """
     if not (math.isfinite(items) and items >= 1 and items == int(items)):
         raise click.UsageError(f"--items {items}: expected a whole number of at least 1")
@@ -110,10 +111,11 @@ def plan(
     table, trained = shlex.quote(str(embeddings)), min(TRAINED_NONZEROS, top.latents)
     compared = "" if similarity == "cosine" else f" --similarity {similarity}"
     weighted = "" if isinstance(queries, int) else f" --queries {shlex.quote(str(queries))}"
+    dropout = f" --latent-dropout {top.latent_dropout}" if top.latent_dropout else ""
     residual = f" --residual-bytes {top.residual_bytes}" if top.residual_bytes else ""
     click.echo(
         f"compressae train {table} -o model --latents {top.latents} --nonzeros {trained}"
-        f"{compared}\n"
+        f"{dropout}{compared}\n"
         f"compressae index {table} -m model -o index --values {top.value_type} "
         f"--nonzeros {top.nonzeros}{residual}{weighted}"
     )

@@ -43,6 +43,11 @@ _OTHER_VALUE_TYPE: PackedType = "int4"
 TRAINED_NONZEROS = 8
 #: Rows that a sample needs.
 _LEAST_ROWS = 2000
+#: Where a table has more than this many times the rows of the sample, most of its rows are unseen
+#: in training. A quarter of the sample is kept out of it to measure what that costs.
+_MANY, _QUARTER = 2, 4
+#: ``latent_dropout`` of models for such tables, with fewer rows than this for each latent.
+_DROPOUT, _FEW_ROWS = 0.15, 10
 #: Nonzeros that ``choose_form`` tries, its rows, queries, and recall that counts as equal.
 _CHOICES = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 #: Fewer nonzeros than this share of those that would fit are not tried.
@@ -65,7 +70,9 @@ class Plan:
         total_bytes: bytes of all rows, the decoder and, at most, the quantiser.
         recall: recall@100 on the rows of the sample; None if not measured.
         expected: recall@100 extrapolated to all rows of the table: the change from a quarter of the
-            sample to all of it, two doublings, continues with every further doubling.
+            sample to all of it, two doublings, continues with every further doubling; and where
+            most rows of the table are unseen in training, what that costs is taken off.
+        latent_dropout: that of the model which was trained to measure; see ``TrainConfig``.
     """
 
     latents: int
@@ -77,6 +84,7 @@ class Plan:
     total_bytes: int
     recall: float | None = None
     expected: float | None = None
+    latent_dropout: float = 0.0
 
 
 def fitting(
@@ -168,7 +176,9 @@ def plan(
 
     Trains a model on the sample for each h. Encodes the sample for each plan and answers held-out
     queries by a scan of all codes. int2 values are tried for every plan, int4 only at the best h
-    and k.
+    and k. A dictionary codes rows that it was trained on better than others: for a table of more
+    than twice the rows of the sample, a quarter of the sample is not trained on, and the difference
+    goes into ``expected``.
 
     Args:
         sample: (n, d) embeddings of the table, n ≥ 2000.
@@ -179,7 +189,7 @@ def plan(
         similarity: "cosine" or "dot".
 
     Returns:
-        Plans by descending recall.
+        Plans by descending ``expected``.
 
     Raises:
         InputError: nothing fits, or the sample is too small.
@@ -195,13 +205,15 @@ def plan(
     sample = sample.compared_by("dot") if similarity == "dot" else sample
     hold_out = min(queries, n // 10) if isinstance(queries, int) else 0
     query_rows, corpus_rows = held_out_rows(n, hold_out)
-    corpus, users = sample.subset(np.sort(corpus_rows)), None
+    corpus, users = sample.subset(corpus_rows), None
+    unseen = len(corpus) // _QUARTER if items > _MANY * n else 0
+    trained = sample.subset(np.sort(corpus_rows[unseen:]))
     asked = sample.subset(query_rows) if hold_out else as_embeddings(queries, "queries")
     if asked.shape[1] != dim:
         raise InputError(f"{asked.name}: rows of {asked.shape[1]} columns; expected {dim}")
     if not hold_out:
         asked, users = _halves(asked, _MOST_QUERIES)
-    measure = _Measure(asked, corpus, items, similarity, users)
+    measure = _Measure(asked, corpus, items, similarity, users, unseen)
     steps = len(latent_counts) + len(plans) + 1
     done = 0
 
@@ -214,22 +226,25 @@ def plan(
 
     # Train a model for each h and measure its plans.
     models: dict[int, CompresSAE] = {}
-    measured = []
+    dropouts = {}
     for h in latent_counts:
         show(f"training h = {h}")
-        config = TrainConfig(
-            latents=h,
-            nonzeros=min(TRAINED_NONZEROS, h),
-            hold_out=hold_out,
-            similarity=similarity,
-        )
-        models[h] = train(sample, config, device="cpu")
+        dropouts[h] = _DROPOUT if unseen and len(trained) < _FEW_ROWS * h else 0.0
+        k = min(TRAINED_NONZEROS, h)
+        config = TrainConfig(h, k, similarity=similarity, latent_dropout=dropouts[h])
+        models[h] = train(trained, config, device="cpu")
+
+    def measured(plan: Plan) -> Plan:
+        h = plan.latents
+        return measure(models[h], replace(plan, latent_dropout=dropouts[h]))
+
+    results = []
     for plan in plans:
         show(f"h = {plan.latents}, k = {plan.nonzeros}")
-        measured.append(measure(models[plan.latents], plan))
+        results.append(measured(plan))
 
     # Measure the other value type at the best h and k, if it fits.
-    top = max(measured, key=_recall)
+    top = max(results, key=_expected)
     show("other values")
     try:
         others = fitting(
@@ -237,10 +252,10 @@ def plan(
         )
     except InputError:
         others = []
-    measured += [measure(models[top.latents], plan) for plan in others]
+    results += map(measured, others)
     if progress is not None:
         progress(steps, steps, "")
-    return sorted(measured, key=_recall, reverse=True)
+    return sorted(results, key=_expected, reverse=True)
 
 
 def choose_form(
@@ -287,7 +302,7 @@ def choose_form(
     similarity = similarity or model.similarity
     sample = items.subset(sample_rows(n, _CHOICE_ROWS))
     asked, corpus_rows = held_out_rows(len(sample), _CHOICE_QUERIES)
-    corpus, users = sample.subset(np.sort(corpus_rows)), None
+    corpus, users = sample.subset(corpus_rows), None
     query_table = sample.subset(asked)
     if queries is not None:
         queries = as_embeddings(queries, "queries")
@@ -336,15 +351,22 @@ def _recall(plan: Plan) -> float:
     return plan.recall
 
 
+def _expected(plan: Plan) -> float:
+    """Expected recall of a measured plan."""
+    assert plan.expected is not None
+    return plan.expected
+
+
 class _Measure:
     """Measures the recall of plans on the rows of a sample.
 
     Args:
         queries: (q, d) ``Embeddings``, held-out rows or queries of their own.
-        corpus: (n, d) ``Embeddings``, the other rows of the sample.
+        corpus: (n, d) ``Embeddings``, the other rows of the sample, in random order.
         items: number of rows of the whole table.
         similarity: "cosine" or "dot".
         users: (m, d) other queries, by which errors are weighted; the rows' own when None.
+        unseen: of the corpus the first rows that were not trained on: none, or a quarter.
     """
 
     def __init__(
@@ -354,16 +376,20 @@ class _Measure:
         items: int,
         similarity: Similarity,
         users: Any,
+        unseen: int = 0,
     ) -> None:
         self.queries = queries.compared_by(similarity).to_array()
         self.corpus, self.users = corpus, users
         n = len(corpus)
-        self.sizes = (n // 4, n)
+        quarter = n // _QUARTER
+        self.parts = [slice(0, quarter), slice(quarter, 2 * quarter), slice(0, n)]
         self.truths = [
-            exact_search(corpus.subset(np.arange(size)), queries, TOP, similarity).ids
-            for size in self.sizes
+            exact_search(corpus.subset(np.arange(n)[part]), queries, TOP, similarity).ids
+            for part in self.parts
         ]
         self.doublings = float(np.log2(items / n))
+        #: Unseen rows of the table that are beyond those of the corpus, as shares of both.
+        self.more_unseen = (items - n + unseen) / items - unseen / n if unseen else 0.0
 
     def __call__(self, model: CompresSAE, plan: Plan) -> Plan:
         """Encode the corpus as planned and fill in ``recall`` and ``expected``."""
@@ -376,10 +402,11 @@ class _Measure:
             queries=self.users,
         )
         rows = codes.reconstruct(model.decoder.detach().numpy())
-        quarter_recall, recall = (
-            recall_at(largest_dots(self.queries, rows[:size], TOP), truth, TOP)
-            for size, truth in zip(self.sizes, self.truths, strict=True)
+        first, second, recall = (
+            recall_at(largest_dots(self.queries, rows[part], TOP), truth, TOP)
+            for part, truth in zip(self.parts, self.truths, strict=True)
         )
-        # From a quarter of the corpus to all of it are two doublings.
-        expected = recall + (recall - quarter_recall) / 2 * self.doublings
+        # Two doublings from a quarter to all of the corpus, where three are like the second.
+        doubling = (recall - (first + 3 * second) / 4) / 2
+        expected = recall + doubling * self.doublings + (first - second) * self.more_unseen
         return replace(plan, recall=recall, expected=float(np.clip(expected, 0, 1)))

@@ -94,16 +94,32 @@ def test_plans_are_measured_and_the_best_comes_first(table):
     seen = []
     plans = plan(table, 240_000, "40 B/row", [64, 128], progress=lambda *now: seen.append(now[:2]))
     assert seen == [(i, seen[-1][1]) for i in range(len(seen))]
-    recalls = [one.recall for one in plans]
-    assert recalls == sorted(recalls, reverse=True) and recalls[0] > recalls[-1] > 0.3
-    assert recalls[0] < 1
+    expected = [one.expected for one in plans]
+    assert expected == sorted(expected, reverse=True) and expected[0] > expected[-1]
+    assert all(0.3 < one.recall < 1 for one in plans)
     for one in plans:
         assert 0 <= one.expected < one.recall  # A hundred times the rows are harder.
     tried = {(one.latents, one.nonzeros) for one in plans if one.value_type == "int4"}
     best = next(one for one in plans if one.value_type == "int2")
     assert tried <= {(best.latents, best.nonzeros)}
+    assert {one.latent_dropout for one in plans} == {0.0}  # 12 trained rows a latent and more.
     same = plan(table, 2160, "40 B/row", [64], lists=False)
     assert all(one.expected == one.recall for one in same)  # As many rows as were measured.
+
+
+def test_a_plan_of_a_table_that_training_does_not_see_expects_less(tmp_path):
+    """Rows without structure: all that 512 latents know of 2,160 of them is memorised."""
+    rows = np.random.default_rng(0).standard_normal((2400, 48)).astype(np.float32)
+    settings = {"memory": "17 B/row", "latents": [512], "lists": False}
+    seen, unseen = (plan(rows, items, **settings) for items in (4800, 4801))
+    assert {one.latent_dropout for one in seen} == {0.0}
+    assert {one.latent_dropout for one in unseen} == {0.15}
+    assert seen[0].expected - unseen[0].expected > 0.05
+    np.save(tmp_path / "rows.npy", rows)
+    size = ["--memory", "17B/row", "--latents", "512", "--codes-only"]
+    for items, has_dropout in ((4800, False), (4801, True)):
+        code, out, err = call(tmp_path / "rows.npy", *size, "--items", items)
+        assert code == 0 and ("--nonzeros 8 --latent-dropout 0.15\n" in out) == has_dropout, err
 
 
 def test_small_samples_are_refused(table):

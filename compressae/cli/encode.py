@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import common
+from compressae.cli import coding, common, inputs
 from compressae.cli.progress import progress
 from compressae.retrieval.codes import KIND, PackedCodes
 from compressae.retrieval.errors import InputError
@@ -30,7 +30,7 @@ _OF_SHARDS = ("like", "beam")
 @common.EMBEDDINGS
 @common.model_option(True, "Folder of a trained model.")
 @common.output_option("Folder of the codes.")
-@common.code_options
+@coding.code_options
 @click.option(
     "--id-column",
     help="Column of .parquet files that holds ids, whole numbers or texts: they go to the index.",
@@ -92,7 +92,7 @@ def encode(
     else:
         common.check_output(output, KIND, overwrite)
     items = common.open_table(embeddings)
-    ids = None if id_column is None else common.load_ids(embeddings, id_column)
+    ids = None if id_column is None else inputs.load_ids(embeddings, id_column)
     from compressae.model import CompresSAE
     from compressae.retrieval.store.names import check_row_ids
     from compressae.retrieval.store.packed_table import write_packed_table
@@ -101,7 +101,7 @@ def encode(
     check_row_ids(ids, len(items))  # Before rows are encoded, which takes longest.
     encoder = CompresSAE.load(model)
     with progress("encoding") as show:
-        codes = common.encode_rows(encoder, items, options, device, show, threads)
+        codes = coding.encode_rows(encoder, items, options, device, show, threads)
     if as_table:
         assert isinstance(codes, PackedCodes)
         write_packed_table(output, codes, ids)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from compressae.cli import common
+from compressae.cli import common, inputs, training
 from compressae.cli.progress import progress
 from compressae.cli.settings import settings_option
 from compressae.cli.train import run
@@ -135,7 +135,7 @@ class _Sizes(click.ParamType):
     help="Users that are judged, drawn by seed 0 from those with held-out pairs (--interactions).",
 )
 @settings_option
-@common.training_options
+@training.training_options
 @common.column_option
 @common.json_option
 def evaluate(
@@ -165,7 +165,7 @@ def evaluate(
     held_out = queries if isinstance(queries, int) else 0
     if interactions is not None:  # A recommender's scores, unless told.
         settings["similarity"] = settings["similarity"] or "dot"
-    config = common.make_config(held_out, settings)
+    config = training.make_config(held_out, settings)
     if train_rows is not None and model is not None:
         raise click.UsageError(
             "--train-rows trains a model on the rows that every method learns from: leave out -m"
@@ -184,7 +184,7 @@ def evaluate(
     items = common.open_table(embeddings)
     weights = None
     if importance is not None:
-        weights = common.load_numbers(importance, "one number a row", "fiub")
+        weights = inputs.load_numbers(importance, "one number a row", "fiub")
     query_rows, rows, names = _split(items, queries, settings["similarity"])
     corpus = items.subset(rows) if held_out else items
     if train_rows is not None and train_rows > len(corpus):

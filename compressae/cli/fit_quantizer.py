@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import common
+from compressae.cli import coding, common
 from compressae.retrieval.codes.fitted import KIND
 from compressae.retrieval.io.embeddings import Similarity
 
@@ -20,7 +20,7 @@ from compressae.retrieval.io.embeddings import Similarity
 @common.EMBEDDINGS
 @common.model_option(True, "Folder of a trained model.")
 @common.output_option("Folder of the quantiser.")
-@common.quantizer_options
+@coding.quantizer_options
 @common.device_option
 @common.threads_option
 @common.column_option
@@ -62,7 +62,7 @@ def fit_quantizer(
         "residual_bytes": residual_bytes,
     }
     if code_bytes is not None:
-        common.check_bytes_alone({**form, "code_nonzeros": code_nonzeros, "budget": budget})
+        coding.check_bytes_alone({**form, "code_nonzeros": code_nonzeros, "budget": budget})
         with limited(threads):
             form = choose_form(own, items, code_bytes, users, similarity)
     quantizer = fit(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import common
+from compressae.cli import coding, common, inputs
 from compressae.cli.progress import progress
 from compressae.retrieval.codes import Codes, PackedCodes, load_like
 from compressae.retrieval.index.projection import Projection
@@ -46,8 +46,8 @@ _NO_RESIDUALS = "warning: residual codes are left out; give -m to search with th
     is_flag=True,
     help="Of codes in shards: an index for each, searched as one, instead of one for all.",
 )
-@common.metadata_options
-@common.code_options
+@inputs.metadata_options
+@coding.code_options
 @common.device_option
 @common.column_option
 @common.json_option
@@ -87,7 +87,7 @@ def index(
         raise click.UsageError("codes are indexed as they are: options of codes are for embeddings")
     if not shards:
         check_place(output, overwrite)
-    names, table = common.ids_and_metadata(
+    names, table = inputs.ids_and_metadata(
         ids,
         metadata,
         metadata_columns,
@@ -117,7 +117,7 @@ def index(
 
         encoder = CompresSAE.load(model)
         with progress("encoding") as show:
-            codes = common.encode_rows(encoder, items, options, device, show)
+            codes = coding.encode_rows(encoder, items, options, device, show)
         projection = encoder.projection
     else:
         if in_shards:
@@ -129,7 +129,7 @@ def index(
             codes, own = read_packed_table(source, fitted)
             names = own if names is None else names
         elif is_matrix:
-            codes = common.sparse_rows(source)
+            codes = inputs.sparse_rows(source)
         else:
             codes, own = load_shard(source)
             names = own if names is None else names

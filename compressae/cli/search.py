@@ -9,7 +9,7 @@ import click
 import numpy as np
 from scipy import sparse
 
-from compressae.cli import common
+from compressae.cli import common, inputs
 from compressae.retrieval.codes import load_codes
 from compressae.retrieval.devices import names_gpu
 from compressae.retrieval.errors import InputError
@@ -81,7 +81,7 @@ from compressae.retrieval.store.sharded import ShardedCatalogue, has_catalogues
     type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
-@common.rerank_id_column_option
+@inputs.rerank_id_column_option
 @click.option(
     "--rerank-candidates",
     type=click.IntRange(min=1),
@@ -142,9 +142,9 @@ def search(
     if allowed is not None:
         is_text = allowed.suffix == ".txt"
         searchable = (
-            common.load_ids(allowed)
+            inputs.load_ids(allowed)
             if is_text
-            else common.load_numbers(allowed, "ids or flags", "iubU")
+            else inputs.load_numbers(allowed, "ids or flags", "iubU")
         )
     left_out = None if exclude is None else read_interactions(exclude)
     texts = None if labels is None else read_labels(labels)
@@ -165,7 +165,7 @@ def search(
         catalogue = RayCatalogue(index, address)
     if address is not None and isinstance(rerank, Path):
         rerank = rerank.absolute()  # Actors run in folders of their own.
-    full_rows = common.rerank_table(rerank, rerank_id_column, first)
+    full_rows = inputs.rerank_table(rerank, rerank_id_column, first)
     if isinstance(first.index, InvertedIndex):
         if device != "auto" and names_gpu(device):
             raise click.UsageError(
@@ -177,7 +177,7 @@ def search(
                 raise click.UsageError(
                     "candidates, query nonzeros and reranking are for an index made with -m MODEL"
                 )
-        rows = common.sparse_rows(queries)
+        rows = inputs.sparse_rows(queries)
         left_out = None if left_out is None else _a_row_each(left_out, rows.shape[0], exclude)
         hits = catalogue.search(rows, count, allowed=searchable, where=where, exclude=left_out)
     else:

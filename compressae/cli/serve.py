@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import common
+from compressae.cli import common, inputs
 from compressae.kernels.threads import available_threads
 from compressae.retrieval.errors import InputError, MissingExtraError
 from compressae.retrieval.service import Limits, Service
@@ -66,7 +66,7 @@ def _limit(name: str, default: int, what: str) -> Callable[..., Any]:
     type=common.TABLE,
     help="The items' embeddings: the best items are reranked with these full-precision vectors.",
 )
-@common.rerank_id_column_option
+@inputs.rerank_id_column_option
 @_limit("--max-results", Limits.results, "Results of a query.")
 @_limit("--max-queries", Limits.queries, "Queries of one request.")
 @_limit("--max-candidates", Limits.candidates, "Rows scored for a query, in each shard.")
@@ -100,7 +100,7 @@ def serve(
     except ImportError:
         raise MissingExtraError("uvicorn", "serve", "serving") from None
     catalogue = open_catalogue(index, threads=1)
-    table = common.rerank_table(rerank, rerank_id_column, catalogue)
+    table = inputs.rerank_table(rerank, rerank_id_column, catalogue)
     limits = Limits(max_bytes, max_queries, max_results, max_candidates, max_requests)
     service = Service(catalogue, threads or available_threads(), cache, refresh, table, limits)
     app = service.app()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import common
+from compressae.cli import common, training
 from compressae.cli.progress import progress
 from compressae.evaluation.drift import LEAST_ROWS, measure_reference
 from compressae.model import CompresSAE
@@ -31,7 +31,7 @@ from compressae.training.loop import train as train_model
 )
 @common.EMBEDDINGS
 @common.output_option("Folder of the model.")
-@common.training_options
+@training.training_options
 @click.option(
     "--hold-out",
     default=0,
@@ -72,7 +72,7 @@ def _train(
     settings: dict[str, Any],
 ) -> None:
     """Train on the device of ``settings`` and save the model."""
-    config = common.make_config(hold_out, settings)
+    config = training.make_config(hold_out, settings)
     common.check_output(output, KIND, overwrite)
     checkpoint = output.with_name(output.name + ".checkpoint")
     check_destination(checkpoint, "checkpoint")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from compressae.cli import common
+from compressae.cli import common, inputs
 from compressae.cli.progress import progress
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Embeddings
@@ -35,7 +35,7 @@ from compressae.retrieval.store import Catalogue
     help="Ids of the added rows: a .npy, a .txt of a line each or a .parquet; rows "
     "of ids in the index are replaced.  [default: the next numbers]",
 )
-@common.metadata_options
+@inputs.metadata_options
 @click.option("--compact", is_flag=True, help="Merge all segments, without removed rows.")
 @click.option(
     "--rollback", type=click.IntRange(min=1), help="Go back to an older version: see 'info'."
@@ -84,8 +84,8 @@ def update(
     if ids is not None and add is None and metadata is None:
         raise click.UsageError("--ids are those of --add or --metadata, which are missing")
     # Everything is read, checked and encoded before the index is locked.
-    removed_ids = None if remove is None else common.load_ids(remove)
-    new_ids, columns = common.ids_and_metadata(ids, metadata, metadata_columns, id_column, add)
+    removed_ids = None if remove is None else inputs.load_ids(remove)
+    new_ids, columns = inputs.ids_and_metadata(ids, metadata, metadata_columns, id_column, add)
     if columns is not None and add is None and new_ids is None:
         raise click.UsageError("--metadata of which rows? Give --ids or --id-column")
     if rollback is not None:
@@ -96,7 +96,7 @@ def update(
     rows = None
     if add is not None:
         dense = catalogue.projection is not None
-        table: Any = common.open_table(add) if dense else common.sparse_rows(add)
+        table: Any = common.open_table(add) if dense else inputs.sparse_rows(add)
         if new_ids is not None and len(new_ids) != len(table):
             raise InputError(f"{len(new_ids)} ids for {len(table)} rows; expected one a row")
         rows = _encode(catalogue, table) if dense else table

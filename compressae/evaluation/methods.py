@@ -374,7 +374,7 @@ def _check(setting: str, value: Any, default: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InputError(f"{setting}={value!r}: expected a number from 0 to 1")
         return
-    least = 0 if setting == "residual_bytes" else 1
+    least = 0 if setting in ("residual_bytes", "iterations") else 1
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not least <= value <= _LARGEST:
         raise InputError(f"{setting}={value!r}: expected a whole number from {least} on")

@@ -6,7 +6,8 @@ import faiss
 import numpy as np
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
-from compressae.retrieval.baselines.sample import TRAIN_ROWS
+from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
+from compressae.retrieval.codes.quantizer import principal_parts
 from compressae.retrieval.io.embeddings import as_compared
 
 #: Centroids of a sub-quantiser of 8 bits, and so the fewest rows that train them.
@@ -35,11 +36,14 @@ class PQ(FaissIndex):
 
 
 class OPQ(FaissIndex):
-    """faiss's OPQMatrix before IndexPQ.
+    """faiss's OPQMatrix before IndexPQ, started from the parametric rotation of Ge et al.
+
+    That is ``principal_parts``; the random rotation that faiss starts from ends in a worse one.
 
     Args:
         items, code_bytes, train_rows: as of ``PQ``.
-        iterations: of the rotation; faiss's default is 50.
+        iterations: by which faiss goes on from there: slow, and without a gain where tried
+            (docs/results/quantisers.md).
     """
 
     code_size = PQ.code_size
@@ -49,7 +53,7 @@ class OPQ(FaissIndex):
         items: Any,
         code_bytes: int = 64,
         train_rows: int = TRAIN_ROWS,
-        iterations: int = 50,
+        iterations: int = 0,
     ) -> None:
         items = as_compared(items)
         d = items.shape[1]
@@ -58,6 +62,9 @@ class OPQ(FaissIndex):
         rotation.niter = iterations
         quantizer.cp.min_points_per_centroid = 1
         rotation.pq = quantizer  # Its settings; OPQ's own warn of few rows on stderr.
+        if min(len(items), train_rows) >= CENTROIDS:
+            axes = principal_parts(training_rows(items, train_rows), m).T
+            faiss.copy_array_to_vector(axes.ravel(), rotation.A)  # type: ignore[attr-defined]
         index = faiss.IndexPreTransform(rotation, _pq(d, m))
         super().__init__(index, items, m, train_rows, CENTROIDS)
 

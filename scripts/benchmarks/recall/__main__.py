@@ -30,6 +30,7 @@ NAMES = {
 }
 #: Of the older record, whose other methods are in newer ones.
 OLDER = ("RQ",)
+_MARKERS = "osdv^P<>X*phD"
 
 
 class Point(NamedTuple):
@@ -68,14 +69,18 @@ def _name(entry: dict[str, Any]) -> str:
 
 def draw(points: list[Point], rows: int, path: Path) -> None:
     """Draw the points of a table of ``rows`` rows as a PNG of two panels."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     code, whole = figure.subplots(1, 2, sharey=True)
+    shades = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colours = [*shades[::2], *shades[1::2]]
     for number, method in enumerate(dict.fromkeys(point.method for point in points)):
         own = sorted(point for point in points if point.method == method)
-        style = {"marker": "osdv^P<>X*"[number % 10], "linewidth": 2.5 if method == "ours" else 1}
+        style = {"marker": _MARKERS[number % len(_MARKERS)], "color": colours[number % 20]}
+        style["linewidth"] = 2.5 if method == "ours" else 1
         recalls = [point.recall for point in own]
         code.plot([point.code_bytes for point in own], recalls, label=method, **style)
         totals = [point.code_bytes + point.constant_bytes / rows for point in own]

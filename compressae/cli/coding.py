@@ -1,11 +1,10 @@
 """Options of codes, and the codes that they make."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from compressae.cli.common import PATH, TABLE, open_table
+from compressae.cli.common import PATH, TABLE, open_table, option_group
 from compressae.cli.inputs import load_numbers
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import SIMILARITIES
@@ -86,18 +85,9 @@ _ROW_OPTIONS = (
 )
 
 
-def code_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the codes, read by ``encode_rows``."""
-    for option in reversed(_CODE_OPTIONS + _ROW_OPTIONS):
-        function = option(function)
-    return function
-
-
-def quantizer_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the codes that all rows share: those of a quantiser."""
-    for option in reversed(_CODE_OPTIONS):
-        function = option(function)
-    return function
+#: Options of the codes, and those that all rows share: of a quantiser.
+code_options = option_group(*_CODE_OPTIONS, *_ROW_OPTIONS)
+quantizer_options = option_group(*_CODE_OPTIONS)
 
 
 def encode_rows(

@@ -163,6 +163,17 @@ def model_option(required: bool, what: str) -> Callable[..., Any]:
     return click.option("-m", "--model", required=required, type=TABLE, help=what)
 
 
+def option_group(*each: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, in their order."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(each):
+            function = option(function)
+        return function
+
+    return add
+
+
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--threads: processors to use."""
     return click.option(

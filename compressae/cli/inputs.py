@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import click
 import numpy as np
 
-from compressae.cli.common import TABLE, open_table
+from compressae.cli.common import TABLE, open_table, option_group
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Embeddings, table_files
 from compressae.retrieval.io.labels import read_labels
@@ -100,29 +100,24 @@ def sparse_rows(path: Path) -> Any:
         ) from error
 
 
-def metadata_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--metadata, --metadata-columns and --id-column, read by ``ids_and_metadata``."""
-    options = (
-        click.option(
-            "--metadata",
-            type=TABLE,
-            help="A .parquet of a row for each item: its columns, by which 'search --where' "
-            "filters.",
-        ),
-        click.option(
-            "--metadata-columns",
-            help="Columns of the table of embeddings, a .parquet, that are metadata, "
-            "comma-separated: in place of --metadata.",
-        ),
-        click.option(
-            "--id-column",
-            help="Column that holds the ids, whole numbers or texts: of --ids, or else of "
-            "--metadata or the table of embeddings.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+#: --metadata, --metadata-columns and --id-column, read by ``ids_and_metadata``.
+metadata_options = option_group(
+    click.option(
+        "--metadata",
+        type=TABLE,
+        help="A .parquet of a row for each item: its columns, by which 'search --where' filters.",
+    ),
+    click.option(
+        "--metadata-columns",
+        help="Columns of the table of embeddings, a .parquet, that are metadata, "
+        "comma-separated: in place of --metadata.",
+    ),
+    click.option(
+        "--id-column",
+        help="Column that holds the ids, whole numbers or texts: of --ids, or else of "
+        "--metadata or the table of embeddings.",
+    ),
+)
 
 
 def ids_and_metadata(

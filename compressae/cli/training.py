@@ -1,63 +1,58 @@
 """Options of a training run."""
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
+from compressae.cli.common import option_group
 from compressae.retrieval.io.embeddings import SIMILARITIES
 
-
-def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a training run, read by ``make_config``."""
-    options = (
-        click.option("--latents", default=4096, show_default=True, help="h, the latents."),
-        click.option(
-            "--nonzeros",
-            type=int,
-            help="k, the nonzeros of a code.  [default: 8 of recipe pursuit, else 32]",
-        ),
-        click.option("--steps", type=int, help="Training steps.  [default: the recipe's]"),
-        click.option("--batch", type=int, help="Rows a step.  [default: the recipe's]"),
-        click.option(
-            "--learning-rate", type=float, help="Adam's learning rate.  [default: the recipe's]"
-        ),
-        click.option(
-            "--recipe",
-            type=click.Choice(["pursuit", "autoencoder", "paper"]),
-            default="pursuit",
-            show_default=True,
-            help="Dictionary learning; a trained encoder; the encoder of arXiv 2505.11388.",
-        ),
-        click.option(
-            "--similarity",
-            type=click.Choice(SIMILARITIES),
-            help="How queries are compared with rows; dot, the dot product, for a recommender.  "
-            "[default: cosine]",
-        ),
-        click.option(
-            "--decoder-bits",
-            type=int,
-            help="Bits of an entry of the trained matrix.  [default: 4 of recipe pursuit, else 32]",
-        ),
-        click.option(
-            "--latent-dropout",
-            default=0.0,
-            show_default=True,
-            help="Share of the latents left out of each training step. .15 codes rows that were "
-            "not trained on better, where fewer than ten were for each latent.",
-        ),
-        click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="cpu, cuda or auto, a GPU if there is one.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+#: Options of a training run, read by ``make_config``.
+training_options = option_group(
+    click.option("--latents", default=4096, show_default=True, help="h, the latents."),
+    click.option(
+        "--nonzeros",
+        type=int,
+        help="k, the nonzeros of a code.  [default: 8 of recipe pursuit, else 32]",
+    ),
+    click.option("--steps", type=int, help="Training steps.  [default: the recipe's]"),
+    click.option("--batch", type=int, help="Rows a step.  [default: the recipe's]"),
+    click.option(
+        "--learning-rate", type=float, help="Adam's learning rate.  [default: the recipe's]"
+    ),
+    click.option(
+        "--recipe",
+        type=click.Choice(["pursuit", "autoencoder", "paper"]),
+        default="pursuit",
+        show_default=True,
+        help="Dictionary learning; a trained encoder; the encoder of arXiv 2505.11388.",
+    ),
+    click.option(
+        "--similarity",
+        type=click.Choice(SIMILARITIES),
+        help="How queries are compared with rows; dot, the dot product, for a recommender.  "
+        "[default: cosine]",
+    ),
+    click.option(
+        "--decoder-bits",
+        type=int,
+        help="Bits of an entry of the trained matrix.  [default: 4 of recipe pursuit, else 32]",
+    ),
+    click.option(
+        "--latent-dropout",
+        default=0.0,
+        show_default=True,
+        help="Share of the latents left out of each training step. .15 codes rows that were "
+        "not trained on better, where fewer than ten were for each latent.",
+    ),
+    click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda or auto, a GPU if there is one.",
+    ),
+)
 
 
 def make_config(hold_out: int, settings: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from benchmarks.gowalla.workbench import Setting, Workbench
 from click.testing import CliRunner
 from recommender_data import blocks, write
 from recommenders.interactions import bet_split, read_split
-from recommenders.ranking import evaluate
+from recommenders.ranking import evaluate, evaluate_all
 from recommenders.training import Recipe, Run
 
 from compressae.retrieval.errors import InputError
@@ -162,16 +162,28 @@ def test_bpr_has_the_batch_and_the_l2_of_bets_code(tmp_path, data):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "protocol, temperature, rate", [("bet", 0.2, 0.01), ("lightgcn", 0.07, 0.03)]
+)
+def test_ngcf_under_bets_protocol_has_settings_of_its_own(
+    tmp_path, data, protocol, temperature, rate
+):
+    done = script(data, "-o", tmp_path, "--dim", 8, "--epochs", 1, "--protocol", protocol,
+                  "--model", "ngcf", "--method", "uniform", "--removed", 50)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    recipe = cells(tmp_path)[f"{protocol}-ngcf-uniform-50-0"]["settings"]["recipe"]
+    assert (recipe["temperature"], recipe["learning_rate"]) == (temperature, rate)
+
+
 def test_without_test_pairs_validation_judges(tmp_path, data, monkeypatch):
     out = tmp_path / "out"
     looked = []
-    judge = evaluate
 
-    def watched(scores, relevant, seen, K=20, users=None):
-        looked.append(relevant)
-        return judge(scores, relevant, seen, K, users)
+    def watched(scores, cases, K=20):
+        looked.extend(relevant for relevant, _ in cases)
+        return evaluate_all(scores, cases, K)
 
-    monkeypatch.setattr("benchmarks.gowalla.cells.evaluate", watched)
+    monkeypatch.setattr("benchmarks.gowalla.cells.evaluate_all", watched)
     done = script(data, "-o", out, "--dim", 8, "--epochs", 2, "--removed", 50, "--no-test",
                   "--method", "uniform")  # fmt: skip
     assert done.exit_code == 0, done.output

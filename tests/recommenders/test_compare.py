@@ -1,6 +1,7 @@
 """The comparison of methods as a command: what it makes, what it skips, what it refuses."""
 
 import json
+import struct
 from collections import Counter
 from dataclasses import replace
 
@@ -277,6 +278,11 @@ def record(method, removed, seed, recall, **more):
     }  # fmt: skip
 
 
+def size(png):
+    """(width, height) of a PNG, from its header."""
+    return struct.unpack(">II", png.read_bytes()[16:24])
+
+
 def test_the_report_of_several_seeds_beside_published_rows(tmp_path):
     found = [record("uniform", 80, seed, 0.16 + 0.002 * seed) for seed in (0, 1, 2)]
     found += [record("uniform", 95, 0, 0.12), record("dense", 0, 0, 0.19)]
@@ -287,5 +293,11 @@ def test_the_report_of_several_seeds_beside_published_rows(tmp_path):
     assert "Dense, nothing removed: .1900 / .0950, 512.0 B, 10 s." in text
     assert "- uniform, fewer dimensions: .1720 ± .0020 (80 %), .1300 (95 %)" in text
     assert report.draw(found, tmp_path / "p.png") and (tmp_path / "p.png").stat().st_size > 10000
+    ngcf = report.markdown([record("uniform", 90, 0, 0.1, model="ngcf")])
+    assert "| BET, published | .1426 |" in ngcf and "| uniform, published | .1380 |" in ngcf
+    assert "published" not in report.markdown([record("uniform", 90, 0, 0.1, model="mf")])
+    more = [record("uniform", 80, 0, 0.1, model=model) for model in ("mf", "ncf", "ngcf")]
+    assert report.draw(found + more, tmp_path / "four.png")
+    assert size(tmp_path / "four.png") == (2250, 1100)  # Three panels, and one below.
     other = [record("uniform", 80, 0, 0.1, settings={**found[0]["settings"], "users": 9})]
     assert "published" not in report.markdown(other)

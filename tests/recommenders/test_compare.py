@@ -164,16 +164,24 @@ def test_bpr_has_the_batch_and_the_l2_of_bets_code(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    "protocol, temperature, rate", [("bet", 0.2, 0.01), ("lightgcn", 0.07, 0.03)]
+    "protocol, model, temperature, rate, batch",
+    [
+        ("bet", "ngcf", 0.2, 0.01, 65536),
+        ("bet", "ncf", 0.2, 0.01, 32768),
+        ("lightgcn", "ngcf", 0.07, 0.03, 65536),
+    ],
 )
-def test_ngcf_under_bets_protocol_has_settings_of_its_own(
-    tmp_path, data, protocol, temperature, rate
+def test_models_have_settings_of_their_own(
+    tmp_path, data, protocol, model, temperature, rate, batch
 ):
     done = script(data, "-o", tmp_path, "--dim", 8, "--epochs", 1, "--protocol", protocol,
-                  "--model", "ngcf", "--method", "uniform", "--removed", 50)  # fmt: skip
+                  "--model", model, "--loss", "softmax", "--method", "uniform",
+                  "--removed", 50)  # fmt: skip
     assert done.exit_code == 0, done.output
-    recipe = cells(tmp_path)[f"{protocol}-ngcf-uniform-50-0"]["settings"]["recipe"]
-    assert (recipe["temperature"], recipe["learning_rate"]) == (temperature, rate)
+    recipe = cells(tmp_path)[f"{protocol}-{model}-uniform-50-0"]["settings"]["recipe"]
+    assert [recipe[name] for name in ("temperature", "learning_rate", "batch")] == [
+        temperature, rate, batch,
+    ]  # fmt: skip
 
 
 def test_without_test_pairs_validation_judges(tmp_path, data, monkeypatch):

@@ -29,6 +29,14 @@ RECIPES: dict[tuple[str, str, str], dict[str, Any]] = {
     ("bet", "ngcf", "softmax"): dict(
         temperature=0.2, user_power=0.0, candidates=4096, learning_rate=0.01
     ),
+    ("bet", "ncf", "softmax"): dict(
+        temperature=0.2,
+        user_power=0.0,
+        batch=32768,
+        candidates=512,
+        learning_rate=0.01,
+        check_users=2000,
+    ),
     ("lightgcn", "mf", "softmax"): dict(temperature=0.2),
 }
 #: Settings of "bpr" for all others: batch and L2 of BET's public code.

@@ -21,7 +21,7 @@ Lookup = Callable[[Tensor], Tensor]
 #: Which rows are scaled to length 1.
 Unit = Literal["none", "users", "both"]
 #: Pairs of NCF that are scored together, so that a block fits the cache.
-_PAIRS = 1 << 15
+_PAIRS = 1 << 12
 
 
 class MF(nn.Module):
@@ -192,16 +192,20 @@ class NCF(MF):
     def block(self, users: Tensor, items: Tensor) -> Tensor:
         """Equal to ``pairs`` of every user with every item; the first layer is split by side."""
         half, first = self.dim // 2, self.first.weight
-        weights = self.output.weight[0]
-        gmf = (users[:, :half] * weights[:half]) @ items[:, :half].T
+        gmf = (users[:, :half] * self.output.weight[0, :half]) @ items[:, :half].T
         of_users = users[:, half:] @ first[:, :half].T + self.first.bias
         of_items = items[:, half:] @ first[:, half:].T
         size = max(1, _PAIRS // max(1, len(items)))
         mlp = [
-            self.second((part[:, None] + of_items).relu_()).relu_() @ weights[half:]
-            for part in of_users.split(size)
+            torch.cat([self._mlp(some[:, None] + part) for part in of_items.split(_PAIRS)], 1)
+            for some in of_users.split(size)
         ]
         return gmf + torch.cat(mlp)
+
+    def _mlp(self, first: Tensor) -> Tensor:
+        """Share of the score (b, c) of the MLP, after the first layer's sums (b, c, d/2)."""
+        weights = self.output.weight[0, self.dim // 2 :]
+        return self.second(first.relu_()).relu_() @ weights
 
 
 _CLASSES: dict[str, type[MF]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}

@@ -1,6 +1,6 @@
 """Recall@K and NDCG@K over the full ranking, as LightGCN defines them (arXiv 2002.02126)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numba
@@ -41,19 +41,34 @@ def rank(scores: Scorer, users: np.ndarray, seen: csr_array, K: int) -> np.ndarr
     Raises:
         InputError: a score is NaN, as after training that diverged.
     """
-    top = np.full((len(users), K), -1, np.int64)
+    return _rank_masked(scores, users, [seen], K)[0]
+
+
+def _rank_masked(
+    scores: Scorer, users: np.ndarray, masks: Sequence[csr_array], K: int
+) -> np.ndarray:
+    """``rank`` for each of several masks (m, b, K), with every score computed once."""
+    tops, seen = np.full((len(masks), len(users), K), -1, np.int64), masks[0]
     size = max(1, _BATCH_NUMBERS // max(1, seen.shape[1]))
     for start in range(0, len(users), size):
         batch = np.asarray(users[start : start + size], np.int64)
         values = np.ascontiguousarray(scores(batch), np.float32)
-        rows = top[start : start + size]
         if np.isnan(values.sum()) and np.isnan(values).any():
             raise InputError("scores hold NaN; expected numbers: train with a lower learning rate")
-        over_rows(
-            lambda a, b: _best_unseen(values, batch, seen.indptr, seen.indices, K, rows, a, b),
-            len(batch),
-        )
-    return top
+        for mask, top in zip(masks, tops, strict=True):
+            masked = values if mask is masks[-1] else values.copy()
+            _best_of_batch(masked, batch, mask, K, top[start : start + size])
+    return tops
+
+
+def _best_of_batch(
+    values: np.ndarray, users: np.ndarray, seen: csr_array, K: int, top: np.ndarray
+) -> None:
+    """Rank scores (b, n_items), which are overwritten, into top (b, K)."""
+    over_rows(
+        lambda a, b: _best_unseen(values, users, seen.indptr, seen.indices, K, top, a, b),
+        len(users),
+    )
 
 
 def judge(top: np.ndarray, users: np.ndarray, relevant: csr_array) -> Quality:
@@ -87,6 +102,15 @@ def evaluate(
     counts = np.diff(relevant.indptr)
     users = np.flatnonzero(counts) if users is None else users[counts[users] > 0]
     return judge(rank(scores, users, seen, K), users, relevant)
+
+
+def evaluate_all(
+    scores: Scorer, cases: Sequence[tuple[csr_array, csr_array]], K: int = 20
+) -> list[Quality]:
+    """``evaluate`` of several (relevant, seen), with every score computed once."""
+    users = np.flatnonzero(sum(np.diff(relevant.indptr) for relevant, _ in cases))
+    tops = _rank_masked(scores, users, [seen for _, seen in cases], K)
+    return [judge(top, users, relevant) for top, (relevant, _) in zip(tops, cases, strict=True)]
 
 
 @numba.njit(nogil=True, cache=True)

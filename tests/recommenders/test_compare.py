@@ -1,6 +1,7 @@
 """The comparison of methods as a command: what it makes, what it skips, what it refuses."""
 
 import json
+import struct
 from collections import Counter
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from benchmarks.gowalla.workbench import Setting, Workbench
 from click.testing import CliRunner
 from recommender_data import blocks, write
 from recommenders.interactions import bet_split, read_split
-from recommenders.ranking import evaluate
+from recommenders.ranking import evaluate, evaluate_all
 from recommenders.training import Recipe, Run
 
 from compressae.retrieval.errors import InputError
@@ -162,16 +163,36 @@ def test_bpr_has_the_batch_and_the_l2_of_bets_code(tmp_path, data):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "protocol, model, temperature, rate, batch",
+    [
+        ("bet", "ngcf", 0.2, 0.01, 65536),
+        ("bet", "ncf", 0.2, 0.01, 32768),
+        ("lightgcn", "ngcf", 0.07, 0.03, 65536),
+    ],
+)
+def test_models_have_settings_of_their_own(
+    tmp_path, data, protocol, model, temperature, rate, batch
+):
+    done = script(data, "-o", tmp_path, "--dim", 8, "--epochs", 1, "--protocol", protocol,
+                  "--model", model, "--loss", "softmax", "--method", "uniform",
+                  "--removed", 50)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    recipe = cells(tmp_path)[f"{protocol}-{model}-uniform-50-0"]["settings"]["recipe"]
+    assert [recipe[name] for name in ("temperature", "learning_rate", "batch")] == [
+        temperature, rate, batch,
+    ]  # fmt: skip
+
+
 def test_without_test_pairs_validation_judges(tmp_path, data, monkeypatch):
     out = tmp_path / "out"
     looked = []
-    judge = evaluate
 
-    def watched(scores, relevant, seen, K=20, users=None):
-        looked.append(relevant)
-        return judge(scores, relevant, seen, K, users)
+    def watched(scores, cases, K=20):
+        looked.extend(relevant for relevant, _ in cases)
+        return evaluate_all(scores, cases, K)
 
-    monkeypatch.setattr("benchmarks.gowalla.cells.evaluate", watched)
+    monkeypatch.setattr("benchmarks.gowalla.cells.evaluate_all", watched)
     done = script(data, "-o", out, "--dim", 8, "--epochs", 2, "--removed", 50, "--no-test",
                   "--method", "uniform")  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -265,6 +286,11 @@ def record(method, removed, seed, recall, **more):
     }  # fmt: skip
 
 
+def size(png):
+    """(width, height) of a PNG, from its header."""
+    return struct.unpack(">II", png.read_bytes()[16:24])
+
+
 def test_the_report_of_several_seeds_beside_published_rows(tmp_path):
     found = [record("uniform", 80, seed, 0.16 + 0.002 * seed) for seed in (0, 1, 2)]
     found += [record("uniform", 95, 0, 0.12), record("dense", 0, 0, 0.19)]
@@ -275,5 +301,11 @@ def test_the_report_of_several_seeds_beside_published_rows(tmp_path):
     assert "Dense, nothing removed: .1900 / .0950, 512.0 B, 10 s." in text
     assert "- uniform, fewer dimensions: .1720 ± .0020 (80 %), .1300 (95 %)" in text
     assert report.draw(found, tmp_path / "p.png") and (tmp_path / "p.png").stat().st_size > 10000
+    ngcf = report.markdown([record("uniform", 90, 0, 0.1, model="ngcf")])
+    assert "| BET, published | .1426 |" in ngcf and "| uniform, published | .1380 |" in ngcf
+    assert "published" not in report.markdown([record("uniform", 90, 0, 0.1, model="mf")])
+    more = [record("uniform", 80, 0, 0.1, model=model) for model in ("mf", "ncf", "ngcf")]
+    assert report.draw(found + more, tmp_path / "four.png")
+    assert size(tmp_path / "four.png") == (2250, 1100)  # Three panels, and one below.
     other = [record("uniform", 80, 0, 0.1, settings={**found[0]["settings"], "users": 9})]
     assert "published" not in report.markdown(other)

@@ -159,11 +159,12 @@ def test_blocks_pairs_and_scores_agree_and_reach_the_table(train, make, unit):
         assert (abs(lengths[ones:] - 1) > 0.01).any() or unit == "both"
 
 
-def test_ncf_in_many_blocks(train, monkeypatch):
+@pytest.mark.parametrize("pairs", [7, 7 * 80])
+def test_ncf_in_many_blocks(train, monkeypatch, pairs):
     model = NCF(FullTable(200, 16), train)
     rows = model.final()
     whole = model.block(rows[:120], rows[120:])
-    monkeypatch.setattr("recommenders.models._PAIRS", 7 * 80)
+    monkeypatch.setattr("recommenders.models._PAIRS", pairs)
     torch.testing.assert_close(model.block(rows[:120], rows[120:]), whole)
 
 

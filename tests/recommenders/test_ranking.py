@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from recommenders.ranking import evaluate, judge, rank
+from recommenders.ranking import evaluate, evaluate_all, judge, rank
 from scipy.sparse import csr_array
 
 from compressae.retrieval.errors import InputError
@@ -67,6 +67,22 @@ def test_batches_and_chosen_users_do_not_matter(monkeypatch):
     np.testing.assert_array_equal(found, whole[chosen])
     some = evaluate(lambda batch: scores[batch].copy(), relevant, seen, 10, chosen)
     assert some == judge(whole[chosen], chosen, relevant)
+
+
+def test_all_cases_at_once_equal_each_alone_and_users_are_scored_once(monkeypatch):
+    rng = np.random.default_rng(1)
+    scores, scored = rng.random((50, 40), np.float32), []
+    relevant, other, seen, more = (matrix(rng, 50, 40, 0.1) for _ in range(4))
+    cases = [(relevant, seen), (other, seen), (other, csr_array(seen + more)), (relevant, more)]
+    monkeypatch.setattr("recommenders.ranking._BATCH_NUMBERS", 7 * 40)
+
+    def scorer(batch):
+        scored.extend(batch.tolist())
+        return scores[batch].copy()
+
+    found = evaluate_all(scorer, cases, 10)
+    assert scored == sorted(set(scored))
+    assert found == [evaluate(scorer, *case, 10) for case in cases]
 
 
 def test_nothing_to_find_and_no_numbers():

@@ -12,7 +12,7 @@ from benchmarks.gowalla.joined import JoinedTable
 from benchmarks.gowalla.methods import Method
 from benchmarks.gowalla.workbench import DoesNotFit, Setting, Workbench
 from recommenders.interactions import Split, fingerprint
-from recommenders.ranking import evaluate
+from recommenders.ranking import evaluate_all
 from scipy.sparse import csr_array
 
 from compressae.retrieval.errors import InputError
@@ -214,8 +214,8 @@ def _judge(bench: Workbench, method: Method, table: Table, judged: Split) -> dic
         if setting.protocol == "bet":
             cases["hidden_"] = (judged.test, csr_array(judged.train + judged.valid))
     figures: dict[str, Any] = {}
-    for prefix, (relevant, seen) in cases.items():
-        quality = evaluate(scores, relevant, seen, TOP)
+    found = evaluate_all(scores, list(cases.values()), TOP)
+    for prefix, quality in zip(cases, found, strict=True):
         hidden = prefix == "hidden_"
         before, after = ("", "_hidden") if hidden else (prefix, "")
         figures[f"{before}recall{TOP}{after}"] = quality.recall

@@ -20,13 +20,26 @@ from recommenders.training import Recipe, recipe_for
 from compressae.retrieval.errors import InputError
 
 DIMS = {"lightgcn": 64, "bet": 128}
-#: Settings of softmax recipes by protocol and model, chosen on validation pairs
-#: (docs/results/gowalla.md). The defaults are those of the LightGCN split with LightGCN.
-RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    ("bet", "lightgcn"): dict(temperature=0.1, user_power=0.0, batch=32768, candidates=4096),
-    ("lightgcn", "mf"): dict(temperature=0.2),
+#: Settings by protocol, model and loss, chosen on validation pairs (docs/results/gowalla.md). The
+#: defaults are those of the LightGCN split with LightGCN.
+RECIPES: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("bet", "lightgcn", "softmax"): dict(
+        temperature=0.1, user_power=0.0, batch=32768, candidates=4096
+    ),
+    ("bet", "ngcf", "softmax"): dict(
+        temperature=0.2, user_power=0.0, candidates=4096, learning_rate=0.01
+    ),
+    ("bet", "ncf", "softmax"): dict(
+        temperature=0.2,
+        user_power=0.0,
+        batch=32768,
+        candidates=512,
+        learning_rate=0.01,
+        check_users=2000,
+    ),
+    ("lightgcn", "mf", "softmax"): dict(temperature=0.2),
 }
-#: Settings of "bpr": batch and L2 of BET's public code.
+#: Settings of "bpr" for all others: batch and L2 of BET's public code.
 BPR: dict[str, Any] = dict(batch=10_000, l2=1e-4)
 #: Settings of --smoke, unless options say otherwise.
 SMOKE: dict[str, Any] = dict(batch=4096, candidates=256, check_every=2, learning_rate=0.02)
@@ -141,8 +154,8 @@ def _recipe(
     smoke: bool,
 ) -> Recipe:
     recipe = recipe_for(model, loss)
-    own = BPR if recipe.loss == "bpr" else RECIPES.get((protocol, model), {})
-    recipe = replace(recipe, **own)
+    usual = BPR if recipe.loss == "bpr" else {}
+    recipe = replace(recipe, **RECIPES.get((protocol, model, recipe.loss), usual))
     if smoke:
         recipe = replace(recipe, **SMOKE)
     return replace(recipe, epochs=recipe.epochs if epochs is None else epochs)

@@ -257,7 +257,7 @@ def draw(records: list[Record], path: Path) -> bool:
         axes.set_xticks(widths, [f"{width:g}" for width in widths])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     FigureCanvasAgg(figure).print_png(path)
     return True
 

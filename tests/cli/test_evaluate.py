@@ -314,7 +314,11 @@ def test_another_programs_report_is_left_alone(made, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("any_table", []), ("wordnet", []), ("quantisers", ["--bytes", "4", "--train-rows", 400])],
+    [
+        ("any_table", ["--bytes", "16"]),
+        ("wordnet", ["--bytes", "16"]),
+        ("quantisers", ["--bytes", "4", "--train-rows", 400]),
+    ],
 )
 def test_the_settings_that_ship_measure_every_method(name, sizes, tmp_path):
     rng = np.random.default_rng(0)

@@ -48,16 +48,16 @@ def _rank_masked(
     scores: Scorer, users: np.ndarray, masks: Sequence[csr_array], K: int
 ) -> np.ndarray:
     """``rank`` for each of several masks (m, b, K), with every score computed once."""
-    tops, seen = np.full((len(masks), len(users), K), -1, np.int64), masks[0]
-    size = max(1, _BATCH_NUMBERS // max(1, seen.shape[1]))
+    tops = np.full((len(masks), len(users), K), -1, np.int64)
+    size = max(1, _BATCH_NUMBERS // max(1, masks[0].shape[1]))
     for start in range(0, len(users), size):
         batch = np.asarray(users[start : start + size], np.int64)
         values = np.ascontiguousarray(scores(batch), np.float32)
         if np.isnan(values.sum()) and np.isnan(values).any():
             raise InputError("scores hold NaN; expected numbers: train with a lower learning rate")
-        for mask, top in zip(masks, tops, strict=True):
-            masked = values if mask is masks[-1] else values.copy()
-            _best_of_batch(masked, batch, mask, K, top[start : start + size])
+        for number, mask in enumerate(masks):
+            masked = values.copy() if number < len(masks) - 1 else values
+            _best_of_batch(masked, batch, mask, K, tops[number, start : start + size])
     return tops
 
 

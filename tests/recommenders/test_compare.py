@@ -307,5 +307,6 @@ def test_the_report_of_several_seeds_beside_published_rows(tmp_path):
     more = [record("uniform", 80, 0, 0.1, model=model) for model in ("mf", "ncf", "ngcf")]
     assert report.draw(found + more, tmp_path / "four.png")
     assert size(tmp_path / "four.png") == (2250, 1100)  # Three panels, and one below.
+    assert report.draw([], tmp_path / "none.png")
     other = [record("uniform", 80, 0, 0.1, settings={**found[0]["settings"], "users": 9})]
     assert "published" not in report.markdown(other)

@@ -73,7 +73,8 @@ def test_all_cases_at_once_equal_each_alone_and_users_are_scored_once(monkeypatc
     rng = np.random.default_rng(1)
     scores, scored = rng.random((50, 40), np.float32), []
     relevant, other, seen, more = (matrix(rng, 50, 40, 0.1) for _ in range(4))
-    cases = [(relevant, seen), (other, seen), (other, csr_array(seen + more)), (relevant, more)]
+    both = csr_array(seen + more)
+    cases = [(relevant, seen), (other, seen), (other, both), (relevant, more), (relevant, seen)]
     monkeypatch.setattr("recommenders.ranking._BATCH_NUMBERS", 7 * 40)
 
     def scorer(batch):

@@ -220,8 +220,8 @@ def draw(records: list[Record], path: Path) -> bool:
     except ImportError:
         return False
     found, known = groups(records), list(METHODS)
-    columns = min(len(found), 3)
-    lines = -(-len(found) // columns)
+    columns = max(1, min(len(found), 3))
+    lines = max(1, -(-len(found) // columns))
     figure = Figure(figsize=(7.5 * columns, 5.5 * lines), layout="constrained")
     for place, (protocol, model, cells) in enumerate(found, 1):
         axes = figure.add_subplot(lines, columns, place)

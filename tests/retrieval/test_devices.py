@@ -1,5 +1,7 @@
 """Coding and dictionary learning as tensors, by the kernels of a GPU, beside the CPU's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,13 +117,15 @@ def test_rows_beside_plain_codes(device, model, table):
 LEARNED = TrainConfig(latents=32, nonzeros=2, steps=5, batch=24, seed=2)
 
 
-def test_a_dictionary_learned_on_the_device(device, table, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_a_dictionary_learned_on_the_device(device, table, tmp_path, monkeypatch, dropout):
     """As good step by step, also when it goes on from the other's checkpoint."""
     choose_exactly(monkeypatch)
     items, where = as_embeddings(table[:96]), torch.device(device)
-    ours = PursuitRun(items, LEARNED, where)
+    config = replace(LEARNED, latent_dropout=dropout)
+    ours = PursuitRun(items, config, where)
     with use("auto"):
-        theirs = PursuitRun(items, LEARNED)
+        theirs = PursuitRun(items, config)
     for _ in range(3):
         loss, cosine = ours.advance()
         with use("auto"):

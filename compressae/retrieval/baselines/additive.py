@@ -5,9 +5,8 @@ from typing import Any
 import faiss
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
-from compressae.retrieval.baselines.product import CENTROIDS
-from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
-from compressae.retrieval.codes.quantizer import principal_parts
+from compressae.retrieval.baselines.product import CENTROIDS, set_principal_axes
+from compressae.retrieval.baselines.sample import TRAIN_ROWS
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import Embeddings, as_compared
 
@@ -112,8 +111,7 @@ def _rotated(index: Any, parts: int, items: Embeddings, train_rows: int) -> Any:
     """An index of parts behind the rotation that shares the variance among them."""
     d = items.shape[1]
     rotation = faiss.LinearTransform(d, d, False)
-    axes = principal_parts(training_rows(items, train_rows), parts).T
-    faiss.copy_array_to_vector(axes.ravel(), rotation.A)  # type: ignore[attr-defined]
+    set_principal_axes(rotation, items, parts, train_rows)
     rotation.is_trained = True
     return faiss.IndexPreTransform(rotation, index)
 

@@ -8,7 +8,7 @@ import numpy as np
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
 from compressae.retrieval.codes.quantizer import principal_parts
-from compressae.retrieval.io.embeddings import as_compared
+from compressae.retrieval.io.embeddings import Embeddings, as_compared
 
 #: Centroids of a sub-quantiser of 8 bits, and so the fewest rows that train them.
 CENTROIDS = 256
@@ -62,11 +62,15 @@ class OPQ(FaissIndex):
         rotation.niter = iterations
         quantizer.cp.min_points_per_centroid = 1
         rotation.pq = quantizer  # Its settings; OPQ's own warn of few rows on stderr.
-        if min(len(items), train_rows) >= CENTROIDS:
-            axes = principal_parts(training_rows(items, train_rows), m).T
-            faiss.copy_array_to_vector(axes.ravel(), rotation.A)  # type: ignore[attr-defined]
+        set_principal_axes(rotation, items, m, train_rows)
         index = faiss.IndexPreTransform(rotation, _pq(d, m))
         super().__init__(index, items, m, train_rows, CENTROIDS)
+
+
+def set_principal_axes(rotation: Any, items: Embeddings, parts: int, train_rows: int) -> None:
+    """Set a LinearTransform (d, d) to the ``principal_parts`` of the rows to train on."""
+    axes = principal_parts(training_rows(items, train_rows), parts).T
+    faiss.copy_array_to_vector(axes.ravel(), rotation.A)  # type: ignore[attr-defined]
 
 
 def trained_pq(d: int, m: int, rows: np.ndarray) -> Any:

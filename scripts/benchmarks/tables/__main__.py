@@ -92,7 +92,12 @@ def means(model: Path, texts: Path, output: Path, rows: int) -> None:
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
+    for name in ("tokenizer.json", "model.safetensors"):
+        if not (model / name).is_file():
+            raise click.ClickException(f"{model}: no {name}; expected a folder of a model")
     chosen = choose_texts(texts.read_text(encoding="utf-8").splitlines(), rows)
+    if not chosen:
+        raise click.ClickException(f"{texts}: no line of {LEAST_TEXT} characters; expected texts")
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -65,8 +65,7 @@ class Coder:
         model: a trained model; its encoder is used only without pursuit.
         error_weighting: (d, d) float32.
         pursuit: choose latents by their error reduction instead of the encoder: by orthogonal least
-            squares, or on a GPU and with too many latents for their Gram matrix by orthogonal
-            matching pursuit.
+            squares, or with too many latents for their Gram matrix by orthogonal matching pursuit.
         refit: take least-squares values instead of the encoder's; implied by pursuit.
         device: device of the tensors; None for arrays on the CPU.
         beam: supports that the choice keeps; see ``select_latents``. 1 on a GPU.
@@ -115,8 +114,7 @@ class Coder:
     @cached_property
     def _dictionary(self) -> Dictionary | None:
         """Latents to choose supports from; None where orthogonal matching pursuit does."""
-        is_possible = self.device is None and Dictionary.fits(self.model.latents)
-        return Dictionary(self.decoder) if is_possible else None
+        return Dictionary(self.decoder) if Dictionary.fits(self.model.latents) else None
 
     @cached_property
     def _encoder(self) -> CompresSAE:
@@ -137,7 +135,7 @@ class Coder:
         if not self.pursuit:
             return self.encode(x, k)[0]
         if self._dictionary is not None:
-            return select_latents(x, self._dictionary, k, self.beam)
+            return select_latents(x, self._dictionary, k, self.beam)  # A GPU's beam is 1.
         return pursue(x, self.decoder, pursuit_schedule(k))[0]
 
     def code(self, x: Any, k: int) -> tuple[Any, Any]:

@@ -129,6 +129,8 @@ def current(device: "torch.device | None") -> AbstractContextManager[Any]:
         return nullcontext()
     import torch
 
+    if device.index is None or device.index == torch.cuda.current_device():
+        return nullcontext()  # Sixty times as fast.
     return torch.cuda.device(device)
 
 

@@ -1,4 +1,4 @@
-"""Refit, pursuit, quantisation and packing on tensors: against their references."""
+"""Supports, refit, pursuit, quantisation and packing on tensors: against their references."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ from compressae.kernels.quantize import quantize_on_support, quantize_rows
 from compressae.kernels.quantize import reference as quantizing
 from compressae.kernels.refit import error_reduction, refit
 from compressae.kernels.refit import reference as fitting
+from compressae.kernels.support import Dictionary, select_latents
+from compressae.kernels.support import reference as choosing
 
 gpu = pytest.importorskip("compressae.kernels.quantize.gpu", reason="needs triton (Linux)")
 
@@ -83,6 +85,67 @@ def test_pursuit_in_batches(device, monkeypatch):
     parts = pursue(x, weights, [1, 1], dtype=torch.float32)
     assert torch.equal(whole[0], parts[0])
     torch.testing.assert_close(whole[1], parts[1], rtol=0, atol=1e-5)
+
+
+def left(x, weights, supports):
+    """Squared errors (n,) of rows fitted to their supports."""
+    errors = []
+    for row, support in zip(x.astype(np.float64), supports, strict=True):
+        columns = weights[support].T.astype(np.float64)
+        errors.append(row - columns @ np.linalg.lstsq(columns, row, rcond=None)[0])
+    return np.square(errors).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "h", "k"), [(1, 1, 1, 1), (7, 5, 9, 3), (12, 24, 65, 5), (4, 40, 300, 12)]
+)
+def test_supports_are_the_reference(device, n, d, h, k):
+    """But where two latents are about as good: products are rounded."""
+    x, weights = unit((n, d)) * 3, unit((h, d), 1) * 2
+    placed, latents = on(device, x, weights)
+    found = select_latents(placed, Dictionary(latents), k)
+    assert found.dtype == torch.int32 and found.device == placed.device
+    found, expected = found.cpu().numpy(), choosing.select_latents(x, weights, k)
+    assert all(len(set(row)) == k and set(row) <= set(range(h)) for row in found.tolist())
+    same = np.mean([len(set(a) & set(b)) / k for a, b in zip(found, expected, strict=True)])
+    assert same >= (0.85 if device == "cuda" else 0.99)
+    assert left(x, weights, found).mean() <= 1.02 * left(x, weights, expected).mean() + 1e-9
+
+
+def test_later_steps_choose_from_a_shortlist(device):
+    """512 of 700 latents, those that the CPU would keep too, and one after the other."""
+    x, weights = unit((6, 70)), unit((700, 70), 1)
+    found = select_latents(*on(device, x), Dictionary(*on(device, weights)), 4).cpu().numpy()
+    expected = select_latents(x, Dictionary(weights), 4)
+    assert all(len(set(row)) == 4 for row in found.tolist())
+    assert np.mean(found == expected) >= (0.8 if device == "cuda" else 0.99)
+    assert left(x, weights, found).mean() <= 1.02 * left(x, weights, expected).mean()
+
+
+def test_supports_in_batches_and_few_programs(device, monkeypatch):
+    placed, latents = on(device, unit((7, 20)), unit((300, 20), 1))
+    whole = select_latents(placed, Dictionary(latents), 6)
+    monkeypatch.setattr("compressae.kernels.support.gpu._PRODUCTS", 600)
+    monkeypatch.setattr("compressae.kernels.support.gpu._BASES", 1)
+    assert torch.equal(select_latents(placed, Dictionary(latents), 6), whole)
+    assert select_latents(placed[:0], Dictionary(latents), 6).shape == (0, 6)
+
+
+def test_latents_as_good_as_each_other_go_by_number(device):
+    (rows,) = on(device, np.eye(4, dtype=np.float32))
+    assert select_latents(rows, Dictionary(rows), 3).cpu().tolist() == [
+        [0, 1, 2], [1, 0, 2], [2, 0, 1], [3, 0, 1]
+    ]  # fmt: skip
+
+
+def test_what_a_device_cannot_choose_is_refused(device):
+    x, weights = unit((2, 5)), unit((9, 5), 1)
+    placed, dictionary = on(device, x)[0], Dictionary(*on(device, weights))
+    for settings in ({"beam": 2}, {"counts": [1, 1]}):
+        with pytest.raises(ValueError, match="expected neither"):
+            select_latents(placed, dictionary, 2, **settings)
+    with pytest.raises(ValueError, match="expected both as arrays, or both on a GPU"):
+        select_latents(x, dictionary, 2)
 
 
 def levels_of(k, widest=8):

@@ -20,6 +20,7 @@ from compressae.kernels.quantize import gpu as quantize
 from compressae.kernels.scan import SCAN_BLOCK, Planes
 from compressae.kernels.scan import gpu as scan
 from compressae.kernels.sketch import gpu as sketch
+from compressae.kernels.support import gpu as support
 from compressae.kernels.topk import gpu as topk
 
 if __name__ == "__main__":
@@ -55,6 +56,11 @@ def _fit(d: int, k: int, levels: int = 16) -> Workload:
         quantize.quantize_on_support(x, ids, values, weights, choices, sizes, 3)
 
     return run
+
+
+def _select(h: int, k: int, steps: int, width: int) -> Workload:
+    latents, rows = torch.zeros(h, 48), torch.zeros(3, 48)
+    return lambda: support.select_latents(rows, h, *support.prepare(latents), k, steps, width)
 
 
 def _training(d: int, k: int, wide: int, h: int = 4096, n: int = 3) -> Workload:
@@ -177,6 +183,8 @@ WORKLOADS: dict[str, Workload] = {
     "sparse products of rows that no 16 bytes align": _sparse_products(769, 33, first=1),
     **{f"fit of {k} nonzeros, {d} wide": _fit(d, k) for d, k in [(768, 32), (50, 1), (384, 100)]},
     "fit of 256 nonzeros with 256 levels": _fit(768, 256, 256),
+    "supports from a shortlist": _select(4096, 16, 6, 512),
+    "supports of few latents": _select(100, 40, 40, 100),
     "sparse sums in parts": _sparse_products(768, 32, 4, 100),
     **{
         f"training of {d} columns, {k} and {wide} nonzeros": _training(d, k, wide)
@@ -196,7 +204,7 @@ WORKLOADS: dict[str, Workload] = {
     "first step": _step(48, 4096, 32),
     "step of another size": _step(51, 8192, 31),
     "sketches": _sketch(128, False, False),
-    "sketches of few columns, with lengths, masked": _sketch(32, True, True),
+    "sketches of few columns, with lengths, masked": _sketch(64, True, True),
 }
 
 

@@ -21,7 +21,6 @@ import pytest
 from catalogue_rows import D, N, in_shards, shards_of, version_of
 from commands import call
 from scipy import sparse
-from starlette.testclient import TestClient
 
 from compressae import InputError, compress, encode_like
 from compressae.cli.serve import listen
@@ -29,6 +28,10 @@ from compressae.retrieval import Catalogue, RerankTable, SparseCodes
 from compressae.retrieval.io.embeddings import open_embeddings
 from compressae.retrieval.service import Limits, Service
 from compressae.retrieval.store.sharded import CATALOGUES, open_catalogue
+
+TestClient = pytest.importorskip(
+    "starlette.testclient", reason="needs starlette (pip install 'compressae[serve]')"
+).TestClient
 
 KINDS = ["numbers", "texts", "numbers in shards", "texts in shards"]
 

@@ -55,12 +55,12 @@ def scan(
     from compressae.kernels.scan import gpu
 
     q, blocks = len(queries), planes.blocks
-    ids = torch.full((q, K), -1, dtype=torch.int64, device=queries.device)
-    scores = torch.full((q, K), float("-inf"), device=queries.device)
-    if blocks == 0:
-        return ids, scores
+    if blocks == 0 or q == 0:
+        ids = torch.full((q, K), -1, dtype=torch.int64, device=queries.device)
+        return ids, torch.full((q, K), float("-inf"), device=queries.device)
     block_count = min(K * (2 if half else 1), blocks)
     batch_size = max(1, _SCRATCH // (4 * (blocks + 3 * block_count * SCAN_BLOCK)))
+    found = []
     for start in range(0, q, batch_size):
         batch = slice(start, start + batch_size)
         table = None if tables is None else tables[batch]
@@ -73,10 +73,10 @@ def scan(
         else:
             maxima = gpu.block_maxima(planes, queries[batch], table, mask, half)
             top_blocks = largest(maxima, block_count)[0].sort(dim=1).values
-        ids[batch], scores[batch] = best_of_runs(
-            planes, queries[batch], table, K, top_blocks, SCAN_BLOCK, mask
-        )
-    return ids, scores
+        found.append(best_of_runs(planes, queries[batch], table, K, top_blocks, SCAN_BLOCK, mask))
+    if len(found) == 1:
+        return found[0]
+    return torch.cat([ids for ids, _ in found]), torch.cat([scores for _, scores in found])
 
 
 def best_of_runs(

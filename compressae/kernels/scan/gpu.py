@@ -401,6 +401,8 @@ class _Arguments:
 
     def padded(self, queries: Tensor) -> Tensor:
         """Pad queries (q, h) to (q, width), so that even a corrupt slot reads within bounds."""
+        if queries.shape[1] == self.width:
+            return queries.contiguous()
         out = torch.zeros(len(queries), self.width, device=queries.device)
         out[:, : queries.shape[1]] = queries
         return out

@@ -10,8 +10,8 @@ __all__ = ["BLOCK", "best_blocks", "pack_columns", "pack_queries"]
 
 #: Rows of a block.
 BLOCK = 32
-#: Steps of four bits.
-_LOWEST, _HIGHEST = -8, 7
+#: Steps of four bits, on either side of 0.
+_STEPS = 8
 #: Standard deviations of a column that four bits reach on either side: about the least squared
 #: error of 16 even steps for a normal distribution (Max, Trans. IT 1960, table II).
 _REACH = 2.5
@@ -20,21 +20,22 @@ _REACH = 2.5
 def pack_columns(x: Tensor, deviation: Tensor) -> Tensor:
     """Round rows (n, m) float32 to four bits a number, two in a byte: (n, m / 2) int8.
 
-    A number is ⌊x / step⌋ between −8 and 7, and stands for the middle of its step: half a step
-    more, which adds the same to all products of a query and so changes no order, unless rows have
-    lengths (see ``best_blocks``). Byte j holds
-    column 2j in its low bits and column 2j + 1 in its high ones.
+    A number is 8 + ⌊x / step⌋ between 0 and 15, and stands for the middle of its step, 7.5 steps
+    less: that adds the same to all products of a query and so changes no order, unless rows have
+    lengths (see ``best_blocks``). Byte j holds column j in its low bits and column m / 2 + j in its
+    high ones.
 
     Args:
         x: m even.
         deviation: () standard deviation of the numbers.
 
-    >>> pack_columns(torch.tensor([[0.1, -0.1, 9.0, -9.0]]), torch.tensor(1.0)).tolist()
-    [[-16, -121]]
+    >>> pack_columns(torch.tensor([[0.1, -0.1, 0.7, -9.0]]), torch.tensor(1.0)).tolist()
+    [[-88, 7]]
     """
-    step = _REACH / (_HIGHEST + 1) * deviation
-    numbers = (x / step).floor().clamp(_LOWEST, _HIGHEST).to(torch.int8)
-    return (numbers[:, 1::2] << 4) | (numbers[:, ::2] & 15)
+    step = _REACH / _STEPS * deviation
+    numbers = ((x / step).floor().clamp(-_STEPS, _STEPS - 1) + _STEPS).to(torch.uint8)
+    low, high = numbers.chunk(2, 1)
+    return (low | high << 4).view(torch.int8)
 
 
 def pack_queries(x: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def best_blocks(
         queries: (q, m) int8 of ``pack_queries``, on a GPU.
         rows: (n, m / 2) int8 of ``pack_columns``, n ≥ 1.
         count: C, at least 1.
-        lengths: (n,) float32 that multiply a row's products, half steps included; 1 when None.
+        lengths: (n,) float32 that multiply a row's products with what its numbers stand for; 1 when
+            None.
         mask: (n,) bool, True for rows that count; all when None.
 
     Raises:

@@ -11,12 +11,12 @@ def block_maxima(
     block: int,
 ) -> np.ndarray:
     """Largest product (q, ⌈n / block⌉) float32 of each block of rows; see ``sketch.gpu``."""
-    numbers = np.stack([(rows << 4) >> 4, rows >> 4], 2).reshape(len(rows), -1)
+    numbers = np.concatenate([rows & 15, (rows >> 4) & 15], 1)
     products = queries.astype(np.float32) @ numbers.T.astype(np.float32)  # Whole, below 2^24.
     lowest = -(2.0**31)
     if lengths is not None:
-        halves = np.float32(0.5) * queries.sum(1, dtype=np.int32).astype(np.float32)
-        products, lowest = (products + halves[:, None]) * lengths, -np.inf
+        middle = np.float32(7.5) * queries.sum(1, dtype=np.int32).astype(np.float32)
+        products, lowest = (products - middle[:, None]) * lengths, -np.inf
     if mask is not None:
         products[:, ~mask] = lowest
     padding = ((0, 0), (0, -len(rows) % block))

@@ -4,8 +4,9 @@ Orthogonal least squares (Chen, Billings and Luo 1989): each step takes the late
 error of the refitted row most. Orthogonal matching pursuit takes the one of largest |W r| instead,
 which leaves more error. Rows and latents are multiplied once;
 every later step follows from the Gram matrix of the latents (Batch-OMP: Rubinstein, Zibulevsky and
-Elad 2008). Products are those of int16 numbers, summed in int32: exact, so that the support of a
-row depends neither on the other rows nor on the number of threads.
+Elad 2008). On a CPU, products are those of int16 numbers, summed in int32: exact, so that the
+support of a row depends neither on the other rows nor on the number of threads. On a GPU they are
+rounded to bfloat16.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from compressae.kernels.backend import uses_triton
 from compressae.kernels.support import cpu
 from compressae.kernels.threads import over_rows
 
@@ -25,10 +27,10 @@ _ALONE = 4
 
 
 class Dictionary:
-    """Latents as ``select_latents`` reads them: int16, with their Gram matrix.
+    """Latents as ``select_latents`` reads them, with their Gram matrix; see ``arrays``.
 
-    The Gram matrix takes 2·h² bytes. It is computed when many rows have come; for few rows only
-    those of its rows that they need are.
+    The Gram matrix takes 2·h² bytes. On a CPU it is computed when many rows have come; for few rows
+    only those of its rows that they need are.
 
     >>> dictionary = Dictionary(np.eye(3, dtype=np.float32))
     >>> dictionary.latents, dictionary.dim
@@ -36,11 +38,12 @@ class Dictionary:
     """
 
     #: Latents (h', d') int16, the same in panels, their Gram matrix (h', h') int16, and which of
-    #: its rows are filled; h' and d' are padded.
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    #: its rows are filled; h' and d' are padded. On a GPU what ``support.gpu.prepare`` returns.
+    arrays: tuple[Any, ...]
 
-    def __init__(self, weights: np.ndarray) -> None:
-        """Take the latents weights (h, d) float32, of any length above 0.
+    def __init__(self, weights: Any) -> None:
+        """Take the latents weights (h, d) float32, of any length above 0: an array, or a tensor on
+        a GPU.
 
         Raises:
             ValueError: the Gram matrix would take more than 1 GiB; see ``fits``.
@@ -48,6 +51,12 @@ class Dictionary:
         self.latents, self.dim = weights.shape
         if not self.fits(self.latents):
             raise ValueError(f"{self.latents} latents: expected a Gram matrix of at most 1 GiB")
+        self.is_on_gpu = uses_triton(weights)
+        if self.is_on_gpu:
+            from compressae.kernels.support import gpu
+
+            self.arrays = gpu.prepare(weights)
+            return
         padded = -(-self.latents // _LANES) * _LANES
         rows = np.zeros((padded, self.dim + self.dim % 2), np.int16)
         cpu.to_int16(np.require(weights, np.float32, ["C", "W"]), rows, 0, self.latents)
@@ -91,7 +100,7 @@ def select_latents(
     beam: int = 1,
     counts: Sequence[int] | None = None,
     threads: int | None = None,
-) -> np.ndarray:
+) -> Any:
     """Choose the latents (n, k) of each row, in the order of their choice.
 
     Rows of at least 16 dimensions for each latent look at all latents in the first 3/8 of the steps
@@ -102,22 +111,23 @@ def select_latents(
     time.
 
     Args:
-        x: (n, d) float32 rows of any length.
-        dictionary: the latents.
+        x: (n, d) float32 rows of any length: an array, or a tensor on a GPU.
+        dictionary: the latents, where x is.
         k: latents of a row.
-        beam: supports kept; 1 is greedy.
+        beam: supports kept; 1 is greedy, as a GPU is.
         counts: latents of each stage, k in all, by their |W r| at its beginning: stagewise
             orthogonal matching pursuit (Donoho, Tsaig, Drori and Starck 2012), which serves the
-            learning of a dictionary better. Without a beam. None chooses one at a time by error
-            reduction.
+            learning of a dictionary better. Without a beam, on a CPU. None chooses one at a time by
+            error reduction.
         threads: number of threads; every processor the process may use when None.
 
     Returns:
-        (n, k) int32, distinct within a row.
+        (n, k) int32, distinct within a row: an array, or a tensor where x is.
 
     Raises:
         ValueError: k or ``beam`` is out of range, ``counts`` are not k in all or come with a
-            beam, or the rows have another width.
+            beam, a beam or ``counts`` are asked of a GPU, or the rows have another width or lie
+            elsewhere.
 
     >>> latents = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]], np.float32)
     >>> select_latents(np.array([[3, 4, 0.1]], np.float32), Dictionary(latents), k=1)
@@ -132,6 +142,16 @@ def select_latents(
         raise ValueError(f"beam = {beam}: expected 1 or more")
     if counts is not None and (sum(counts) != k or min(counts) < 1 or beam > 1):
         raise ValueError(f"counts = {list(counts)}: expected {k} in all, 1 or more each, no beam")
+    if uses_triton(x) != dictionary.is_on_gpu:
+        raise ValueError("rows and dictionary: expected both as arrays, or both on a GPU")
+    if dictionary.is_on_gpu:
+        if beam > 1 or counts is not None:
+            raise ValueError("a beam or counts on a GPU: expected neither; give arrays on the CPU")
+        from compressae.kernels.support import gpu
+
+        steps, width = cpu.steps_and_width(d, dictionary.latents, k, beam)
+        projection, gram = dictionary.arrays
+        return gpu.select_latents(x, dictionary.latents, projection, gram, k, steps, width)
     if not dictionary.prepare(n * k, threads):
         threads = 1  # Rows of the Gram matrix are filled in by one thread.
     x = np.require(x, np.float32, ["C", "W"])  # Of one type, so that one function is compiled.

@@ -393,14 +393,14 @@ def _part(n: int, h: int) -> int:
 def _programs(x: Tensor, n: int) -> int:
     """Programs that take n whole rows: 4 to 16 a multiprocessor, their rows in its cache."""
     rows = _CACHED // (x.shape[1] * x.element_size())
-    return min(n, _processors(x) * min(16, max(4, rows)))
+    return min(n, processors(x) * min(16, max(4, rows)))
 
 
 def _warps(x: Tensor, n: int, k: int) -> int:
     """Warps per program: one, which needs no barriers, if rows are short and many and k small."""
-    return 1 if x.shape[1] <= 8192 and k <= 256 and n >= 8 * _processors(x) else 8
+    return 1 if x.shape[1] <= 8192 and k <= 256 and n >= 8 * processors(x) else 8
 
 
-def _processors(x: Tensor) -> int:
+def processors(x: Tensor) -> int:
     """Multiprocessors of x's GPU; 1 for the interpreter."""
     return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1

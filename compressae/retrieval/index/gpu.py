@@ -33,9 +33,11 @@ _SHARE = 0.8
 #: Least queries that sketches choose rows for unless told, and blocks of rows that they choose: as
 #: a multiple of K, and at least. docs/results/gpu.md has times and recalls.
 _MANY, _BLOCKS, _LEAST = 16, 8, 256
-#: Most graphs of one query's search that are kept, and most results of one; each holds the memory
-#: of its intermediate results.
-_GRAPHS, _REPLAYED = 4, 1024
+#: Share of a scan's results that these blocks are to hold, or twice, four or eight times as many.
+_ENOUGH, _DOUBLINGS = 0.98, 3
+#: Most graphs that are kept; results of one; and queries of one that scores all rows, where
+#: launching more of them takes less time than scoring.
+_GRAPHS, _REPLAYED, _SCANNED = 32, 1 << 17, 64
 
 
 class GpuIndex:
@@ -47,7 +49,9 @@ class GpuIndex:
 
     Unless told, all rows are scored for up to 15 queries. For more, sketches choose: 64 bytes a row
     (128 projections of x̂ in four bits, see ``Sketch``), whose products run on tensor cores. The
-    blocks of 32 rows with the largest products, 8·K of them and at least 256, are scored exactly.
+    blocks of 32 rows with the largest products are scored exactly: 8·K of them and at least 256, or
+    two, four or eight times as many where these hold less than .98 of a scan's results, with 64
+    rows of the table as queries.
 
     Args:
         index: stays as it is; a compacted copy of its rows is made where rows changed.
@@ -84,8 +88,10 @@ class GpuIndex:
         fits = room is None or self._windows.nbytes + size <= room
         self._may_sketch = fits and not self._windows.streams
         self._sketch: Sketch | None = None  # Once a search wants it.
+        self._enough: dict[int, int] = {}  # Blocks by K.
         self._may_replay = self.device.type == "cuda" and not self._windows.streams
-        self._graphs: dict[int, Replayed] = {}  # By the number of results.
+        self._graphs: dict[tuple[int, int, int | None], Replayed] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self._may_replay else None
         self._factors: Tensor | None = None  # Of rows, for "sparse".
         self._restore = self._centroids = None
         if codes.residual_bytes:
@@ -168,8 +174,9 @@ class GpuIndex:
         (rows_mask,) = request.masks  # Of the one segment.
         mask = None if rows_mask is None else torch.from_numpy(rows_mask).to(self.device)
         few = None if request.candidates == "all" else request.candidates
-        if candidates is None and len(request) >= _MANY:
-            few = max(_LEAST, _BLOCKS * request.first_stage)
+        is_large = self._may_sketch and len(self) > _LEAST * BLOCK
+        if candidates is None and len(request) >= _MANY and is_large:
+            few = self._enough_blocks(request.first_stage)
         if not self._may_sketch or (few is not None and few * BLOCK >= len(self)):
             few = None
         hits = Hits.empty(len(request), K)
@@ -178,8 +185,7 @@ class GpuIndex:
             left_out = self._left_out(request.exclude, start, len(x))
             most = max(map(len, left_out), default=0)
             with self._lock, current(self.device):
-                ids, scores = self._first_stage(request, x, few, most, mask)
-                rows, top = ids.cpu().numpy(), scores.cpu().numpy()
+                rows, top = self._first_stage(request, x, few, most, mask)
             if most:
                 others = Hits.empty(len(x), request.first_stage)
                 for i, own in enumerate(left_out):
@@ -211,32 +217,47 @@ class GpuIndex:
         few: int | None,
         most: int,
         mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rows and scores (m, any) of unit queries x (m, d): the best of all rows if ``few`` is
         None, or of the rows in so many blocks, and of ``most`` more that a query may leave out."""
-        count = request.first_stage + most
         if request.scoring == "sparse":
-            return self._scan(self._query_codes(x, request.query_nonzeros), None, count, mask, True)
+            asked = self._query_codes(x, request.query_nonzeros)
+            count = request.first_stage + most
+            found = self._scan(asked, None, count, mask, True)
+            return found[0].cpu().numpy(), found[1].cpu().numpy()
         if request.scoring == "reconstructed":
             x = reconstruct_queries(self.projection, self._segment.codes, x)
-        asked = torch.from_numpy(x)
-        is_plain = few is None and mask is None and most == 0
-        if len(x) == 1 and is_plain and count <= _REPLAYED and self._may_replay:
-            return self._replayed(asked, count)
-        asked = asked.to(self.device)
-        if few is None:
-            return self._scan(*self._project(asked), count, mask)
-        return self._sketched(asked, few + most, count, mask)
+        most = _rounded(most)  # So that few graphs serve all.
+        count, blocks = request.first_stage + most, None if few is None else few + most
+        size = _rounded(len(x))
+        is_small = size * count <= _REPLAYED and (few is not None or size <= _SCANNED)
+        if self._may_replay and mask is None and is_small:
+            return self._replayed(x, size, count, blocks)
+        ids, scores = self._best(torch.from_numpy(x).to(self.device), count, blocks, mask)
+        return ids.cpu().numpy(), scores.cpu().numpy()
 
-    def _replayed(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """What ``_scan`` finds for one query, by a graph of its launches."""
-        if count not in self._graphs:
+    def _best(
+        self, x: Tensor, count: int, blocks: int | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows and scores (m, count) of unit queries x (m, d), of all rows or of so many blocks."""
+        if blocks is None:
+            return self._scan(*self._project(x), count, mask)
+        return self._sketched(x, blocks, count, mask)
+
+    def _replayed(
+        self, x: np.ndarray, size: int, count: int, blocks: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What ``_best`` finds, by a graph of its launches for ``size`` queries."""
+        key = size, count, blocks
+        if key not in self._graphs:
             while len(self._graphs) >= _GRAPHS:  # The first one made goes.
                 del self._graphs[next(iter(self._graphs))]
-            self._graphs[count] = Replayed(
-                lambda x: self._scan(*self._project(x), count, None), x.to(self.device)
+            example = torch.zeros(size, x.shape[1], device=self.device)
+            example[: len(x)] = torch.from_numpy(x)
+            self._graphs[key] = Replayed(
+                lambda x: self._best(x, count, blocks, None), example, self._pool
             )
-        return self._graphs[count](x)
+        return self._graphs[key](x)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q' = W·x (m, h) of unit queries x (m, d), and their look-up tables (m, parts, 256) where
@@ -266,6 +287,8 @@ class GpuIndex:
         sparse: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Rows (m, K) and scores of the best over all windows, the earlier of equal ones first."""
+        if not self._windows.streams and not sparse:
+            return scan(self._windows.whole, queries, tables, K, mask)
         ids = torch.full((len(queries), K), -1, dtype=torch.int64, device=self.device)
         scores = torch.full((len(queries), K), float("-inf"), device=self.device)
         for first, planes in self._windows:
@@ -282,20 +305,42 @@ class GpuIndex:
             ids = torch.cat([ids, rows], 1).gather(1, place)
         return ids, scores
 
+    def _enough_blocks(self, K: int) -> int:
+        """Blocks for K results a query, measured in the first search for so many."""
+        with self._lock, current(self.device):
+            if K not in self._enough:
+                blocks = max(_LEAST, _BLOCKS * K)
+                some = self._sketches().some
+                wanted = self._scan(*self._project(some), K, None)[0]
+                for _ in range(_DOUBLINGS):
+                    found = self._sketched(some, blocks, K, None)[0]
+                    pairs = zip(wanted, found, strict=True)
+                    held = torch.stack([torch.isin(*pair).float().mean() for pair in pairs])
+                    if held.mean() >= _ENOUGH:
+                        break
+                    blocks *= 2
+                self._enough[K] = blocks
+            return self._enough[K]
+
+    def _sketches(self) -> Sketch:
+        if self._sketch is None:
+            self._sketch = Sketch.of(
+                self._windows.whole, self._decoder, self._restore, self._centroids, self._is_dot
+            )
+        return self._sketch
+
     def _sketched(
         self, x: Tensor, blocks: int, K: int, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Rows (m, K) and scores of the best in as many blocks of each query x (m, d) as sketches
         choose."""
-        if self._sketch is None:
-            self._sketch = Sketch.of(
-                self._windows.whole, self._decoder, self._restore, self._centroids, self._is_dot
-            )
-        found = []
+        sketch, found = self._sketches(), []
         for part in x.split(max(1, _SCRATCH // (4 * len(self) // BLOCK + 16 * blocks * BLOCK))):
-            chosen = self._sketch.best_blocks(part, blocks, mask)
+            chosen = sketch.best_blocks(part, blocks, mask)
             planes = self._windows.whole
             found.append(best_of_runs(planes, *self._project(part), K, chosen, BLOCK, mask))
+        if len(found) == 1:
+            return found[0]
         ids, scores = zip(*found, strict=True)
         return torch.cat(ids), torch.cat(scores)
 
@@ -311,3 +356,10 @@ class GpuIndex:
             on_host = torch.from_numpy(factors.astype(np.float32))
             self._factors = on_host if self._windows.streams else on_host.to(self.device)
         return self._factors
+
+
+def _rounded(count: int) -> int:
+    """The next size that graphs are made for: a power of two to 64, then a multiple of 64."""
+    if count <= 64:
+        return 1 << (count - 1).bit_length() if count else 0
+    return -(-count // 64) * 64

@@ -35,6 +35,8 @@ CANDIDATES = 3000
 RERANK_FACTOR = 4
 #: Queries that are answered together.
 QUERY_BATCH = 1024
+#: Squared lengths between which float32 neither under- nor overflows.
+_SMALL, _LARGE = 1e-20, 1e20
 
 
 class Searchable(Protocol):
@@ -220,14 +222,12 @@ def _unit_queries(rows: np.ndarray, first: int, zeros: bool) -> tuple[np.ndarray
     if rows.dtype != np.float32:
         with np.errstate(over="ignore"):  # Infinite rows are refused below.
             x = rows.astype(np.float32)
-    peak = np.abs(x).max(axis=1, keepdims=True)  # NaN and infinity pass through max.
-    if not 0 < peak.min() <= peak.max() < np.inf:
+    squares = np.einsum("ij,ij->i", x, x)
+    if not _SMALL < squares.min() <= squares.max() < _LARGE:  # Or NaN.
         check_rows(x, "queries", np.arange(first, first + len(x)), zeros)
         return split_lengths(x)
-    unit = x / peak
-    length = np.sqrt(np.einsum("ij,ij->i", unit, unit))
-    unit /= length[:, None]
-    return unit, length * peak[:, 0]
+    length = np.sqrt(squares)
+    return x / length[:, None], length
 
 
 def _resolve_candidates(

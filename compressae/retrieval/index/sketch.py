@@ -16,9 +16,11 @@ from compressae.kernels.scan import SCAN_BLOCK, Planes
 from compressae.kernels.sketch import best_blocks, pack_columns, pack_queries
 
 #: Most columns of a sketch; fewer where rows have fewer. A power of two, as the kernel asks.
-_COLUMNS, _FEWEST = 128, 32
+_COLUMNS, _FEWEST = 128, 64
 #: Blocks of rows in the sample that directions are of, and blocks sketched at a time.
 _SAMPLE, _PART = 256, 512
+#: Most rows of the table that ``Sketch.some`` has.
+_SOME = 64
 _SEED = 0
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -31,11 +33,13 @@ class Sketch:
         rows: (n, m / 2) int8: m columns of four bits.
         lengths: (n,) float32 of the projected rows where lengths differ, or None.
         directions: (d, m) float32.
+        some: (r, d) float32 unit rows, reconstructions of a few rows of the table.
     """
 
     rows: Tensor
     lengths: Tensor | None
     directions: Tensor
+    some: Tensor
 
     @staticmethod
     def nbytes_of(n: int, dim: int, has_lengths: bool) -> int:
@@ -96,7 +100,8 @@ class Sketch:
             if lengths is not None:
                 x, lengths[here] = _unit(x)
             rows[here] = pack_columns(x, deviation)
-        return cls(rows, lengths, directions)
+        some = _unit(sample[:: -(-len(sample) // _SOME)])[0]
+        return cls(rows, lengths, directions, some)
 
     def best_blocks(self, queries: Tensor, count: int, mask: Tensor | None) -> Tensor:
         """Numbers of the blocks (q, min(count, blocks)) to score; see

@@ -51,21 +51,27 @@ def index_rows(lab: Lab) -> Iterator[Task]:
             note=f"{same:.4f} of the CPU's results; by the clock",
         )
 
-    def sketched(q: int) -> Row:
-        hits = gpu.search(dense[:q], lab.results, candidates=8 * lab.results)
+    def sketched(q: int, candidates: int | None) -> Row:
+        hits = gpu.search(dense[:q], lab.results, candidates=candidates)
         same = recall_at(hits.ids, whole.ids[:q], lab.results)
         return Row(
-            wall(lab, lambda: gpu.search(dense[:q], lab.results, candidates=8 * lab.results)),
+            wall(lab, lambda: gpu.search(dense[:q], lab.results, candidates=candidates)),
             note=f"{same:.4f} of a scan's results; {gpu.nbytes / len(index):.0f} bytes a row; by "
             "the clock",
         )
 
-    for q in lab.pick((1, 16, 512), (1,)):
+    for q in lab.pick((1, 4, 8, 16, 512), (1,)):
         yield Task("GpuIndex.search, a scan", f"{size}, {q} queries", lambda q=q: scanned(q))  # type: ignore[misc]
         yield Task(
-            "GpuIndex.search by sketches",
+            f"GpuIndex.search by sketches, {8 * lab.results} blocks",
             f"{size}, {q} queries",
-            lambda q=q: sketched(q),  # type: ignore[misc]
+            lambda q=q: sketched(q, 8 * lab.results),  # type: ignore[misc]
+        )
+    for q in lab.pick((16, 64, 300, 512), (2,)):
+        yield Task(
+            "GpuIndex.search as it chooses",
+            f"{size}, {q} queries",
+            lambda q=q: sketched(q, None),  # type: ignore[misc]
         )
     tenth = GpuIndex(index, lab.device, memory=lab.pick(index.codes.nbytes // 10, 4_000))
     yield Task(

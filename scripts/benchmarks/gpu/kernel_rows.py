@@ -12,6 +12,7 @@ from compressae.kernels.encode import encode
 from compressae.kernels.pursuit import pursue
 from compressae.kernels.quantize import quantize_on_support
 from compressae.kernels.refit import refit
+from compressae.kernels.support import Dictionary, select_latents
 from compressae.kernels.topk import abs_topk
 
 
@@ -160,6 +161,28 @@ def coding_rows(lab: Lab) -> Iterator[Task]:
             5 * n * k + 4 * n * d + fixed,
             gram,
         ),
+    )
+    dictionary = Dictionary(weights)
+    yield Task(
+        "supports by orthogonal least squares",
+        size,
+        lambda: Row(
+            timed(lab, lambda: select_latents(x, dictionary, k)),
+            4 * n * (k + d) + 2 * (h * d + h * h),
+            2 * n * d * h,
+            "bfloat16",
+            note="beside the operations of one product, what the later steps read from the caches",
+        ),
+    )
+
+    def coded() -> None:
+        supports = select_latents(x, dictionary, k)
+        quantize_on_support(x, supports, refit(x, supports, weights), weights, levels, sizes)
+
+    yield Task(
+        "coding: supports, values and levels",
+        size,
+        lambda: Row(timed(lab, coded), note="the rows are on the card"),
     )
     yield Task(
         "pursuit, one latent a step",

@@ -90,7 +90,7 @@ def sketch_rows(lab: Lab) -> Iterator[Task]:
                 "bfloat16",
             ),
         )
-        for count in lab.pick((400, 8 * K, 16 * K) if q == 512 else (8 * K,), (3,)):
+        for count in lab.pick((400, 8 * K, 16 * K, 32 * K) if q == 512 else (8 * K,), (3,)):
 
             def search(
                 x: torch.Tensor = x, asked: torch.Tensor = asked, count: int = count

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
@@ -34,6 +33,8 @@ from compressae.retrieval.export import (
     to_scipy,
 )
 from compressae.retrieval.export import rows as rows_module
+
+duckdb = pytest.importorskip("duckdb", reason="needs duckdb, of the development extra")
 
 ROOT = Path(__file__).parents[3]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from code_forms import make_codes
+from scipy import sparse
 
 from compressae import CompresSAE, InputError, encode_like
 from compressae.kernels.backend import use
@@ -102,6 +103,27 @@ def test_one_query_alone_is_found_as_among_others(indexes, queries, device):
             np.testing.assert_allclose(alone.scores[0], together.scores[i, :count], rtol=1e-5)
 
 
+@pytest.mark.parametrize("candidates", [None, 16])
+def test_batches_of_all_sizes_and_exclusions(indexes, table, device, candidates):
+    """On a GPU by graphs of rounded sizes, which serve fewer queries too."""
+    gpu, asked = GpuIndex(indexes["int8"], device), table[: 70 if device == "cuda" else 5]
+    every = gpu.search(asked, 12, candidates=candidates)
+    for count in (1, 2, 3, 33, 64, 65, 5) if device == "cuda" else (3,):
+        some = gpu.search(asked[:count], 12, candidates=candidates)
+        np.testing.assert_array_equal(some.ids, every.ids[:count])
+        np.testing.assert_allclose(some.scores, every.scores[:count], rtol=1e-5)
+    seen = [own[: i % 4] for i, own in enumerate(every.ids)]  # The best results of each.
+    pairs = sparse.lil_array((len(asked), N), dtype=bool)
+    for i, own in enumerate(seen):
+        pairs[i, own] = True
+    others = gpu.search(asked, 8, candidates=candidates, exclude=pairs.tocsr())
+    for own, left_out in zip(others.ids, seen, strict=True):
+        assert not set(own) & set(left_out)
+    if candidates is None:
+        for i, own in enumerate(others.ids):
+            np.testing.assert_array_equal(own, every.ids[i, i % 4 :][:8])
+
+
 def test_candidates_come_from_sketches(indexes, queries, device):
     """The best rows of some blocks, exactly scored; the best row of all is among them."""
     index, gpu = indexes["residual"], GpuIndex(indexes["residual"], device)
@@ -128,6 +150,26 @@ def test_many_queries_take_sketches_unless_told(indexes, table, device, monkeypa
     monkeypatch.setattr("compressae.retrieval.index.gpu._SCRATCH", 10_000)  # Two at a time.
     np.testing.assert_array_equal(gpu.search(asked, 1).ids, everything.ids)
     assert gpu.nbytes == before + Sketch.nbytes_of(N, D, False)
+
+
+def test_blocks_are_as_many_as_hold_enough(indexes, table, device, monkeypatch):
+    """Of the results of rows of the table; measured once for each K."""
+    for name, value in {"_LEAST": 1, "_BLOCKS": 1, "_MANY": 2}.items():
+        monkeypatch.setattr(f"compressae.retrieval.index.gpu.{name}", value)
+    index, chosen = indexes["int8"], {}
+    for enough in (0.0, 0.8, 1.1):
+        monkeypatch.setattr("compressae.retrieval.index.gpu._ENOUGH", enough)
+        gpu = GpuIndex(index, device)
+        found = gpu.search(table[:2], 2)
+        chosen[enough] = gpu._enough[2]
+        some = gpu._sketch.some.cpu().numpy()
+        wanted = on_cpu(index, some, 2).ids
+        held = gpu.search(some, 2, candidates=chosen[enough]).ids
+        share = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(wanted, held, strict=True)])
+        assert share >= enough or chosen[enough] == 16
+        again = gpu.search(table[:2], 2, candidates=chosen[enough])
+        np.testing.assert_array_equal(found.ids, again.ids)
+    assert chosen[0.0] == 2 and 2 <= chosen[0.8] <= 16 and chosen[1.1] == 16
 
 
 def test_candidates_are_among_allowed_rows(indexes, queries, device):

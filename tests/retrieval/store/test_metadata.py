@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import sys
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,8 @@ from compressae import CompresSAE, InputError, compress
 from compressae.retrieval import Catalogue
 from compressae.retrieval.store import metadata as metadata_module
 from compressae.retrieval.store.metadata import Engine
+
+duckdb = pytest.importorskip("duckdb", reason="needs duckdb, of the development extra")
 
 N, H = 300, 12
 

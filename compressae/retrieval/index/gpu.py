@@ -34,7 +34,7 @@ _SHARE = 0.8
 #: a multiple of K, and at least. docs/results/gpu.md has times and recalls.
 _MANY, _BLOCKS, _LEAST = 16, 8, 256
 #: Share of a scan's results that these blocks are to hold, or twice, four or eight times as many.
-_ENOUGH, _DOUBLINGS = 0.98, 3
+_ENOUGH, _DOUBLINGS = 0.95, 3
 #: Most graphs that are kept; results of one; and queries of one that scores all rows, where
 #: launching more of them takes less time than scoring.
 _GRAPHS, _REPLAYED, _SCANNED = 32, 1 << 17, 64
@@ -50,7 +50,7 @@ class GpuIndex:
     Unless told, all rows are scored for up to 15 queries. For more, sketches choose: 64 bytes a row
     (128 projections of x̂ in four bits, see ``Sketch``), whose products run on tensor cores. The
     blocks of 32 rows with the largest products are scored exactly: 8·K of them and at least 256, or
-    two, four or eight times as many where these hold less than .98 of a scan's results, with 64
+    two, four or eight times as many where these hold less than .95 of a scan's results, with 64
     rows of the table as queries.
 
     Args:

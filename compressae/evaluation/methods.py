@@ -8,7 +8,13 @@ from typing import Any
 
 from compressae.coding.compress import compress, encode, encode_like
 from compressae.model import CompresSAE
-from compressae.retrieval.baselines import BASELINES, QUANTISERS, Baseline, check_settings
+from compressae.retrieval.baselines import (
+    BASELINES,
+    MAY_HOLD_LENGTHS,
+    QUANTISERS,
+    Baseline,
+    check_settings,
+)
 from compressae.retrieval.baselines import build as build_baseline
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, sample_rows, training_rows
 from compressae.retrieval.baselines.weighted import Weighted
@@ -218,6 +224,8 @@ def variants(
         known = BASELINES[name].settings()
         if BASELINES[name].family == QUANTISERS:
             known["weighted"] = None
+            if name in MAY_HOLD_LENGTHS:
+                known["length"] = None
         defaults = dict(search_settings)
     else:
         raise InputError(f"unknown method; expected one of {', '.join(METHODS)}")
@@ -288,12 +296,16 @@ class Builder:
                 most = settings.get("train_rows") or self.train_rows
                 settings = {**settings, "train_rows": min(most, self.train_rows)}
             settings = dict(settings)
-            weighted = settings.pop("weighted", None)
+            weighted, length = settings.pop("weighted", None), settings.pop("length", None)
 
             def make(items: Any) -> Baseline:
                 return build_baseline(name, items, **settings)
 
             baseline = make(self.items) if not weighted else self._weighted(make)
+            if length:
+                from compressae.retrieval.baselines.lengths import WithLengths  # Needs faiss.
+
+                baseline = WithLengths(baseline, self.items)
             return baseline, time.perf_counter() - started
         key = self.key(name, settings)
         assert self.model is not None

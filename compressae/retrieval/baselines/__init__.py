@@ -80,8 +80,10 @@ class Entry:
 _FEWER, _CODES, _INDEX, _SHARED = "fewer bits or dimensions", "quantisers", "indexes", "shared rows"
 _QR, _TABLES = "quotient-remainder", "compositional:Compositional"
 
-#: Family whose methods may be given an error weighting (``weighted``).
+#: Family whose methods may be given an error weighting (``weighted``), and those of them that may
+#: be given a byte for the length of a row (``length``), as compressed search has one.
 QUANTISERS = _CODES
+MAY_HOLD_LENGTHS = ("pq", "opq", "rq", "prq", "lsq")
 
 BASELINES = {
     "dense": Entry("dense:Dense", "dense rows", "every row in float32, scanned"),

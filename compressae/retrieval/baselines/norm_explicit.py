@@ -41,14 +41,14 @@ class NormExplicitPQ(Decoded):
         self._quantizer = trained_pq(d, m, np.ascontiguousarray(sample[lengths > 0]))
         # The 256 ratios of the sample: Lloyd's quantiser in one dimension.
         directions = self._quantizer.decode(self._quantizer.compute_codes(sample))
-        self._norms = trained_pq(1, 1, _ratios(lengths, directions)[:, None])
+        self._norms = trained_pq(1, 1, length_ratios(lengths, directions)[:, None])
         self._codes = np.empty((n, m), np.uint8)
         self._norm_codes = np.empty(n, np.uint8)
         for start, batch in items.batches():
             part = slice(start, start + len(batch))
             unit, lengths = split_lengths(batch)
             self._codes[part] = self._quantizer.compute_codes(unit)
-            ratios = _ratios(lengths, self._quantizer.decode(self._codes[part]))
+            ratios = length_ratios(lengths, self._quantizer.decode(self._codes[part]))
             self._norm_codes[part] = self._norms.compute_codes(ratios[:, None])[:, 0]
         self.code_nbytes = self._codes.nbytes + self._norm_codes.nbytes
         self.constant_nbytes = 4 * CENTROIDS * (d + 1)
@@ -66,7 +66,7 @@ class NormExplicitPQ(Decoded):
         return rows * centroids[self._norm_codes[start:stop], None]
 
 
-def _ratios(lengths: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def length_ratios(lengths: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Lengths (m,) of rows over those of their quantised directions (m, d)."""
     norms = np.linalg.norm(directions, axis=1)
     return (lengths / np.maximum(norms, 1e-12)).astype(np.float32)

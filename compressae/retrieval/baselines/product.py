@@ -71,6 +71,7 @@ def set_principal_axes(rotation: Any, items: Embeddings, parts: int, train_rows:
     """Set a LinearTransform (d, d) to the ``principal_parts`` of the rows to train on."""
     axes = principal_parts(training_rows(items, train_rows), parts).T
     faiss.copy_array_to_vector(axes.ravel(), rotation.A)  # type: ignore[attr-defined]
+    rotation.set_is_orthonormal()  # Else faiss decodes nothing.
 
 
 def trained_pq(d: int, m: int, rows: np.ndarray) -> Any:

@@ -21,6 +21,10 @@ class Weighted:
         make: the baseline, of (items).
         items: (n, d).
         error_weighting: A (d, d), symmetric.
+
+    Attributes:
+        baseline: over rows times A.
+        inverse: A⁻¹ (d, d) float32.
     """
 
     def __init__(
@@ -32,7 +36,7 @@ class Weighted:
             rows[start : start + len(batch)] = batch @ error_weighting
         self.similarity = items.similarity
         self.baseline = make(as_embeddings(rows, items.name).compared_by("dot"))
-        self._inverse = np.linalg.inv(error_weighting.astype(np.float64)).astype(np.float32)
+        self.inverse = np.linalg.inv(error_weighting.astype(np.float64)).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.baseline)
@@ -48,7 +52,7 @@ class Weighted:
     @property
     def constant_nbytes(self) -> int:
         """Those of the baseline, and A⁻¹."""
-        return self.baseline.constant_nbytes + self._inverse.nbytes
+        return self.baseline.constant_nbytes + self.inverse.nbytes
 
     @property
     def trained_rows(self) -> int:
@@ -57,4 +61,4 @@ class Weighted:
     def search(self, queries: Any, K: int) -> Hits:
         """Search with queries (q, d) times A⁻¹."""
         x = as_embeddings(queries, "queries").compared_by(self.similarity).to_array()
-        return self.baseline.search(x @ self._inverse, K)
+        return self.baseline.search(x @ self.inverse, K)

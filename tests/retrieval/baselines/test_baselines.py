@@ -11,7 +11,9 @@ from factor_tables import factors
 from compressae import InputError
 from compressae.retrieval import exact_search, recall_at
 from compressae.retrieval.baselines import BASELINES, build
+from compressae.retrieval.baselines.lengths import WithLengths
 from compressae.retrieval.baselines.partitions import partitions
+from compressae.retrieval.baselines.weighted import Weighted
 from compressae.retrieval.codes.quantizer import principal_parts
 from compressae.retrieval.io.embeddings import as_embeddings
 
@@ -364,3 +366,42 @@ def test_a_byte_for_the_norm_is_better_than_none():
     assert recall_at(explicit.search(users, 10).ids, truth, 10) > recall_at(plain.ids, truth, 10)
     with pytest.raises(InputError, match="expected at least 2, one for the norm"):
         build("ne-pq", table, code_bytes=1)
+
+
+@pytest.mark.parametrize("name", ["pq", "opq", "rq", "prq"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_byte_for_the_length_brings_rows_to_theirs(rows, name, weighted):
+    items, queries, truth = rows
+    weighting = np.diag(np.linspace(0.5, 2, D)).astype(np.float32)
+
+    def plain(table):
+        if weighted:
+            return Weighted(lambda rows: build(name, rows, code_bytes=4), table, weighting)
+        return build(name, table, code_bytes=4)
+
+    quantizer = plain(items)
+    with_lengths = WithLengths(quantizer, items)
+    assert with_lengths.code_nbytes == 5 * N == with_lengths.nbytes
+    assert with_lengths.constant_nbytes == quantizer.constant_nbytes + 4 * 256
+    assert with_lengths.trained_rows == quantizer.trained_rows == N
+    decoded = with_lengths.decode(0, N)
+    index = quantizer.baseline.index if weighted else quantizer.index
+    alone = index.reconstruct_n(0, N)
+    alone = alone @ np.linalg.inv(weighting) if weighted else alone
+    assert np.abs(np.linalg.norm(alone, axis=1) - 1).max() > 0.05
+    errors = np.abs(np.linalg.norm(decoded, axis=1) - 1)
+    assert errors.mean() < 0.003 and errors.max() < 0.1
+    lengths = np.linalg.norm(decoded, axis=1) * np.linalg.norm(alone, axis=1)
+    np.testing.assert_allclose((decoded * alone).sum(1), lengths, rtol=1e-4)  # Directions stay.
+    found = with_lengths.search(queries, 100).ids
+    best = np.argsort(-queries @ decoded.T, axis=1, kind="stable")[:, :100]
+    assert recall_at(found, best, 100) > 0.999
+    assert recall_at(found, truth, 100) > recall_at(quantizer.search(queries, 100).ids, truth, 100)
+
+
+def test_a_byte_for_the_length_of_rows_compared_by_dot_product():
+    items = factors(600, 8)[0]
+    table = as_embeddings(items).compared_by("dot")
+    decoded = WithLengths(build("pq", table, code_bytes=4), table).decode(0, len(items))
+    lengths = np.linalg.norm(items, axis=1)
+    np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), lengths, rtol=0.05)

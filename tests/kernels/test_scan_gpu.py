@@ -163,8 +163,29 @@ def test_equal_scores_in_blocks_of_different_maxima(device):
     assert rows.tolist() == [[SCAN_BLOCK, 7, 9]] and scores.tolist() == [[9, 5, 3]]
 
 
-def test_a_query_side_by_side_in_half_precision(device):
-    check(device, PLAIN["float32"](), 4, 2, half=True)
+@pytest.mark.parametrize("name", ["levels apart, residual codes", "float32", "int8"])
+def test_blocks_chosen_in_half_precision(device, name):
+    check(device, ALL[name](), 4, 1, half=True)
+    check(device, ALL[name](), 4, 1, RNG(2).random(ALL[name]()[0].n) < 0.01, half=True)
+
+
+def test_a_row_that_half_precision_hides_is_found(device):
+    """Float16 rounds the best row's product down, and those of other blocks up."""
+    n = 6 * SCAN_BLOCK
+    ids = np.zeros(n, np.uint16)
+    ids[5 * SCAN_BLOCK :] = 1  # The last block reads the other entry.
+    planes = scan.plain_planes(
+        np.arange(n + 1, dtype=np.int64), ids, np.ones(n, np.float32), None, 2
+    )
+    queries = torch.tensor([[1 + 2**-11 + 2**-20, 1 + 2**-10 + 2**-11 - 2**-20]] * 4)
+    queries[1] = queries[1].flip(0)  # Four are read side by side.
+    given = planes.to(device), queries.to(device)
+    rounded = queries.half().float()
+    assert rounded[0, 0] == rounded[0, 1]  # So that the first block would win.
+    found = scan.scan(*given, None, 1, half=True)
+    expected = scan.scan(*given, None, 1, half=False)
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[0][:2].tolist() == [[5 * SCAN_BLOCK], [0]] and torch.equal(found[1], expected[1])
 
 
 def test_queries_are_tiled(device, monkeypatch):

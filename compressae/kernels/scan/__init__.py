@@ -28,7 +28,7 @@ def scan(
     tables: Tensor | None,
     K: int,
     mask: Tensor | None = None,
-    half: bool = False,
+    half: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Search all rows exhaustively: the exact top K of each query, ties by smaller row.
 
@@ -42,8 +42,10 @@ def scan(
         tables: (q, m, 256) float32 lookup tables if the planes hold residual codes, else None.
         K: at least 1.
         mask: (n,) bool, True for rows that may be returned; all rows when None.
-        half: for large query batches, select blocks with float16 queries, and twice as many.
-            Returned scores stay exact, but a row may be missed.
+        half: choose blocks with float16 queries, and twice as many: half the time of a large batch.
+            Queries whose results that may have missed are searched again, so that results are the
+            same. The host waits for the device then. When None, for more queries than a group of
+            float32 ones holds.
 
     Returns:
         ids (q, K) int64 and scores (q, K) float32, best first, padded with −1 and −inf.
@@ -58,25 +60,49 @@ def scan(
     if blocks == 0 or q == 0:
         ids = torch.full((q, K), -1, dtype=torch.int64, device=queries.device)
         return ids, torch.full((q, K), float("-inf"), device=queries.device)
+    if half is None:
+        half = q > gpu.side_by_side(1 << planes.id_bits, False)
     block_count = min(K * (2 if half else 1), blocks)
     batch_size = max(1, _SCRATCH // (4 * (blocks + 3 * block_count * SCAN_BLOCK)))
     found = []
     for start in range(0, q, batch_size):
-        batch = slice(start, start + batch_size)
-        table = None if tables is None else tables[batch]
+        x, table = queries[start : start + batch_size], None
+        if tables is not None:
+            table = tables[start : start + batch_size]
 
         # Select the blocks of largest maxima. They are sorted by number, so that ties of scores
         # go to the smaller row.
         if block_count == blocks:
-            top_blocks = torch.arange(blocks, device=queries.device)
-            top_blocks = top_blocks.expand(len(queries[batch]), -1)
+            top_blocks = torch.arange(blocks, device=queries.device).expand(len(x), -1)
         else:
-            maxima = gpu.block_maxima(planes, queries[batch], table, mask, half)
-            top_blocks = largest(maxima, block_count)[0].sort(dim=1).values
-        found.append(best_of_runs(planes, queries[batch], table, K, top_blocks, SCAN_BLOCK, mask))
+            maxima = gpu.block_maxima(planes, x, table, mask, half)
+            chosen, top = largest(maxima, block_count + half)
+            top_blocks = chosen[:, :block_count].sort(dim=1).values
+        ids, scores = best_of_runs(planes, x, table, K, top_blocks, SCAN_BLOCK, mask)
+        if half and block_count < blocks:
+            # No row of another block scores above the largest of their maxima and its error.
+            best_other = top[:, -1]
+            beaten = scores[:, -1] > best_other + _error(planes, x, table)
+            again = ((best_other > float("-inf")) & ~beaten).nonzero()[:, 0]
+            if len(again):
+                part = None if table is None else table[again]
+                ids[again], scores[again] = scan(planes, x[again], part, K, mask, half=False)
+        found.append((ids, scores))
     if len(found) == 1:
         return found[0]
     return torch.cat([ids for ids, _ in found]), torch.cat([scores for _, scores in found])
+
+
+def _error(planes: Planes, queries: Tensor, tables: Tensor | None) -> Tensor:
+    """What a score (q,) with float16 queries differs by at most: by their rounding, and by that of
+    as many sums in float32, done twice."""
+    values, factor = planes.bounds()
+    largest_entry = queries.abs().amax(1)
+    rounding = (queries - queries.half().float()).abs().amax(1)
+    size, terms = values * largest_entry, planes.slots.shape[1] + 2
+    if tables is not None:
+        size, terms = size + tables.abs().amax(2).sum(1), terms + tables.shape[1]
+    return factor * (values * rounding + 2 * terms * 2.0**-24 * size)
 
 
 def best_of_runs(

@@ -91,6 +91,17 @@ class Planes:
         by_row = (-1, slots.shape[1])
         return ids.transpose(1, 2).reshape(by_row), values.transpose(1, 2).reshape(by_row)
 
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """What no row's Σ|value|, and no row's |factor|, is above: () float32 each."""
+        if self.levels is not None:
+            values = self.levels.abs().amax(1).sum()
+        else:
+            assert self.values is not None
+            parts = self.values.split(1 << 10)
+            values = torch.stack([part.float().abs().sum(1).amax() for part in parts]).amax()
+        table = self.gain_table if self.factors is None else self.factors
+        return values, values.new_ones(()) if table is None else table.abs().amax()
+
     def row_factors(self, first: int, last: int) -> Tensor | None:
         """Factors (m,) of the rows of blocks first…last; None where all are 1."""
         if self.factors is not None:

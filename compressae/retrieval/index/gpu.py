@@ -37,7 +37,7 @@ _MANY, _BLOCKS, _LEAST = 16, 8, 256
 _ENOUGH, _DOUBLINGS = 0.95, 3
 #: Most graphs that are kept; results of one; and queries of one that scores all rows, where
 #: launching more of them takes less time than scoring.
-_GRAPHS, _REPLAYED, _SCANNED = 32, 1 << 17, 64
+_GRAPHS, _REPLAYED, _SCANNED = 32, 1 << 17, 8
 
 
 class GpuIndex:
@@ -237,11 +237,16 @@ class GpuIndex:
         return ids.cpu().numpy(), scores.cpu().numpy()
 
     def _best(
-        self, x: Tensor, count: int, blocks: int | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        count: int,
+        blocks: int | None,
+        mask: Tensor | None,
+        half: bool | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Rows and scores (m, count) of unit queries x (m, d), of all rows or of so many blocks."""
         if blocks is None:
-            return self._scan(*self._project(x), count, mask)
+            return self._scan(*self._project(x), count, mask, half=half)
         return self._sketched(x, blocks, count, mask)
 
     def _replayed(
@@ -255,7 +260,7 @@ class GpuIndex:
             example = torch.zeros(size, x.shape[1], device=self.device)
             example[: len(x)] = torch.from_numpy(x)
             self._graphs[key] = Replayed(
-                lambda x: self._best(x, count, blocks, None), example, self._pool
+                lambda x: self._best(x, count, blocks, None, False), example, self._pool
             )
         return self._graphs[key](x)
 
@@ -285,10 +290,12 @@ class GpuIndex:
         K: int,
         mask: Tensor | None,
         sparse: bool = False,
+        half: bool | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Rows (m, K) and scores of the best over all windows, the earlier of equal ones first."""
+        """Rows (m, K) and scores of the best over all windows, the earlier of equal ones first;
+        ``half`` of ``scan``."""
         if not self._windows.streams and not sparse:
-            return scan(self._windows.whole, queries, tables, K, mask)
+            return scan(self._windows.whole, queries, tables, K, mask, half)
         ids = torch.full((len(queries), K), -1, dtype=torch.int64, device=self.device)
         scores = torch.full((len(queries), K), float("-inf"), device=self.device)
         for first, planes in self._windows:
@@ -296,7 +303,7 @@ class GpuIndex:
             if sparse:
                 planes = planes.scaled(self._sparse_factors()[here].to(self.device))
             part = None if mask is None else mask[here]
-            rows, found = scan(planes, queries, tables, K, part)
+            rows, found = scan(planes, queries, tables, K, part, half)
             rows = torch.where(rows >= 0, rows + first, -1)
             if first == 0:
                 ids, scores = rows, found

@@ -122,6 +122,15 @@ def test_later_steps_choose_from_a_shortlist(device):
     assert left(x, weights, found).mean() <= 1.02 * left(x, weights, expected).mean()
 
 
+@pytest.mark.parametrize("length", [1e-24, 1e20])
+def test_rows_and_latents_of_any_length(device, length):
+    x, weights = on(device, unit((5, 20)), unit((60, 20), 1))
+    usual = select_latents(x, Dictionary(weights), 4)
+    assert torch.equal(select_latents(x * length, Dictionary(weights * length), 4), usual)
+    none = select_latents(x * 0, Dictionary(weights), 2).cpu()
+    assert none.tolist() == [[0, 1]] * 5
+
+
 def test_supports_in_batches_and_few_programs(device, monkeypatch):
     placed, latents = on(device, unit((7, 20)), unit((300, 20), 1))
     whole = select_latents(placed, Dictionary(latents), 6)

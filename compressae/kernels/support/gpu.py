@@ -148,10 +148,17 @@ def prepare(weights: Tensor) -> tuple[Tensor, Tensor]:
     """What ``select_latents`` reads of latents (h, d) float32, brought to unit length and padded by
     latents of zeros to h' of them: columns (d, h') in the dtype of the products, and the Gram
     matrix (h', h') float16."""
-    unit = weights / weights.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    unit = _unit(weights)
     unit = torch.nn.functional.pad(unit, (0, 0, 0, -len(unit) % _lanes(len(unit))))
     dtype = torch.float32 if interprets() else torch.bfloat16
     return unit.to(dtype).T, (unit @ unit.T).half()
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of unit length; rows of zeros stay."""
+    tiny = torch.finfo(torch.float32).tiny
+    x = x / x.abs().amax(1, keepdim=True).clamp(min=tiny)  # So that no square leaves float32.
+    return x / x.norm(dim=1, keepdim=True).clamp(min=tiny)
 
 
 def select_latents(
@@ -172,10 +179,10 @@ def select_latents(
     """
     n = len(x)
     support = torch.empty(n, k, dtype=torch.int32, device=x.device)
-    size = max(1, _PRODUCTS // h)
+    size = max(1, _PRODUCTS // projection.shape[1])
     for start in range(0, n, size):
         part = slice(start, start + size)
-        products = x[part].to(projection.dtype) @ projection
+        products = _unit(x[part]).to(projection.dtype) @ projection
         _select_batch(products, h, gram, support[part], steps, width)
     return support
 

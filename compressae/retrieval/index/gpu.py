@@ -16,7 +16,7 @@ from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.index.compressed import CompressedIndex
 from compressae.retrieval.index.exclusion import Exclusion, first_others
-from compressae.retrieval.index.graph import Replayed
+from compressae.retrieval.index.graph import Graphs
 from compressae.retrieval.index.hits import Hits
 from compressae.retrieval.index.paper import reconstruct_queries
 from compressae.retrieval.index.request import CandidateCount, Scoring, SearchRequest
@@ -35,8 +35,8 @@ _SHARE = 0.8
 _MANY, _BLOCKS, _LEAST = 16, 8, 256
 #: Share of a scan's results that these blocks are to hold, or twice, four or eight times as many.
 _ENOUGH, _DOUBLINGS = 0.95, 3
-#: Most graphs that are kept; results of one; and queries of one that scores all rows, where
-#: launching more of them takes less time than scoring.
+#: Most graphs that are kept; results of one; and queries of one that scores all rows: more of them
+#: are scored faster than launched.
 _GRAPHS, _REPLAYED, _SCANNED = 32, 1 << 17, 8
 
 
@@ -89,9 +89,8 @@ class GpuIndex:
         self._may_sketch = fits and not self._windows.streams
         self._sketch: Sketch | None = None  # Once a search wants it.
         self._enough: dict[int, int] = {}  # Blocks by K.
-        self._may_replay = self.device.type == "cuda" and not self._windows.streams
-        self._graphs: dict[tuple[int, int, int | None], Replayed] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self._may_replay else None
+        may_replay = self.device.type == "cuda" and not self._windows.streams
+        self._graphs = Graphs(self.device, _GRAPHS) if may_replay else None
         self._factors: Tensor | None = None  # Of rows, for "sparse".
         self._restore = self._centroids = None
         if codes.residual_bytes:
@@ -174,8 +173,9 @@ class GpuIndex:
         (rows_mask,) = request.masks  # Of the one segment.
         mask = None if rows_mask is None else torch.from_numpy(rows_mask).to(self.device)
         few = None if request.candidates == "all" else request.candidates
-        is_large = self._may_sketch and len(self) > _LEAST * BLOCK
-        if candidates is None and len(request) >= _MANY and is_large:
+        is_large = len(self) > max(_LEAST, _BLOCKS * request.first_stage) * BLOCK
+        may_choose = self._may_sketch and is_large and scoring != "sparse"
+        if candidates is None and len(request) >= _MANY and may_choose:
             few = self._enough_blocks(request.first_stage)
         if not self._may_sketch or (few is not None and few * BLOCK >= len(self)):
             few = None
@@ -227,12 +227,11 @@ class GpuIndex:
             return found[0].cpu().numpy(), found[1].cpu().numpy()
         if request.scoring == "reconstructed":
             x = reconstruct_queries(self.projection, self._segment.codes, x)
-        most = _rounded(most)  # So that few graphs serve all.
+        if mask is None:
+            found_before = self._replayed(x, request.first_stage, few, most)
+            if found_before is not None:
+                return found_before
         count, blocks = request.first_stage + most, None if few is None else few + most
-        size = _rounded(len(x))
-        is_small = size * count <= _REPLAYED and (few is not None or size <= _SCANNED)
-        if self._may_replay and mask is None and is_small:
-            return self._replayed(x, size, count, blocks)
         ids, scores = self._best(torch.from_numpy(x).to(self.device), count, blocks, mask)
         return ids.cpu().numpy(), scores.cpu().numpy()
 
@@ -250,19 +249,18 @@ class GpuIndex:
         return self._sketched(x, blocks, count, mask)
 
     def _replayed(
-        self, x: np.ndarray, size: int, count: int, blocks: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What ``_best`` finds, by a graph of its launches for ``size`` queries."""
-        key = size, count, blocks
-        if key not in self._graphs:
-            while len(self._graphs) >= _GRAPHS:  # The first one made goes.
-                del self._graphs[next(iter(self._graphs))]
-            example = torch.zeros(size, x.shape[1], device=self.device)
-            example[: len(x)] = torch.from_numpy(x)
-            self._graphs[key] = Replayed(
-                lambda x: self._best(x, count, blocks, None, False), example, self._pool
-            )
-        return self._graphs[key](x)
+        self, x: np.ndarray, count: int, few: int | None, most: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """What ``_best`` finds, by a graph of its launches for about as many queries and rows that
+        may be left out; None without one."""
+        size, more = _rounded(len(x)), 1 << (most - 1).bit_length() if most else 0
+        is_small = size * (count + more) <= _REPLAYED and (few is not None or size <= _SCANNED)
+        if self._graphs is None or not is_small:
+            return None
+        count, blocks = count + more, None if few is None else few + more
+        return self._graphs.find(
+            (size, count, blocks), x, size, lambda x: self._best(x, count, blocks, None, False)
+        )
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q' = W·x (m, h) of unit queries x (m, d), and their look-up tables (m, parts, 256) where
@@ -318,9 +316,10 @@ class GpuIndex:
             if K not in self._enough:
                 blocks = max(_LEAST, _BLOCKS * K)
                 some = self._sketches().some
-                wanted = self._scan(*self._project(some), K, None)[0]
+                # Beside the best row of all, which is the query itself.
+                wanted = self._scan(*self._project(some), K + 1, None)[0][:, 1:]
                 for _ in range(_DOUBLINGS):
-                    found = self._sketched(some, blocks, K, None)[0]
+                    found = self._sketched(some, blocks, K + 1, None)[0]
                     pairs = zip(wanted, found, strict=True)
                     held = torch.stack([torch.isin(*pair).float().mean() for pair in pairs])
                     if held.mean() >= _ENOUGH:
@@ -366,7 +365,6 @@ class GpuIndex:
 
 
 def _rounded(count: int) -> int:
-    """The next size that graphs are made for: a power of two to 64, then a multiple of 64."""
-    if count <= 64:
-        return 1 << (count - 1).bit_length() if count else 0
-    return -(-count // 64) * 64
+    """The next number of queries that graphs are made for: a power of two to 64, then a multiple of
+    64."""
+    return 1 << (count - 1).bit_length() if count <= 64 else -(-count // 64) * 64

@@ -211,7 +211,7 @@ def _is_plain(queries: Any) -> bool:
 
 
 def _unit_queries(rows: np.ndarray, first: int, zeros: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Equal to ``split_lengths`` of checked rows (m, d), in fewer passes.
+    """Equal to ``split_lengths`` of checked rows (m, d) but for rounding, in fewer passes.
 
     Args:
         rows: (m, d) floats.

@@ -117,6 +117,7 @@ def test_batches_of_all_sizes_and_exclusions(indexes, table, device, candidates)
     for i, own in enumerate(seen):
         pairs[i, own] = True
     others = gpu.search(asked, 8, candidates=candidates, exclude=pairs.tocsr())
+    assert (others.ids >= 0).all()
     for own, left_out in zip(others.ids, seen, strict=True):
         assert not set(own) & set(left_out)
     if candidates is None:
@@ -163,8 +164,8 @@ def test_blocks_are_as_many_as_hold_enough(indexes, table, device, monkeypatch):
         found = gpu.search(table[:2], 2)
         chosen[enough] = gpu._enough[2]
         some = gpu._sketch.some.cpu().numpy()
-        wanted = on_cpu(index, some, 2).ids
-        held = gpu.search(some, 2, candidates=chosen[enough]).ids
+        wanted = on_cpu(index, some, 3).ids[:, 1:]
+        held = gpu.search(some, 3, candidates=max(3, chosen[enough])).ids
         share = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(wanted, held, strict=True)])
         assert share >= enough or chosen[enough] == 16
         again = gpu.search(table[:2], 2, candidates=chosen[enough])

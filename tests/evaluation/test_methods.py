@@ -2,10 +2,11 @@
 
 from datetime import date
 
+import numpy as np
 import pytest
 
 from compressae import CompresSAE, InputError, compress
-from compressae.evaluation.methods import METHODS, Method, form_of, parse, variants
+from compressae.evaluation.methods import METHODS, Builder, Method, form_of, parse, variants
 
 
 def test_text_and_lists_say_the_same():
@@ -114,3 +115,15 @@ def test_code_bytes_are_never_exceeded():
     for size in (7, 29, 36, 37, 45, 64):
         codes = compress(model, rows, **form_of(model, size))
         assert size - 3 <= codes.nbytes // len(codes) <= size
+
+
+def test_quantisers_that_decode_may_hold_a_byte_for_the_length():
+    pytest.importorskip("faiss", reason="needs faiss, which the quantisers are of")
+    rows = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
+    builder = Builder(rows, None, train_rows=400)
+    for method in parse("pq:code_bytes=4:length=1, opq:code_bytes=4:weighted=1:length=1"):
+        ((settings, _),) = variants(method, [32])
+        built, _ = builder.build(method.name, settings)
+        assert built.code_nbytes == 5 * 500 and built.trained_rows == 400
+    with pytest.raises(InputError, match="scann has no setting 'length'"):
+        list(variants(Method("scann", {"length": 1}), [32]))

@@ -62,9 +62,10 @@ def read_points(record: Path) -> list[Point]:
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """What the picture calls a method: weighted where its errors are weighted as ours."""
-    weighted = ", weighted" if entry["settings"].get("weighted") else ""
-    return NAMES[entry["method"]] + weighted
+    """What the picture calls a method, with what it is given of ours."""
+    given = {"weighted": ", weighted", "length": ", length byte"}
+    added = (words for setting, words in given.items() if entry["settings"].get(setting))
+    return NAMES[entry["method"]] + "".join(added)
 
 
 def draw(points: list[Point], rows: int, path: Path) -> None:

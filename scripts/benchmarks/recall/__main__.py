@@ -21,6 +21,7 @@ import click
 NAMES = {
     "asymmetric-all": "ours",
     "prq": "PRQ",
+    "lsq": "LSQ",
     "rq": "RQ",
     "opq": "OPQ",
     "pq": "PQ",

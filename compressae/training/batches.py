@@ -22,22 +22,29 @@ _NORMALISED = 1 << 16
 def over_batches(items: Embeddings, work: Callable[[int, np.ndarray], None]) -> None:
     """Call ``work(first row, rows (m, d))`` on batches that cover a table, in threads.
 
+    After an error no thread reads any more: the caller may overwrite the file.
+
     Raises:
         InputError: a row holds NaN or infinity, or only zeros; the message names the first.
     """
-
-    stopped = threading.Event()
+    stopped, readers = threading.Event(), []
 
     def read(start: int, stop: int) -> None:
-        for first, rows in items.batches(max(1, _AT_A_TIME // items.shape[1]), start, stop):
-            if stopped.is_set():
-                return
-            work(first, rows)
+        done = threading.Event()
+        readers.append(done)
+        try:
+            batches = items.batches(max(1, _AT_A_TIME // items.shape[1]), start, stop)
+            while not stopped.is_set() and (batch := next(batches, None)) is not None:
+                work(*batch)
+        finally:
+            done.set()
 
     try:
         over_rows(read, len(items))
-    except BaseException:  # The caller gets it now, not when all threads have read their share.
+    except BaseException:  # Now, not when all threads have read their share.
         stopped.set()
+        for done in readers:
+            done.wait()
         raise
 
 

@@ -1,10 +1,14 @@
 """Batches of a table, from the file or a device, in the order of each epoch; and the optimiser."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from compressae import InputError
+from compressae.kernels.threads import limited
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
 from compressae.training import batches
 from compressae.training.adam import Adam
@@ -50,6 +54,28 @@ def test_all_rows_are_read_once_and_the_first_bad_one_is_named(table, monkeypatc
     table[[48, 31]] = np.nan
     with pytest.raises(InputError, match="row 31 holds NaN"):
         over_batches(as_embeddings(table), add)
+
+
+def test_after_an_error_no_thread_reads(table, monkeypatch):
+    """The caller may overwrite the file, which would end a process that reads its mapping."""
+    monkeypatch.setattr(batches, "_AT_A_TIME", 6)  # A row at a time.
+    works, began = [], threading.Event()
+
+    def work(first, rows):
+        if first == 0:
+            assert began.wait(20)
+            raise ValueError("a bad row")
+        works.append(first)
+        began.set()
+        time.sleep(0.1)
+        works.append(-first)
+
+    with limited(2), pytest.raises(ValueError, match="a bad row"):
+        over_batches(as_embeddings(table), work)
+    assert sum(works) == 0 and 0 < len(works) < 2 * 25  # What began has ended, and not all began.
+    before = list(works)
+    time.sleep(0.3)
+    assert works == before
 
 
 def test_adam_is_torchs_bit_for_bit():

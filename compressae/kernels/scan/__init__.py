@@ -13,6 +13,7 @@ __all__ = [
     "Planes",
     "Windows",
     "best_of_runs",
+    "joined",
     "packed_planes",
     "plain_planes",
     "scan",
@@ -64,6 +65,7 @@ def scan(
         half = q > gpu.side_by_side(1 << planes.id_bits, False)
     block_count = min(K * (2 if half else 1), blocks)
     batch_size = max(1, _SCRATCH // (4 * (blocks + 3 * block_count * SCAN_BLOCK)))
+    bounds = planes.bounds() if half and block_count < blocks else None
     found = []
     for start in range(0, q, batch_size):
         x, table = queries[start : start + batch_size], None
@@ -79,27 +81,33 @@ def scan(
             chosen, top = largest(maxima, block_count + half)
             top_blocks = chosen[:, :block_count].sort(dim=1).values
         ids, scores = best_of_runs(planes, x, table, K, top_blocks, SCAN_BLOCK, mask)
-        if half and block_count < blocks:
+        if bounds is not None:
             # No row of another block scores above the largest of their maxima and its error.
             best_other = top[:, -1]
-            beaten = scores[:, -1] > best_other + _error(planes, x, table)
+            beaten = scores[:, -1] > best_other + _error(*bounds, planes.slots.shape[1], x, table)
             again = ((best_other > float("-inf")) & ~beaten).nonzero()[:, 0]
             if len(again):
                 part = None if table is None else table[again]
                 ids[again], scores[again] = scan(planes, x[again], part, K, mask, half=False)
         found.append((ids, scores))
-    if len(found) == 1:
-        return found[0]
-    return torch.cat([ids for ids, _ in found]), torch.cat([scores for _, scores in found])
+    return joined(found)
 
 
-def _error(planes: Planes, queries: Tensor, tables: Tensor | None) -> Tensor:
+def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Ids and scores of all queries, of those of some after the other; copied only if need be."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([ids for ids, _ in parts]), torch.cat([scores for _, scores in parts])
+
+
+def _error(
+    values: Tensor, factor: Tensor, ranks: int, queries: Tensor, tables: Tensor | None
+) -> Tensor:
     """What a score (q,) with float16 queries differs by at most: by their rounding, and by that of
-    as many sums in float32, done twice."""
-    values, factor = planes.bounds()
+    as many sums in float32, done twice. ``values`` and ``factor`` are ``Planes.bounds``."""
     largest_entry = queries.abs().amax(1)
     rounding = (queries - queries.half().float()).abs().amax(1)
-    size, terms = values * largest_entry, planes.slots.shape[1] + 2
+    size, terms = values * largest_entry, ranks + 2
     if tables is not None:
         size, terms = size + tables.abs().amax(2).sum(1), terms + tables.shape[1]
     return factor * (values * rounding + 2 * terms * 2.0**-24 * size)

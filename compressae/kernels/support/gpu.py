@@ -12,12 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from compressae.kernels.backend import interprets
+from compressae.kernels.support.cpu import LEAST
 from compressae.kernels.topk.gpu import largest, processors
 
 #: Most entries of a batch's (rows, h) products, and bytes of the programs' bases.
 _PRODUCTS, _BASES = 1 << 26, 1 << 28
-#: Least squared length of a latent's part orthogonal to the basis, as on the CPU.
-_LEAST = 1e-3
 #: Latents of a tile of the first steps, a program's warps, and programs per multiprocessor.
 _TILE, _WARPS, _PROGRAMS = 2048, 8, 2
 #: Of the later steps, whose only tile is a shortlist, warps and programs.
@@ -52,7 +51,8 @@ def _choose(
     support and z (n, k) are latents and the row's products with the basis; basis (programs, last,
     lanes of all tiles) float16 has the latents'. products (n, tiles·tile) become NaN at chosen
     latents. If ``scored``, scores of that shape are written after the last step, infinity for
-    chosen latents. A row has as many tiles of ``lanes`` = ``tile`` latents, or one shortlist.
+    chosen latents. Squared lengths of parts orthogonal to the basis count as ``least`` at least. A
+    row has as many tiles of ``lanes`` = ``tile`` latents, or one shortlist.
     """
     lane, rank = tl.arange(0, lanes), tl.arange(0, ranks)
     k, stride = k.to(tl.int64), tiles.to(tl.int64) * tile
@@ -95,7 +95,7 @@ def _choose(
             is_before = rank < s
             of_j = tl.load(basis_ptr + rank * room + place, mask=is_before, other=0.0)
             of_j = of_j.to(tl.float32)
-            inverse = 1 / tl.sqrt(tl.maximum(1 - tl.sum(of_j * of_j, 0), 1e-3))
+            inverse = 1 / tl.sqrt(tl.maximum(1 - tl.sum(of_j * of_j, 0), least))
             if s < filled:
                 z = tl.load(own_z_ptr + s)
             else:
@@ -127,6 +127,7 @@ def _choose(
                 tl.store(basis_ptr + s * room + t, p.to(tl.float16))
                 c -= z * p
                 length -= p * p
+                # NaN at ``place`` is another thread's to write, perhaps after this one has read.
                 is_open = (c == c) & (t != place) & (t < count)
                 score = tl.where(is_open, c * c / tl.maximum(length, least), -1.0)
                 if scored:
@@ -156,9 +157,8 @@ def prepare(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _unit(x: Tensor) -> Tensor:
     """Rows of unit length; rows of zeros stay."""
-    tiny = torch.finfo(torch.float32).tiny
-    x = x / x.abs().amax(1, keepdim=True).clamp(min=tiny)  # So that no square leaves float32.
-    return x / x.norm(dim=1, keepdim=True).clamp(min=tiny)
+    peaks = x.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.nn.functional.normalize(x / peaks)  # So that no square leaves float32.
 
 
 def select_latents(
@@ -215,7 +215,7 @@ def _select_batch(
             filled=filled,
             last=last,
             count=h if shortlist is None else width,
-            least=_LEAST,
+            least=float(LEAST),
             listed=shortlist is not None,
             scored=is_scored,
             tile=tile,

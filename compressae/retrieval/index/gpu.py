@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compressae.kernels.backend import current, interprets
-from compressae.kernels.scan import Planes, Windows, best_of_runs, scan
+from compressae.kernels.scan import Planes, Windows, best_of_runs, joined, scan
 from compressae.kernels.sketch import BLOCK
 from compressae.kernels.topk import largest
 from compressae.retrieval.codes.size import parse_bytes
@@ -345,10 +345,7 @@ class GpuIndex:
             chosen = sketch.best_blocks(part, blocks, mask)
             planes = self._windows.whole
             found.append(best_of_runs(planes, *self._project(part), K, chosen, BLOCK, mask))
-        if len(found) == 1:
-            return found[0]
-        ids, scores = zip(*found, strict=True)
-        return torch.cat(ids), torch.cat(scores)
+        return joined(found)
 
     def _sparse_factors(self) -> Tensor:
         """Factors of the rows as they are held for "sparse": (n,) float32, on the device where all

@@ -18,16 +18,16 @@ _REMEMBERED = 1024
 _CAPTURING = threading.Lock()
 
 
-class Place(NamedTuple):
-    """Where graphs of which one runs at a time are made: a pool of memory that they share, a stream
-    to run a search on before it is captured, and one to capture it on."""
+class CaptureSetup(NamedTuple):
+    """What graphs of which one runs at a time are made with: a pool of memory that they share, a
+    stream to run a search on before it is captured, and one to capture it on."""
 
     pool: Any
     warming: torch.cuda.Stream
     capturing: torch.cuda.Stream
 
     @classmethod
-    def on(cls, device: torch.device) -> "Place":
+    def on(cls, device: torch.device) -> "CaptureSetup":
         pool = torch.cuda.graph_pool_handle()
         return cls(pool, torch.cuda.Stream(device), torch.cuda.Stream(device))
 
@@ -45,7 +45,7 @@ class Graphs:
 
     def __init__(self, device: torch.device, most: int) -> None:
         self._device, self._most = device, most
-        self._place: Place | None = None
+        self._setup: CaptureSetup | None = None
         self._kept: OrderedDict[Hashable, Replayed] = OrderedDict()
         self._came_once: set[Hashable] = set()
 
@@ -69,11 +69,11 @@ class Graphs:
                 return None
             while len(self._kept) >= self._most:
                 self._kept.popitem(last=False)
-            if self._place is None:
-                self._place = Place.on(self._device)
+            if self._setup is None:
+                self._setup = CaptureSetup.on(self._device)
             example = torch.zeros(size, x.shape[1], device=self._device)
             example[: len(x)] = torch.from_numpy(x)
-            self._kept[key] = Replayed(search, example, self._place)
+            self._kept[key] = Replayed(search, example, self._setup)
         self._kept.move_to_end(key)
         return self._kept[key](x)
 
@@ -88,16 +88,16 @@ class Replayed:
         search: launches work on the current stream, the same for all queries, and waits for none
             of it.
         queries: (m, d) float32 on the GPU, an example; the graph copies others there.
-        place: see ``Place``.
+        setup: see ``CaptureSetup``.
     """
 
-    def __init__(self, search: Search, queries: Tensor, place: Place) -> None:
+    def __init__(self, search: Search, queries: Tensor, setup: CaptureSetup) -> None:
         self._queries, self._placed = torch.zeros(queries.shape, pin_memory=True), queries
         here = torch.cuda.current_stream()
-        place.warming.wait_stream(here)
-        with torch.cuda.stream(place.warming):  # Libraries take their memory.
+        setup.warming.wait_stream(here)
+        with torch.cuda.stream(setup.warming):  # Libraries take their memory.
             results = search(queries)
-        here.wait_stream(place.warming)
+        here.wait_stream(setup.warming)
         self._results = [
             torch.zeros(result.shape, dtype=result.dtype, pin_memory=True) for result in results
         ]
@@ -105,7 +105,7 @@ class Replayed:
         with (
             _CAPTURING,
             torch.cuda.graph(
-                self._graph, place.pool, place.capturing, capture_error_mode="thread_local"
+                self._graph, setup.pool, setup.capturing, capture_error_mode="thread_local"
             ),
         ):
             results = search(queries.copy_(self._queries, non_blocking=True))

@@ -12,7 +12,7 @@ class _Recorded:
 
     made = 0
 
-    def __init__(self, search, queries, place):
+    def __init__(self, search, queries, setup):
         self.search, self.size = search, len(queries)
         _Recorded.made += 1
 
@@ -25,7 +25,7 @@ class _Recorded:
 @pytest.fixture
 def graphs(monkeypatch):
     monkeypatch.setattr(graph, "Replayed", _Recorded)
-    monkeypatch.setattr(graph.Place, "on", lambda device: None)
+    monkeypatch.setattr(graph.CaptureSetup, "on", lambda device: None)
     _Recorded.made = 0
     return graph.Graphs(torch.device("cpu"), most=2)
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError
+from compressae.retrieval.index.exact import dots
 from compressae.retrieval.index.segments import check_ids
 from compressae.retrieval.io.embeddings import Similarity, as_embeddings
 
@@ -74,5 +75,5 @@ class HotRows:
         place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         is_hot = self._ids[place] == ids
         rescored = scores.copy()
-        rescored[is_hot] = self._rows[place[is_hot]].astype(np.float32) @ query
+        rescored[is_hot] = dots(self._rows[place[is_hot]].astype(np.float32), query)
         return rescored

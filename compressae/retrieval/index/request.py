@@ -21,7 +21,6 @@ from compressae.retrieval.io.embeddings import (
     as_embeddings,
     check_rows,
     split_lengths,
-    unit_rows,
 )
 
 Scoring = Literal["asymmetric", "sparse", "reconstructed"]
@@ -192,11 +191,9 @@ class SearchRequest:
                 x, lengths = _unit_queries(self.queries[start : start + size], start, is_dot)
                 yield start, x, lengths if is_dot else None
             return
-        for start, rows in self.queries.batches(size):
-            if is_dot:
-                yield start, *split_lengths(rows)
-            else:
-                yield start, unit_rows(rows), None
+        for start, rows in self.queries.batches(size):  # Rounded as those of an array.
+            x, lengths = _unit_queries(rows, start, is_dot)
+            yield start, x, lengths if is_dot else None
 
 
 def _is_plain(queries: Any) -> bool:

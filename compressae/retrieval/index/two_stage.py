@@ -11,6 +11,7 @@ from compressae.kernels.candidates import TOGETHER, TOGETHER_FROM_DISK, find_can
 from compressae.kernels.pages import random_access
 from compressae.kernels.topk import abs_topk, best
 from compressae.retrieval.errors import RerankError
+from compressae.retrieval.index.exact import dots
 from compressae.retrieval.index.exclusion import without
 from compressae.retrieval.index.hits import Hits, merge_hits
 from compressae.retrieval.index.hot import HotRows
@@ -239,7 +240,7 @@ def rerank(
                 scores = table.rescore(query, ids, found.scores[i, order])
             else:
                 try:
-                    scores = table.take(ids) @ query
+                    scores = dots(table.take(ids), query)
                 except RerankError:
                     raise
                 except (OSError, ValueError) as error:  # Of a map that is longer than its file.

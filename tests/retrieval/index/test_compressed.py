@@ -143,6 +143,28 @@ def test_batches_threads_and_query_length_do_not_matter(model, table, queries):
             np.testing.assert_array_equal(alone.ids[0], together.ids[q])
 
 
+def test_queries_of_a_file_are_those_of_an_array(model, table, queries, tmp_path):
+    np.save(tmp_path / "queries.npy", queries)
+    index = CompressedIndex(model.projection, make_codes(model, table))
+    of_array, of_file = (
+        index.search(x, 7, rerank=table) for x in (queries, tmp_path / "queries.npy")
+    )
+    np.testing.assert_array_equal(of_array.ids, of_file.ids)
+    np.testing.assert_array_equal(of_array.scores, of_file.scores)
+
+
+def test_a_reranked_score_does_not_depend_on_the_other_candidates(model, table, queries):
+    """Or a catalogue and its shards, which rerank fewer rows each, would differ by roundings."""
+    index = CompressedIndex(model.projection, make_codes(model, table))
+    options = {"candidates": "all", "rerank": table}
+    want = index.search(queries, N, **options)
+    for count in (1, 2, 3, 5, 50):
+        hits = index.search(queries, count, rerank_candidates=count, **options)
+        for q in range(len(queries)):
+            score = dict(zip(want.ids[q], want.scores[q], strict=True))
+            assert hits.scores[q].tolist() == [score[i] for i in hits.ids[q]]
+
+
 def test_more_results_than_items_are_padded(model, table, queries):
     hits = CompressedIndex(model.projection, make_codes(model, table[:3], "float32")).search(
         queries, 5

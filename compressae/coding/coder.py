@@ -22,10 +22,9 @@ from compressae.retrieval.codes.quantizer import (
     fit_gains,
     fit_length_gains,
     fit_levels,
-    fit_residual,
     level_values,
-    rounded_columns,
 )
+from compressae.retrieval.codes.residual import fit_residual, rounded_columns
 from compressae.retrieval.codes.size import check_latents
 from compressae.retrieval.errors import InputError
 

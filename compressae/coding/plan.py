@@ -158,7 +158,7 @@ def _size(
     """Bytes of settings, in the order of ``Plan``: code_bytes, held_bytes, total_bytes."""
     code = int(row_lengths(h, bits, m, k)[-1])
     postings = list_bytes(items, items * k, h) if lists else 0
-    constants = decoder_bytes(dim, h) + quantizer_bytes(dim, k, m) + SPARE
+    constants = decoder_bytes(dim, h) + quantizer_bytes(items, dim, k, m) + SPARE
     return code, code + postings / items, items * code + postings + constants
 
 

@@ -280,6 +280,58 @@ def panel_matmul(typing_context, rows, at, stride, panels, start, depth, out, pl
     return types.void(rows, at, stride, panels, start, depth, out, place, width), code
 
 
+@intrinsic
+def panel_min_plus(typing_context, costs, at, stride, panels, start, depth, out, place, width):
+    """Min-plus product of four int16 rows with a panel of 32 columns: a step of Viterbi's search.
+
+    Equal to ``out[place + width·r + l] = min_t costs[at + stride·r + t] + column_l[t]`` for r of
+    0…3 and l of 0…31, t over ``depth`` numbers; no sum may be beyond int16. A panel begins at
+    ``panels[start]``: (depth, 32).
+    """
+
+    def code(context, builder, signature, arguments):
+        row_count, column_count, lanes = 4, 2, 16
+        word = ir.IntType(16)
+        words = ir.VectorType(word, lanes)
+        at, stride, start, depth, place, width = (arguments[i] for i in (1, 2, 4, 5, 7, 8))
+        number = depth.type
+
+        def pointer(which, offset, kind):
+            return _pointer(context, builder, signature, arguments, which, offset, kind)
+
+        largest = ir.Constant(words, [32767] * lanes)
+        least = [
+            [cgutils.alloca_once_value(builder, largest) for _ in range(column_count)]
+            for _ in range(row_count)
+        ]
+        with cgutils.for_range(builder, depth) as loop:
+            columns = []
+            for column in range(column_count):
+                offset = builder.add(builder.mul(loop.index, number(32)), number(lanes * column))
+                loaded = builder.load(pointer(3, builder.add(start, offset), words))
+                loaded.align = 2
+                columns.append(loaded)
+            for r in range(row_count):
+                offset = builder.add(builder.mul(stride, number(r)), loop.index)
+                entry = builder.load(pointer(0, builder.add(at, offset), word))
+                cost = _splat(builder, entry, words)
+                for column in range(column_count):
+                    total = builder.add(cost, columns[column])
+                    before = builder.load(least[r][column])
+                    is_less = builder.icmp_signed("<", total, before)
+                    builder.store(builder.select(is_less, total, before), least[r][column])
+        for r in range(row_count):
+            for column in range(column_count):
+                offset = builder.add(builder.mul(width, number(r)), number(lanes * column))
+                stored = builder.store(
+                    builder.load(least[r][column]), pointer(6, builder.add(place, offset), words)
+                )
+                stored.align = 2
+        return context.get_dummy_value()
+
+    return types.void(costs, at, stride, panels, start, depth, out, place, width), code
+
+
 def _pointer(context, builder, signature, arguments, which, offset, kind):
     """Address of entry ``offset`` of the array that is argument ``which``, as one of ``kind``."""
     array = context.make_array(signature.args[which])(context, builder, arguments[which])
@@ -287,10 +339,10 @@ def _pointer(context, builder, signature, arguments, which, offset, kind):
 
 
 def _splat(builder, number, kind):
-    """A vector of eight times one number."""
+    """A vector with one number in each lane."""
     nothing = ir.Constant(kind, ir.Undefined)
     one = builder.insert_element(nothing, number, _I32(0))
-    return builder.shuffle_vector(one, nothing, _places([0] * 8))
+    return builder.shuffle_vector(one, nothing, _places([0] * kind.count))
 
 
 def _places(numbers):

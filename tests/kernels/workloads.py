@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from compressae.kernels.chain import gpu as chain
 from compressae.kernels.cosine import dense
 from compressae.kernels.cosine import gpu as cosine
 from compressae.kernels.decode import gpu as decode
@@ -185,6 +186,7 @@ WORKLOADS: dict[str, Workload] = {
     "fit of 256 nonzeros with 256 levels": _fit(768, 256, 256),
     "supports from a shortlist": _select(4096, 16, 6, 512),
     "supports of few latents": _select(100, 40, 40, 100),
+    "codes of a chain": lambda: chain.encode_chain(torch.zeros(20, 6), torch.zeros(2, 256, 6)),
     "sparse sums in parts": _sparse_products(768, 32, 4, 100),
     **{
         f"training of {d} columns, {k} and {wide} nonzeros": _training(d, k, wide)

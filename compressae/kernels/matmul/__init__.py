@@ -61,8 +61,8 @@ def matmul(x: np.ndarray, matrix: Panels, threads: int | None = None) -> np.ndar
     if x.ndim != 2 or x.shape[1] != matrix.panels.shape[1]:
         raise ValueError(f"rows {x.shape}: expected (m, {matrix.panels.shape[1]})")
     padded = len(matrix.panels) * cpu.PANEL
-    out = np.empty((_whole(len(x)), padded), np.float32)
-    _over_fours(lambda part, own, a, b: cpu.matmul(part, matrix.panels, own, a, b), x, out, threads)
+    out = np.empty((whole(len(x)), padded), np.float32)
+    over_fours(lambda part, own, a, b: cpu.matmul(part, matrix.panels, own, a, b), x, out, threads)
     out = out[: len(x), : matrix.columns]
     return np.ascontiguousarray(out)
 
@@ -107,21 +107,21 @@ def nearest_centroids(
     count, _, s, _ = centroids.panels.shape
     if parts.ndim != 2 or parts.shape[1] != count * s:
         raise ValueError(f"rows {parts.shape}: expected (m, {count * s})")
-    codes = np.empty((_whole(len(parts)), count), np.uint8)
+    codes = np.empty((whole(len(parts)), count), np.uint8)
 
     def work(part: np.ndarray, own: np.ndarray, a: int, b: int) -> None:
         cpu.nearest(part, centroids.panels, centroids.half_norms, own, a, b)
 
-    _over_fours(work, parts, codes, threads)
+    over_fours(work, parts, codes, threads)
     return codes[: len(parts)]
 
 
-def _whole(rows: int) -> int:
+def whole(rows: int) -> int:
     """Rows, rounded up to a multiple of 4."""
     return -(-rows // cpu.TOGETHER) * cpu.TOGETHER
 
 
-def _over_fours(
+def over_fours(
     work: Callable[[np.ndarray, np.ndarray, int, int], None],
     x: np.ndarray,
     out: np.ndarray,

@@ -7,7 +7,7 @@ import numpy as np
 
 from compressae.retrieval.baselines.faiss_index import FaissIndex, divisor
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, training_rows
-from compressae.retrieval.codes.quantizer import principal_parts
+from compressae.retrieval.codes.residual import principal_parts
 from compressae.retrieval.io.embeddings import Embeddings, as_compared
 
 #: Centroids of a sub-quantiser of 8 bits, and so the fewest rows that train them.

@@ -199,7 +199,7 @@ class Codes(ABC):
         return other
 
     def residual_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The residual quantiser's ``restore`` (d, m·s) and ``codebooks`` (m, 256, s)."""
+        """Arrays (d, m·s) and (m, 256, s) that decode; see ``RowQuantizer.residual_arrays``."""
         return np.empty((0, 0), np.float32), np.empty((0, 256, 0), np.float32)
 
     @abstractmethod

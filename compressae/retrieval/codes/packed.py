@@ -211,7 +211,7 @@ class PackedCodes(Codes):
         return self.unpack().to_scipy()
 
     def residual_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.quantizer.restore, self.quantizer.codebooks
+        return self.quantizer.residual_arrays()
 
     def gpu_planes(self, start: int, stop: int) -> Any:
         from compressae.kernels.scan import packed_planes

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from compressae.kernels.backend import beside, namespace
+from compressae.kernels.chain import Chain, encode_chain
 from compressae.kernels.matmul import Centroids, Panels, matmul, nearest_centroids
 from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
-from compressae.kernels.product import LARGEST, IntMatrix, product
-from compressae.retrieval.codes.size import id_bits
+from compressae.kernels.product import IntMatrix, product
+from compressae.retrieval.codes.residual import rounded, steps_of
+from compressae.retrieval.codes.size import CENTROIDS, id_bits
 from compressae.retrieval.errors import InputError
 
-_CENTROIDS = 256
 #: Power of the queries' second moment in the error weighting, and the ridge added to the moment as
 #: a share of its largest eigenvalue; chosen on WordNet (docs/results/recall_per_byte.md).
 _WEIGHTING = 0.75
@@ -45,7 +46,8 @@ class RowQuantizer:
     The nonzeros of a row are ordered by descending |value|. The r-th takes one of the levels of
     rank r, so that no scale and no sign is stored. The residual r = x − x̂ is projected to
     y = r·project and cut into m parts. Each part is replaced by the nearest of 256 centroids
-    (product quantisation, Jégou et al. 2011). Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
+    (product quantisation, Jégou et al. 2011), or in a chain by the sum of one for its own byte and
+    one for the byte before. Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
     A gain byte scales the row to its least-squares length, and for dot products to that of the row
     itself: no byte is added for row lengths.
 
@@ -60,7 +62,8 @@ class RowQuantizer:
         gains: (256,) float32, ascending: the factor that each gain byte stands for. For dot
             products it includes the row's length, and the first is 0, of rows of zeros.
         project, restore: (d, m·s) float32, s dimensions a part; m = 0 without residual codes.
-        codebooks: (m, 256, s) float32.
+        codebooks: (m, 256, s) float32; (m, 256, 2·s) of a chain, whose centroids cover their own
+            part and the next one (see ``compressae.kernels.chain``), zeros in the last one's next.
 
     Raises:
         InputError: the shapes do not fit together; an id and a level number take more than 25 bits;
@@ -94,7 +97,7 @@ class RowQuantizer:
     codebooks: np.ndarray
 
     def __post_init__(self) -> None:
-        d, (ranks, widest), (m, centroids, s) = self.dim, self.levels.shape, self.codebooks.shape
+        d, (ranks, widest), (m, centroids, _) = self.dim, self.levels.shape, self.codebooks.shape
         is_consistent = (
             self.error_weighting.shape == (d, d)
             and self.value_bits.shape == (ranks,)
@@ -104,10 +107,12 @@ class RowQuantizer:
             and widest == 1 << int(self.value_bits.max()) <= 256
             and self.gains.shape == (256,)
             and not bool((self.gains[1:] < self.gains[:-1]).any())
-            and centroids == _CENTROIDS
+            and centroids == CENTROIDS
             and m <= d  # An array without entries may have an axis of any length.
-            and (m > 0) == (s > 0)
-            and self.project.shape == self.restore.shape == (d, m * s)
+            and self.project.shape == self.restore.shape == (d, m * self._part)
+            and self.codebooks.shape[2] in (self._part, 2 * self._part)
+            and not (self.is_chain and self.codebooks[-1, :, self._part :].any())
+            and (m > 0) == (self._part > 0)
         )
         if not is_consistent:
             shapes = {name: array.shape for name, array in self.arrays().items()}
@@ -136,6 +141,16 @@ class RowQuantizer:
         return len(self.value_bits)
 
     @property
+    def _part(self) -> int:
+        """s, dimensions of a part; 0 without residual codes."""
+        return self.restore.shape[1] // max(len(self.codebooks), 1)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether a centroid covers its own part and the next one."""
+        return self.codebooks.shape[2] > self._part
+
+    @property
     def says_lengths(self) -> bool:
         """Whether gains include row lengths, as for dot products."""
         return float(self.gains[0]) == 0
@@ -156,7 +171,7 @@ class RowQuantizer:
     @cached_property
     def _steps(self) -> np.ndarray:
         """What each part's columns are multiplied with (m,) float32."""
-        steps = _steps_of(self.codebooks, (1, 2))
+        steps = steps_of(self.codebooks, (1, 2))
         return steps if self._is_rounded else np.ones_like(steps)
 
     @cached_property
@@ -169,7 +184,7 @@ class RowQuantizer:
         """Whether ``restore`` and the codebooks are whole steps, of which 127 are the largest."""
         is_whole = True
         for array, axes in ((self.restore, (0,)), (self.codebooks, (1, 2))):
-            is_whole = is_whole and np.allclose(_rounded(array, axes), array, 1e-6, 0)
+            is_whole = is_whole and np.allclose(rounded(array, axes), array, 1e-6, 0)
         return is_whole
 
     @cached_property
@@ -182,6 +197,11 @@ class RowQuantizer:
     def _centroids(self) -> Centroids:
         """Codebooks as rows are compared with them."""
         return Centroids.of(self.codebooks)
+
+    @cached_property
+    def _chain(self) -> Chain:
+        """Codebooks of a chain as rows are compared with them."""
+        return Chain.of(self.codebooks)
 
     @cached_property
     def _copies(self) -> dict[tuple[str, str], Any]:
@@ -217,12 +237,19 @@ class RowQuantizer:
 
     def encode_residual(self, residual: Any) -> Any:
         """Encode residuals (n, d) to codes (n, m) uint8; an array or a tensor like the input."""
-        xp, (m, _, s) = namespace(residual), self.codebooks.shape
+        xp, m, s = namespace(residual), self.residual_bytes, self._part
         if not m:
             return xp.asarray(residual[:, :0], dtype=xp.uint8)
         if isinstance(residual, np.ndarray):
             parts = matmul(residual, self._panels["project"])
+            if self.is_chain:
+                return encode_chain(parts, self._chain)
             return nearest_centroids(parts, self._centroids)
+        if self.is_chain:
+            from compressae.kernels.chain.gpu import encode_chain as encode_tensors
+
+            parts = residual @ self._beside("project", residual)
+            return encode_tensors(parts, self._beside("codebooks", residual))
         # The centroid of least ‖y − c‖² is that of least ‖c‖²/2 − y·c.
         parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
         books = self._beside("codebooks", residual)
@@ -235,8 +262,11 @@ class RowQuantizer:
 
         With ``weighted`` they are multiplied by the error weighting.
         """
-        books = self._beside("codebooks", codes)
-        parts = level_values(books, codes).reshape(len(codes), -1)
+        parts = level_values(self._beside("codebooks", codes), codes)  # (n, m, s) or (n, m, 2·s)
+        if self.is_chain:
+            parts, following = parts[:, :, : self._part], parts[:, :-1, self._part :]
+            parts[:, 1:] += following
+        parts = parts.reshape(len(codes), -1)
         name = "weighted_restore" if weighted else "restore"
         if isinstance(codes, np.ndarray):
             return matmul(parts, self._panels[name])
@@ -249,10 +279,25 @@ class RowQuantizer:
 
     def tables(self, x: np.ndarray) -> np.ndarray:
         """Compute look-up tables (q, m, 256) float32: queries x (q, d) times each centroid."""
-        m, _, s = self.codebooks.shape
         matrix = self._restore
         parts = product(matrix, x) if isinstance(matrix, IntMatrix) else x @ matrix
-        return look_up_tables(parts.reshape(len(x), m, s), self._columns, self._steps)
+        parts = parts.reshape(len(x), self.residual_bytes, self._part)
+        if self.is_chain:
+            following = np.roll(parts, -1, axis=1)  # The last centroids of a chain are 0 there.
+            parts = np.concatenate([parts, following], axis=2)
+        return look_up_tables(parts, self._columns, self._steps)
+
+    def residual_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Arrays restore (d, m·s') and codebooks (m, 256, s') that decode each byte by itself.
+
+        A byte's part of the residual is ``codebooks[t, byte] @ restore[:, t·s' : (t + 1)·s'].T``.
+        Those of a chain hold the columns of its own part and of the next one.
+        """
+        if not self.is_chain:
+            return self.restore, self.codebooks
+        own = self.restore.reshape(self.dim, self.residual_bytes, self._part)
+        both = np.concatenate([own, np.roll(own, -1, axis=1)], axis=2)
+        return both.reshape(self.dim, -1), self.codebooks
 
     def encode_gain(self, gains: Any) -> Any:
         """Quantise gains (n,) to gain bytes (n,) uint8: the index of the nearest of ``self.gains``.
@@ -277,7 +322,7 @@ class RowQuantizer:
             value_bits=self.value_bits[:k].copy(),
             project=no_projection,
             restore=no_projection,
-            codebooks=np.empty((0, _CENTROIDS, 0), np.float32),
+            codebooks=np.empty((0, CENTROIDS, 0), np.float32),
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -451,87 +496,3 @@ def _lloyd(column: np.ndarray, count: int, rounds: int = 40) -> tuple[np.ndarray
         levels = np.sort(np.where(sizes > 0, total / np.maximum(sizes, 1), levels))
     error = np.diff(squares[bounds]) - 2 * levels * total + sizes * levels**2
     return levels, float(max(error.sum(), 0) / len(column))
-
-
-def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a product quantiser of weighted residuals r·A: a rotation and centroids.
-
-    Residuals are rotated by ``principal_parts``, and faiss trains the centroids of each part, which
-    are rounded to 8 bits: to 127 steps up to the largest number of the part.
-
-    Args:
-        weighted: (n, d) float32, n ≥ 256.
-        m: parts, one byte each, at most d.
-
-    Returns:
-        rotation (d, m·s) float32, and codebooks (m, 256, s) float32, s = ⌈d / m⌉.
-
-    >>> residuals = np.random.default_rng(0).standard_normal((300, 6), dtype=np.float32)
-    >>> rotation, codebooks = fit_residual(residuals, m=2)
-    >>> rotation.shape, codebooks.shape
-    ((6, 6), (2, 256, 3))
-    """
-    import faiss
-
-    rotation = principal_parts(weighted, m)
-    part = rotation.shape[1] // m
-    quantizer = faiss.ProductQuantizer(m * part, m, 8)
-    quantizer.cp.min_points_per_centroid = 1
-    quantizer.train(np.ascontiguousarray(weighted @ rotation))
-    centroids = faiss.vector_to_array(quantizer.centroids).reshape(m, _CENTROIDS, part)
-    return rotation, _rounded(centroids, (1, 2))
-
-
-def rounded_columns(matrix: np.ndarray) -> np.ndarray:
-    """Round each column of a matrix (d, c) float32 to 8 bits: 127 steps up to its largest number.
-
-    >>> rounded_columns(np.array([[127, 1], [0.6, -1.27]], np.float32))
-    array([[127.  ,   1.  ],
-           [  1.  ,  -1.27]], dtype=float32)
-    """
-    return _rounded(matrix, (0,))
-
-
-def _rounded(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Round to whole steps, of which 127 are the largest |number| along axes."""
-    steps = np.expand_dims(_steps_of(array, axes), axes)
-    return np.rint(array / steps) * steps
-
-
-def _steps_of(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The step that makes the largest |number| along axes 127; 1 where all are 0."""
-    steps = np.abs(array).max(axes, initial=0) / np.float32(LARGEST)
-    return np.where(steps > 0, steps, np.float32(1))
-
-
-def principal_parts(x: np.ndarray, m: int) -> np.ndarray:
-    """Rotate to principal axes in m parts of nearly equal products of variances (d, m·s) float32.
-
-    Eigenvalue allocation, the parametric form of OPQ (Ge et al. 2013). Columns are orthonormal, or
-    zero where m·s, s = ⌈d / m⌉, is more than d.
-
-    Args:
-        x: (n, d) float32.
-        m: parts, at most d.
-
-    >>> x = np.diag([8, 4, 2, 1]).astype(np.float32)
-    >>> np.abs(principal_parts(x, 2)).argmax(0)  # 8 and 1 in one part, 4 and 2 in the other.
-    array([0, 3, 1, 2])
-    """
-    d = x.shape[1]
-    variance, axes = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
-    # Each axis, by descending variance, goes to the part of least log product so far.
-    part = -(-d // m)
-    members: list[list[int]] = [[] for _ in range(m)]
-    log_product = np.zeros(m)
-    floor = max(float(variance[-1]), 1e-30) * 1e-9
-    for axis in range(d - 1, -1, -1):
-        open_parts = [p for p in range(m) if len(members[p]) < part]
-        p = min(open_parts, key=lambda p: log_product[p])
-        members[p].append(axis)
-        log_product[p] += np.log(max(float(variance[axis]), floor) / floor)
-    # The columns of a part are its axes; a part with fewer than s axes has zero columns.
-    rotation = np.zeros((d, m * part), np.float32)
-    for p, part_axes in enumerate(members):
-        rotation[:, p * part : p * part + len(part_axes)] = axes[:, part_axes]
-    return rotation

@@ -17,6 +17,12 @@ from compressae.retrieval.errors import InputError
 PackedType = Literal["int4", "int3", "int2"]
 PACKED_TYPES: tuple[PackedType, ...] = ("int4", "int3", "int2")
 
+#: Centroids of a byte of a residual code.
+CENTROIDS = 256
+#: Fewest bytes of a residual code that is a chain, and rows that it is fitted to: with fewer its
+#: centroids fit these rows, not their kind. Fewest dimensions of a byte: with fewer the errors that
+#: it leaves are near the rounding of its search.
+_CHAIN_BYTES, _CHAIN_ROWS, _CHAIN_PART = 8, 1 << 12, 3
 #: Most nonzeros of a packed row: their count is one byte.
 MOST_NONZEROS = 255
 #: Fewer bytes than this that are left over go to nonzeros, not to a residual code.
@@ -173,13 +179,24 @@ def decoder_bytes(dim: int, latents: int) -> int:
     return latents * (padded(dim) // 2 + 4)
 
 
-def quantizer_bytes(dim: int, nonzeros: int, residual_bytes: int) -> int:
-    """Most bytes of a row quantiser's arrays that a search holds, whatever the number of rows.
+def is_chain(rows: int, dim: int, residual_bytes: int) -> bool:
+    """Whether residual codes that are fitted to so many rows are a chain (``kernels.chain``).
 
-    >>> quantizer_bytes(384, nonzeros=8, residual_bytes=16)
-    256576
+    >>> [is_chain(50_000, 384, m) for m in (4, 16, 112, 192)]
+    [False, True, True, False]
+    """
+    is_wide = dim >= _CHAIN_PART * residual_bytes
+    return rows >= _CHAIN_ROWS and residual_bytes >= _CHAIN_BYTES and is_wide
+
+
+def quantizer_bytes(rows: int, dim: int, nonzeros: int, residual_bytes: int) -> int:
+    """Most bytes of a row quantiser's arrays that a search holds.
+
+    >>> quantizer_bytes(100_000, 384, nonzeros=8, residual_bytes=16)
+    354880
     """
     part = -(-dim // residual_bytes) if residual_bytes else 0
     columns = part * residual_bytes
     levels = 4 * 256 * (nonzeros + 1)  # A rank may have all of 256 levels; and gains.
-    return levels + columns * (padded(dim) + 4) + 256 * columns + 4 * residual_bytes
+    centroids = CENTROIDS * columns * (1 + is_chain(rows, dim, residual_bytes))
+    return levels + columns * (padded(dim) + 4) + centroids + 4 * residual_bytes

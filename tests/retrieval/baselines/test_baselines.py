@@ -14,7 +14,7 @@ from compressae.retrieval.baselines import BASELINES, build
 from compressae.retrieval.baselines.lengths import WithLengths
 from compressae.retrieval.baselines.partitions import partitions
 from compressae.retrieval.baselines.weighted import Weighted
-from compressae.retrieval.codes.quantizer import principal_parts
+from compressae.retrieval.codes.residual import principal_parts
 from compressae.retrieval.io.embeddings import as_embeddings
 
 faiss = pytest.importorskip("faiss", reason="needs faiss, which most baselines are of")

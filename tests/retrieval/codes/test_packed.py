@@ -13,9 +13,9 @@ from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
     fit_error_weighting,
     fit_levels,
-    fit_residual,
     id_bits,
 )
+from compressae.retrieval.codes.residual import fit_residual
 from compressae.retrieval.io.embeddings import unit_rows
 
 N, D, H, K = 700, 12, 100, 5

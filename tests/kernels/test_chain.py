@@ -48,6 +48,17 @@ def test_parts_and_centroids_of_any_size(scale, offset):
     assert (errors(parts, codes, codebooks) <= 1.001 * best + limit).all()
 
 
+@pytest.mark.parametrize("length", [1, 1e-18])
+def test_a_part_that_no_centroid_reaches_forgets_nothing_before_it(length):
+    parts, codebooks = normal((20, 9)) * length, normal((3, 256, 6), 1) * length
+    codebooks[1, :, :3] = 0  # Products with those before are 0 …
+    codebooks[2, :, :3] = 0  # … and with those after.
+    found = errors(parts / length, encode_chain(parts, Chain.of(codebooks)), codebooks / length)
+    expected = reference.encode(parts / length, codebooks / length)
+    best = errors(parts / length, expected, codebooks / length)
+    np.testing.assert_allclose(found, best, rtol=1e-2)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_row_has_the_same_codes_in_any_batch(threads):
     parts, chain = normal((103, 15)), Chain.of(normal((3, 256, 10), 1))
@@ -73,7 +84,7 @@ def test_another_width_is_refused():
 def test_codes_on_a_gpu(device, p, s, n, monkeypatch):
     from compressae.kernels.chain import gpu
 
-    monkeypatch.setattr("compressae.kernels.chain.gpu._TOGETHER", 48)  # Batches of rows.
+    monkeypatch.setattr("compressae.kernels.chain.gpu._BYTES", 1)  # Batches of 16 rows.
     parts, codebooks = normal((n, p * s)), normal((p, 256, 2 * s), 1) * 0.7
     placed = (torch.from_numpy(a).to(device) for a in (parts, codebooks))
     codes = gpu.encode_chain(*placed)

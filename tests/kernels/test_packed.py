@@ -140,11 +140,12 @@ def test_a_nonzero_of_more_bits_than_four_bytes_hold_is_refused():
         Layout(18, np.array([8]), 1)
 
 
+@pytest.mark.parametrize("overlap", [1, 2])
 @pytest.mark.parametrize(("q", "m", "s"), [(1, 1, 1), (3, 5, 7), (2, 0, 0)])
-def test_look_up_tables_are_the_reference(q, m, s):
+def test_look_up_tables_are_the_reference(q, m, s, overlap):
     rng = np.random.default_rng(m)
-    parts = rng.standard_normal((q, m, s)).astype(np.float32)
-    codebooks = rng.integers(-127, 128, (m, s, 256)).astype(np.int8)
+    parts = rng.standard_normal((q, m * s)).astype(np.float32)
+    codebooks = rng.integers(-127, 128, (m, overlap * s, 256)).astype(np.int8)
     steps = (rng.random(m) / 100).astype(np.float32)
     np.testing.assert_allclose(
         look_up_tables(parts, codebooks, steps),

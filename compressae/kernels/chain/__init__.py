@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressae.kernels.chain import cpu
-from compressae.kernels.matmul import Centroids, over_fours, whole
+from compressae.kernels.matmul import Centroids, Panels, matmul, over_fours, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +36,16 @@ class Chain:
         """Lay out codebooks (p, 256, 2·s)."""
         p, count, _ = codebooks.shape
         own, following = np.split(codebooks.astype(np.float32), 2, axis=2)
-        products = np.zeros((p, count, count), np.float32)
-        products[1:] = own[1:] @ following[:-1].transpose(0, 2, 1)
-        steps = np.abs(products).max((1, 2)) / np.float32(cpu.LARGEST_PAIR)
-        steps = np.where(steps > 0, steps, np.float32(1))
-        pairs = np.rint(products / steps[:, None, None]).astype(np.int16)
+        pairs = np.zeros((p, count, count), np.int16)
+        # Not 0: where a part's products all are, costs before it still count.
+        steps = np.full(p, np.finfo(np.float32).tiny)
+        for t in range(1, p):
+            products = matmul(own[t], Panels.of(following[t - 1].T))
+            steps[t] = max(steps[t], np.abs(products).max() / cpu.LARGEST_PAIR)
+            pairs[t] = np.rint(products / steps[t])
         panels = pairs.reshape(p, count // cpu.PAIR_PANEL, cpu.PAIR_PANEL, count)
-        return cls(
-            Centroids.of(own),
-            Centroids.of(following),
-            np.ascontiguousarray(panels.transpose(0, 1, 3, 2)),
-            pairs,
-            steps,
-        )
+        panels = np.ascontiguousarray(panels.transpose(0, 1, 3, 2))
+        return cls(Centroids.of(own), Centroids.of(following), panels, pairs, steps)
 
 
 def encode_chain(parts: np.ndarray, chain: Chain, threads: int | None = None) -> np.ndarray:

@@ -8,8 +8,8 @@ from torch import Tensor
 #: States of a part, and rows of a program.
 _STATES = 256
 _ROWS = 16
-#: Rows whose costs are in memory together.
-_TOGETHER = 1 << 14
+#: Bytes of the states of rows that are in memory together.
+_BYTES = 1 << 28
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -39,10 +39,8 @@ def encode_chain(parts: Tensor, codebooks: Tensor) -> Tensor:
         parts: float32.
         codebooks: (p, 256, 2·s) float32.
     """
-    return torch.cat(
-        [_encode(rows, codebooks) for rows in parts.split(_TOGETHER)]
-        or [parts.new_empty(0, len(codebooks), dtype=torch.uint8)]
-    )
+    together = max(_ROWS, _BYTES // (_STATES * len(codebooks)))
+    return torch.cat([_encode(rows, codebooks) for rows in parts.split(together)])
 
 
 def _encode(parts: Tensor, codebooks: Tensor) -> Tensor:

@@ -228,23 +228,24 @@ def rescore(
     return out
 
 
-def look_up_tables(parts: np.ndarray, codebooks: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Lookup tables of product quantisation: dot products of query parts and centroids.
+def look_up_tables(x: np.ndarray, codebooks: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Look-up tables of residual codes: dot products of query parts and centroids.
 
-    Equal to ``einsum("qms,msc->qmc", parts, codebooks * steps[:, None, None])``.
+    Part i of a query begins at i·s and has w numbers, zeros where the query ends: those of a chain
+    (w = 2·s) cover the next part. Equal to ``x[:, i·s : i·s + w] @ (codebooks[i] * steps[i])``.
 
     Args:
-        parts: (q, m, s) float32, queries split in m subvectors.
-        codebooks: (m, s, 256) int8 centroids, one per column.
+        x: (q, m·s) float32 queries.
+        codebooks: (m, w, 256) int8 or float32 centroids, one per column.
         steps: (m,) float32, what the centroids of a part are multiplied with.
 
     Returns:
         (q, m, 256) float32.
 
-    >>> parts, codebooks = np.array([[[2, 3]]], np.float32), np.ones((1, 2, 256), np.int8)
-    >>> look_up_tables(parts, codebooks, np.array([0.5], np.float32))[0, 0, :3]
+    >>> x, codebooks = np.array([[2, 3]], np.float32), np.ones((1, 2, 256), np.int8)
+    >>> look_up_tables(x, codebooks, np.array([0.5], np.float32))[0, 0, :3]
     array([2.5, 2.5, 2.5], dtype=float32)
     """
-    out = np.empty((len(parts), *codebooks.shape[::2]), np.float32)
-    cpu.look_up_tables(parts, codebooks, steps, out)
+    out = np.empty((len(x), *codebooks.shape[::2]), np.float32)
+    cpu.look_up_tables(x, codebooks, steps, out)
     return out

@@ -116,13 +116,15 @@ def rescore(
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def look_up_tables(parts, codebooks, steps, out):
-    """Dot products of parts (q, m, s) and codebooks (m, s, 256) in steps, into out (q, m, 256)."""
+def look_up_tables(x, codebooks, steps, out):
+    """Dot products of parts of x (q, m·s) and codebooks (m, w, 256) in steps: out (q, m, 256)."""
+    count, width, _ = codebooks.shape
+    part = x.shape[1] // max(count, 1)
     for q in range(out.shape[0]):
         for m in range(out.shape[1]):
             table = out[q, m]
             table[:] = 0
-            for s in range(codebooks.shape[1]):
-                number, column = parts[q, m, s] * steps[m], codebooks[m, s]
+            for s in range(min(width, x.shape[1] - m * part)):
+                number, column = x[q, m * part + s] * steps[m], codebooks[m, s]
                 for c in range(table.shape[0]):
                     table[c] += number * np.float32(column[c])

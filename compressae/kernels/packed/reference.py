@@ -51,6 +51,16 @@ def rescore(
     return total * float(gains[row[m]])
 
 
-def look_up_tables(parts: np.ndarray, codebooks: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Lookup tables (q, m, 256) of parts (q, m, s), codebooks (m, s, 256) and their steps (m,)."""
-    return np.einsum("qms,msc->qmc", parts, codebooks * steps[:, None, None])
+def look_up_tables(x: np.ndarray, codebooks: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Look-up tables (q, m, 256) of x (q, m·s), codebooks (m, w, 256) and their steps (m,)."""
+    m, width, _ = codebooks.shape
+    s = x.shape[1] // max(m, 1)
+    padded = np.pad(x, ((0, 0), (0, width)))
+    cuts = [padded[:, i * s : i * s + width] for i in range(m)]
+    return (
+        np.array(
+            [cut @ (book * step) for cut, book, step in zip(cuts, codebooks, steps, strict=True)]
+        )
+        .reshape(m, len(x), 256)
+        .transpose(1, 0, 2)
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compressae.kernels.backend import beside, namespace
+from compressae.kernels.backend import beside, namespace, uses_triton
 from compressae.kernels.chain import Chain, encode_chain
 from compressae.kernels.matmul import Centroids, Panels, matmul, nearest_centroids
 from compressae.kernels.packed import MAX_BITS, Layout, look_up_tables
@@ -23,6 +23,8 @@ _RIDGE = 1e-2
 _LONGER, _HEADROOM = 16, 4.0
 #: Gains that are drawn to fit those of dot products.
 _GAIN_SAMPLE = 1 << 14
+#: Largest number of a chain's centroids, whose products are finite.
+_LARGEST_CENTROID = 1e15
 #: Names of the arrays in saved files, where format 2 uses another name.
 _STORED_AS = {"error_weighting": "metric"}
 
@@ -41,7 +43,7 @@ _AXES = {
 
 @dataclass(frozen=True, eq=False)
 class RowQuantizer:
-    """Quantiser of packed rows: levels of the values and a product quantiser of the residual.
+    """Quantiser of packed rows: levels of the values, and a quantiser of the residual.
 
     The nonzeros of a row are ordered by descending |value|. The r-th takes one of the levels of
     rank r, so that no scale and no sign is stored. The residual r = x − x̂ is projected to
@@ -129,6 +131,16 @@ class RowQuantizer:
         ]
         if not all(np.isfinite(array).all() for array in numbers):
             raise InputError("row quantiser: NaN or infinity in its arrays; encode the table again")
+        largest = float(np.abs(self.codebooks).max(initial=0))
+        if self.is_chain and largest > _LARGEST_CENTROID:
+            raise InputError(
+                f"row quantiser: centroids of up to {largest:.1e}; expected at most "
+                f"{_LARGEST_CENTROID:.0e}, whose products are finite; encode the table again"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arrays: what they are laid out to is made anew."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def dim(self) -> int:
@@ -246,6 +258,8 @@ class RowQuantizer:
                 return encode_chain(parts, self._chain)
             return nearest_centroids(parts, self._centroids)
         if self.is_chain:
+            if not uses_triton(residual):
+                return xp.from_numpy(self.encode_residual(residual.numpy()))
             from compressae.kernels.chain.gpu import encode_chain as encode_tensors
 
             parts = residual @ self._beside("project", residual)
@@ -262,10 +276,10 @@ class RowQuantizer:
 
         With ``weighted`` they are multiplied by the error weighting.
         """
-        parts = level_values(self._beside("codebooks", codes), codes)  # (n, m, s) or (n, m, 2·s)
+        books, s = self._beside("codebooks", codes), self._part
+        parts = level_values(books[:, :, :s], codes)
         if self.is_chain:
-            parts, following = parts[:, :, : self._part], parts[:, :-1, self._part :]
-            parts[:, 1:] += following
+            parts[:, 1:] += level_values(books[:-1, :, s:], codes[:, :-1])
         parts = parts.reshape(len(codes), -1)
         name = "weighted_restore" if weighted else "restore"
         if isinstance(codes, np.ndarray):
@@ -281,10 +295,6 @@ class RowQuantizer:
         """Compute look-up tables (q, m, 256) float32: queries x (q, d) times each centroid."""
         matrix = self._restore
         parts = product(matrix, x) if isinstance(matrix, IntMatrix) else x @ matrix
-        parts = parts.reshape(len(x), self.residual_bytes, self._part)
-        if self.is_chain:
-            following = np.roll(parts, -1, axis=1)  # The last centroids of a chain are 0 there.
-            parts = np.concatenate([parts, following], axis=2)
         return look_up_tables(parts, self._columns, self._steps)
 
     def residual_arrays(self) -> tuple[np.ndarray, np.ndarray]:

@@ -54,7 +54,10 @@ def fit_residual(weighted: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit_chain(parts: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Fit codebooks (m, 256, 2·s) of a chain to parts (n, m·s), from those of parts alone."""
+    """Fit codebooks (m, 256, 2·s) of a chain to parts (n, m·s), from those of parts alone.
+
+    The byte before begins with numbers like the part's, each axis in an order of its own.
+    """
     m, _, s = codebooks.shape
     others = np.random.default_rng(0).permuted(codebooks[1:], axis=1)
     chain = np.zeros((m, CENTROIDS, 2 * s), np.float32)

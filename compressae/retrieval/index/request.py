@@ -210,21 +210,25 @@ def _is_plain(queries: Any) -> bool:
 def _unit_queries(rows: np.ndarray, first: int, zeros: bool) -> tuple[np.ndarray, np.ndarray]:
     """Equal to ``split_lengths`` of checked rows (m, d) but for rounding, in fewer passes.
 
+    A row is rounded the same whatever the others are.
+
     Args:
         rows: (m, d) floats.
         first: number of the first row.
         zeros: allow rows of zeros.
     """
-    x = rows
-    if rows.dtype != np.float32:
-        with np.errstate(over="ignore"):  # Infinite rows are refused below.
-            x = rows.astype(np.float32)
+    with np.errstate(over="ignore"):  # Infinite rows are refused below.
+        x = np.ascontiguousarray(rows, np.float32)
     squares = np.einsum("ij,ij->i", x, x)
-    if not _SMALL < squares.min() <= squares.max() < _LARGE:  # Or NaN.
-        check_rows(x, "queries", np.arange(first, first + len(x)), zeros)
-        return split_lengths(x)
-    length = np.sqrt(squares)
-    return x / length[:, None], length
+    if _SMALL < squares.min() <= squares.max() < _LARGE:
+        length = np.sqrt(squares)
+        return x / length[:, None], length
+    check_rows(x, "queries", np.arange(first, first + len(x)), zeros)
+    unusual = ~((squares > _SMALL) & (squares < _LARGE))
+    length = np.sqrt(np.where(unusual, 1, squares))
+    unit = x / length[:, None]
+    unit[unusual], length[unusual] = split_lengths(x[unusual])
+    return unit, length
 
 
 def _resolve_candidates(

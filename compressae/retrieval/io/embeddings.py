@@ -50,13 +50,13 @@ class Shard:
     source: np.ndarray | TensorPlace | ParquetColumn
 
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Read rows (m,) as a new float32 array (m, d)."""
+        """Read rows (m,) as a new float32 array (m, d), row by row in memory."""
         source = self.source
         numbers = source[rows] if isinstance(source, np.ndarray) else source.read(rows)
         if self.dtype_name == "bfloat16":
             return (numbers.astype(np.uint32) << 16).view(np.float32)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf; check_rows refuses.
-            return numbers.astype(np.float32)
+            return numbers.astype(np.float32, order="C")
 
 
 class Embeddings:

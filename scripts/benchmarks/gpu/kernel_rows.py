@@ -7,6 +7,7 @@ import torch
 from benchmarks.gpu.lab import Lab, Row, Task, timed
 from benchmarks.gpu.planted import planted
 
+from compressae.kernels.chain.gpu import encode_chain
 from compressae.kernels.cosine import code_gradients
 from compressae.kernels.decode import decode, sampled_matmul, sparse_t_matmul
 from compressae.kernels.encode import encode
@@ -179,6 +180,18 @@ def coding_rows(lab: Lab) -> Iterator[Task]:
             timed(lab, lambda: quantize_on_support(x, ids, values, weights, levels, sizes)),
             5 * n * k + 4 * n * d + fixed,
             gram,
+        ),
+    )
+    part = max(d // 16, 1)
+    parts = torch.randn(n, 16 * part, device=lab.device)
+    codebooks = torch.randn(16, 256, 2 * part, device=lab.device) / 2
+    yield Task(
+        "codes of a chain, 16 bytes",
+        f"{n} × {16 * part}",
+        lambda: Row(
+            timed(lab, lambda: encode_chain(parts, codebooks)),
+            16 * n * (4 * part + 1),
+            15 * 2 * n * 256 * 256,
         ),
     )
     dictionary = Dictionary(weights)

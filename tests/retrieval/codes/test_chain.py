@@ -8,7 +8,7 @@ import torch
 
 from compressae import CompresSAE, InputError, compress
 from compressae.kernels.backend import use
-from compressae.kernels.chain import reference
+from compressae.kernels.chain import Chain, encode_chain, reference
 from compressae.kernels.matmul import Centroids, nearest_centroids
 from compressae.retrieval import CompressedIndex, GpuIndex
 from compressae.retrieval.codes import load_codes
@@ -99,6 +99,31 @@ def test_a_search_holds_a_chain_in_8_bits(codes):
     restore, columns = D * 64 + 4 * D, BYTES * 256 * 2 * (D // BYTES)
     levels = quantizer.levels.nbytes + quantizer.gains.nbytes
     assert quantizer.nbytes == levels + restore + columns + 4 * BYTES
+
+
+def test_tensors_on_the_cpu_are_encoded_as_arrays(codes):
+    residual = np.random.default_rng(2).standard_normal((40, D)).astype(np.float32) / 5
+    found = codes.quantizer.encode_residual(torch.from_numpy(residual))
+    np.testing.assert_array_equal(found.numpy(), codes.quantizer.encode_residual(residual))
+
+
+def test_rows_of_few_axes_leave_less_error_than_by_parts_alone():
+    """16 bytes for 10 axes: six parts hold nothing."""
+    pytest.importorskip("faiss", reason="needs faiss, which trains residual codes")
+    rows = np.zeros((5000, 48), np.float32)
+    rows[:, :10] = np.random.default_rng(0).standard_normal((5000, 10))
+    (rotation, chain), (own_rotation, alone) = (fit_residual(x, 16) for x in (rows, rows[:4000]))
+    parts = rows @ rotation
+    error = parts - reference.decode(encode_chain(parts, Chain.of(chain)), chain)
+    own_parts = rows @ own_rotation
+    nearest = nearest_centroids(own_parts, Centroids.of(alone))
+    by_parts = alone[np.arange(16), nearest].reshape(own_parts.shape)
+    assert np.square(error).sum() < np.square(own_parts - by_parts).sum()
+
+
+def test_centroids_whose_products_are_not_finite_are_refused(codes):
+    with pytest.raises(InputError, match=r"centroids of up to .*; expected at most 1e\+15"):
+        replace(codes.quantizer, codebooks=codes.quantizer.codebooks * np.float32(1e30))
 
 
 @pytest.mark.parametrize(

@@ -153,10 +153,21 @@ def test_queries_of_a_file_are_those_of_an_array(model, table, queries, tmp_path
     np.testing.assert_array_equal(of_array.scores, of_file.scores)
 
 
-def test_a_reranked_score_does_not_depend_on_the_other_candidates(model, table, queries):
+@pytest.mark.parametrize("beside", [0, 1e-15, 1e15])
+def test_a_score_does_not_depend_on_the_queries_beside_it(model, table, queries, beside):
+    index = CompressedIndex(model.projection, make_codes(model, table, similarity="dot"))
+    alone = index.search(queries, 7)
+    for rows in (np.vstack([queries, queries[:1] * beside]), np.asfortranarray(queries)):
+        hits = index.search(rows.astype(np.float32, order="K"), 7)
+        np.testing.assert_array_equal(hits.ids[:9], alone.ids)
+        np.testing.assert_array_equal(hits.scores[:9], alone.scores)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_reranked_score_does_not_depend_on_the_other_candidates(model, table, queries, order):
     """Or a catalogue and its shards, which rerank fewer rows each, would differ by roundings."""
     index = CompressedIndex(model.projection, make_codes(model, table))
-    options = {"candidates": "all", "rerank": table}
+    options = {"candidates": "all", "rerank": np.array(table, order=order)}
     want = index.search(queries, N, **options)
     for count in (1, 2, 3, 5, 50):
         hits = index.search(queries, count, rerank_candidates=count, **options)

@@ -30,7 +30,7 @@ FLOORS = {
         "cached sharded", "catalogue counters", "rerank_table", "shards packed_table change",
         "view", "files", "names metadata version reader",
     ],
-    "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "size"],
+    "compressae.retrieval.codes": ["packed", "sparse fitted", "quantizer base", "residual", "size"],
     "compressae.retrieval.io": [
         "embeddings artifacts labels interactions", "atomic tensorfile parquet hub",
         "plain schema remote",

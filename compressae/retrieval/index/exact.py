@@ -117,19 +117,6 @@ def largest_dots(queries: np.ndarray, rows: np.ndarray, K: int) -> np.ndarray:
     return np.array([best(rows @ query, K)[0] for query in queries])
 
 
-def dots(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Dot products (c,) of rows (c, d) with a query (d,), each the same whatever other rows are.
-
-    A BLAS product adds a row up by its place in the block, so that a catalogue and its shards gave
-    an item scores that differ by a rounding. For the candidates of a query this is as fast. Rows
-    are C-contiguous, and d is at most 8,192, the buffer of numpy.
-
-    >>> dots(np.array([[1, 0], [0, 2]], np.float32), np.array([3, 4], np.float32))
-    array([3., 8.], dtype=float32)
-    """
-    return np.einsum("ij,j->i", rows, query)
-
-
 def search_blocks(
     queries: np.ndarray,
     blocks: Iterable[tuple[int, np.ndarray]],

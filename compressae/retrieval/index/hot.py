@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.index.exact import dots
 from compressae.retrieval.index.segments import check_ids
-from compressae.retrieval.io.embeddings import Similarity, as_embeddings
+from compressae.retrieval.io.embeddings import Similarity, as_embeddings, dots
 
 
 class HotRows:

@@ -11,14 +11,13 @@ from compressae.kernels.candidates import TOGETHER, TOGETHER_FROM_DISK, find_can
 from compressae.kernels.pages import random_access
 from compressae.kernels.topk import abs_topk, best
 from compressae.retrieval.errors import RerankError
-from compressae.retrieval.index.exact import dots
 from compressae.retrieval.index.exclusion import without
 from compressae.retrieval.index.hits import Hits, merge_hits
 from compressae.retrieval.index.hot import HotRows
 from compressae.retrieval.index.request import SearchRequest
 from compressae.retrieval.index.segments import Segment, watched
 from compressae.retrieval.index.table_rows import TableRows
-from compressae.retrieval.io.embeddings import Embeddings
+from compressae.retrieval.io.embeddings import Embeddings, dots
 
 _NO_ROWS = np.empty(0, np.int64)
 #: One row of so many is scored in the time in which all are searched by lists.

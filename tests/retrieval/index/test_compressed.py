@@ -159,6 +159,9 @@ def test_a_score_does_not_depend_on_the_queries_beside_it(model, table, queries,
     alone = index.search(queries, 7)
     for rows in (np.vstack([queries, queries[:1] * beside]), np.asfortranarray(queries)):
         hits = index.search(rows.astype(np.float32, order="K"), 7)
+        np.testing.assert_allclose(
+            hits.scores[9:], beside * alone.scores[: len(rows) - 9], rtol=1e-5
+        )
         np.testing.assert_array_equal(hits.ids[:9], alone.ids)
         np.testing.assert_array_equal(hits.scores[:9], alone.scores)
 

@@ -193,12 +193,8 @@ def panel_products(
             for _ in range(row_count)
         ]
         with cgutils.for_range(builder, pairs) as loop:
-            latents = []
-            for column in range(column_count):
-                offset = builder.add(builder.mul(loop.index, number(32)), number(16 * column))
-                loaded = builder.load(pointer(3, builder.add(start, offset), short))
-                loaded.align = 2
-                latents.append(builder.sext(loaded, wide))
+            columns = _panel_row(builder, pointer, start, loop.index, short, column_count, 2)
+            latents = [builder.sext(column, wide) for column in columns]
             for r in range(row_count):
                 offset = builder.add(
                     builder.mul(stride, number(r)), builder.mul(loop.index, number(2))
@@ -254,12 +250,7 @@ def panel_matmul(typing_context, rows, at, stride, panels, start, depth, out, pl
             for _ in range(row_count)
         ]
         with cgutils.for_range(builder, depth) as loop:
-            columns = []
-            for column in range(column_count):
-                offset = builder.add(builder.mul(loop.index, number(16)), number(8 * column))
-                loaded = builder.load(pointer(3, builder.add(start, offset), real))
-                loaded.align = 4
-                columns.append(loaded)
+            columns = _panel_row(builder, pointer, start, loop.index, real, column_count, 4)
             for r in range(row_count):
                 offset = builder.add(builder.mul(stride, number(r)), loop.index)
                 entry = builder.load(pointer(0, builder.add(at, offset), single))
@@ -305,12 +296,7 @@ def panel_min_plus(typing_context, costs, at, stride, panels, start, depth, out,
             for _ in range(row_count)
         ]
         with cgutils.for_range(builder, depth) as loop:
-            columns = []
-            for column in range(column_count):
-                offset = builder.add(builder.mul(loop.index, number(32)), number(lanes * column))
-                loaded = builder.load(pointer(3, builder.add(start, offset), words))
-                loaded.align = 2
-                columns.append(loaded)
+            columns = _panel_row(builder, pointer, start, loop.index, words, column_count, 2)
             for r in range(row_count):
                 offset = builder.add(builder.mul(stride, number(r)), loop.index)
                 entry = builder.load(pointer(0, builder.add(at, offset), word))
@@ -336,6 +322,18 @@ def _pointer(context, builder, signature, arguments, which, offset, kind):
     """Address of entry ``offset`` of the array that is argument ``which``, as one of ``kind``."""
     array = context.make_array(signature.args[which])(context, builder, arguments[which])
     return builder.bitcast(builder.gep(array.data, [offset]), kind.as_pointer())
+
+
+def _panel_row(builder, pointer, start, index, kind, count, align):
+    """Row ``index`` of the panel that argument 3 holds from ``start`` on: ``count`` vectors."""
+    columns, number = [], index.type
+    for column in range(count):
+        row = builder.mul(index, number(count * kind.count))
+        offset = builder.add(row, number(column * kind.count))
+        loaded = builder.load(pointer(3, builder.add(start, offset), kind))
+        loaded.align = align
+        columns.append(loaded)
+    return columns
 
 
 def _splat(builder, number, kind):

@@ -56,11 +56,7 @@ def look_up_tables(x: np.ndarray, codebooks: np.ndarray, steps: np.ndarray) -> n
     m, width, _ = codebooks.shape
     s = x.shape[1] // max(m, 1)
     padded = np.pad(x, ((0, 0), (0, width)))
-    cuts = [padded[:, i * s : i * s + width] for i in range(m)]
-    return (
-        np.array(
-            [cut @ (book * step) for cut, book, step in zip(cuts, codebooks, steps, strict=True)]
-        )
-        .reshape(m, len(x), 256)
-        .transpose(1, 0, 2)
-    )
+    out = np.empty((len(x), m, 256))
+    for i in range(m):
+        out[:, i] = padded[:, i * s : i * s + width] @ (codebooks[i] * steps[i])
+    return out

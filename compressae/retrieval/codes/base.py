@@ -95,6 +95,11 @@ class Codes(ABC):
         """Bytes of a row's residual code."""
 
     @property
+    def residual_dim(self) -> int:
+        """d of the rows that residual codes decode to; 0 without residual codes."""
+        return 0
+
+    @property
     @abstractmethod
     def nonzeros(self) -> np.ndarray:
         """Nonzeros of each row (n,) int64."""

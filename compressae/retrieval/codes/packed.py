@@ -103,6 +103,10 @@ class PackedCodes(Codes):
         return self.quantizer.residual_bytes
 
     @property
+    def residual_dim(self) -> int:
+        return self.quantizer.dim if self.residual_bytes else 0
+
+    @property
     def fitted(self) -> FittedQuantizer:
         """What other rows share with these, for ``compress(…, like=…)``."""
         longest = float(self.quantizer.gains[-1]) if self.quantizer.says_lengths else 1.0

@@ -131,8 +131,7 @@ class RowQuantizer:
         ]
         if not all(np.isfinite(array).all() for array in numbers):
             raise InputError("row quantiser: NaN or infinity in its arrays; encode the table again")
-        largest = float(np.abs(self.codebooks).max(initial=0))
-        if self.is_chain and largest > _LARGEST_CENTROID:
+        if self.is_chain and (largest := float(np.abs(self.codebooks).max())) > _LARGEST_CENTROID:
             raise InputError(
                 f"row quantiser: centroids of up to {largest:.1e}; expected at most "
                 f"{_LARGEST_CENTROID:.0e}, whose products are finite; encode the table again"
@@ -257,16 +256,16 @@ class RowQuantizer:
             if self.is_chain:
                 return encode_chain(parts, self._chain)
             return nearest_centroids(parts, self._centroids)
+        if self.is_chain and not uses_triton(residual):
+            return xp.from_numpy(self.encode_residual(residual.numpy()))
+        parts = residual @ self._beside("project", residual)
+        books = self._beside("codebooks", residual)
         if self.is_chain:
-            if not uses_triton(residual):
-                return xp.from_numpy(self.encode_residual(residual.numpy()))
             from compressae.kernels.chain.gpu import encode_chain as encode_tensors
 
-            parts = residual @ self._beside("project", residual)
-            return encode_tensors(parts, self._beside("codebooks", residual))
+            return encode_tensors(parts, books)
         # The centroid of least ‖y − c‖² is that of least ‖c‖²/2 − y·c.
-        parts = (residual @ self._beside("project", residual)).reshape(-1, m, s)
-        books = self._beside("codebooks", residual)
+        parts = parts.reshape(-1, m, s)
         half_norms = xp.einsum("mcs,mcs->mc", books, books) / 2
         nearest = [(half_norms[p] - parts[:, p] @ books[p].T).argmin(1) for p in range(m)]
         return xp.asarray(xp.stack(nearest, 1), dtype=xp.uint8)

@@ -165,8 +165,7 @@ class Projection:
             InputError: codes of another model, number of latents or width.
         """
         self.check_made(codes.model_id)
-        restore, _ = codes.residual_arrays()
-        width = len(restore) if codes.residual_bytes else self.dim
+        width = codes.residual_dim or self.dim
         if codes.latents != self.latents or width != self.dim:
             raise InputError(
                 f"codes over {codes.latents} latents, of rows of {width}; expected {self.latents} "

@@ -95,7 +95,7 @@ class FittedQuantizer:
             "least_benefit": self.least_benefit,
             "longest": self.longest,
         }
-        save_artifact(path, KIND, settings, {_STEM: self.quantizer.arrays()})
+        save_artifact(path, KIND, settings, {_STEM: self.quantizer.stored_arrays()})
 
     @classmethod
     def load(cls, path: str | Path) -> "FittedQuantizer":

@@ -356,7 +356,8 @@ class PackedCodes(Codes):
         return {"data": self.data, **counts}
 
     def shared_arrays(self) -> dict[str, np.ndarray]:
-        return {f"quantizer.{name}": array for name, array in self.quantizer.arrays().items()}
+        stored = self.quantizer.stored_arrays()
+        return {f"quantizer.{name}": array for name, array in stored.items()}
 
     def with_rows(self, rows: int, arrays: dict[str, np.ndarray]) -> "PackedCodes":
         if not {"data"} <= set(arrays) <= {"data", "counts"}:

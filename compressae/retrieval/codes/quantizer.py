@@ -39,6 +39,9 @@ _AXES = {
     "restore": 2,
     "codebooks": 3,
 }
+#: Arrays that lie in files in 8 bits, and the axes over which numbers have one step.
+_IN_STEPS: dict[str, tuple[int, ...]] = {"restore": (0,), "codebooks": (1, 2)}
+_NUMBERS, _STEPS = "{}_8_bits", "{}_steps"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +56,8 @@ class RowQuantizer:
     A gain byte scales the row to its least-squares length, and for dot products to that of the row
     itself: no byte is added for row lengths.
 
-    A search holds ``restore`` and the codebooks in 8 bits if they were rounded to 8 bits, by
-    ``fit_residual`` and ``rounded_columns``; those of older files are held in float32.
+    Files and searches hold ``restore`` and the codebooks in 8 bits if they were rounded to 8 bits,
+    by ``fit_residual`` and ``rounded_columns``; otherwise in float32.
 
     Attributes:
         latents: h.
@@ -335,20 +338,47 @@ class RowQuantizer:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a saved folder."""
+        """The arrays by name."""
         return {
             _STORED_AS.get(f.name, f.name): getattr(self, f.name)
             for f in fields(self)
             if f.name != "latents"
         }
 
+    def stored_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of a saved folder: those in whole steps as int8 beside their steps."""
+        arrays = self.arrays()
+        for name, axes in _IN_STEPS.items():
+            steps = steps_of(arrays[name], axes)
+            numbers = np.rint(arrays[name] / np.expand_dims(steps, axes)).astype(np.int8)
+            # To the bit: a checksum is of the arrays, and −0 would come back as 0.
+            if numbers.size and _in_steps(numbers, steps, axes).tobytes() == arrays[name].tobytes():
+                del arrays[name]
+                arrays |= {_NUMBERS.format(name): numbers, _STEPS.format(name): steps}
+        return arrays
+
     @classmethod
     def from_arrays(cls, latents: int, arrays: dict[str, np.ndarray]) -> "RowQuantizer":
-        """Make a quantiser from the arrays of a saved folder.
+        """Make a quantiser from its arrays, stored or not.
 
         Raises:
             InputError: an array is missing or unknown, or they do not fit together.
         """
+        arrays = dict(arrays)
+        for name, axes in _IN_STEPS.items():
+            numbers, steps = (arrays.get(kind.format(name)) for kind in (_NUMBERS, _STEPS))
+            if numbers is None or steps is None or name in arrays:
+                continue
+            own = np.delete(numbers.shape, [a for a in axes if a < numbers.ndim])
+            dtypes = numbers.dtype, steps.dtype
+            if dtypes != (np.int8, np.float32) or steps.shape != tuple(own):
+                raise InputError(
+                    f"row quantiser: {name} in {dtypes[0]} of shape {numbers.shape}, in {dtypes[1]}"
+                    f" steps of shape {steps.shape}; expected int8 and a float32 step for each of "
+                    f"{tuple(own)}; encode the table again"
+                )
+            arrays[name] = _in_steps(numbers, steps, axes)
+            del arrays[_NUMBERS.format(name)], arrays[_STEPS.format(name)]
         names = {_STORED_AS.get(f.name, f.name): f.name for f in fields(cls) if f.name != "latents"}
         if set(arrays) != set(names):
             raise InputError(
@@ -364,6 +394,12 @@ class RowQuantizer:
                     f"expected {dtype} of {axes} axes; encode the table again"
                 )
         return cls(latents, **own)
+
+
+def _in_steps(numbers: np.ndarray, steps: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Numbers int8 times their steps, one for all numbers along ``axes``; infinite of bad files."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return numbers * np.expand_dims(steps, axes)
 
 
 def level_values(levels: Any, codes: Any) -> Any:

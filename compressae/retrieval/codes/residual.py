@@ -109,7 +109,7 @@ def rounded_columns(matrix: np.ndarray) -> np.ndarray:
 def rounded(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Round to whole steps, of which 127 are the largest |number| along axes."""
     steps = np.expand_dims(steps_of(array, axes), axes)
-    return np.rint(array / steps) * steps
+    return np.rint(array / steps) * steps + np.float32(0)  # No −0.
 
 
 def steps_of(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -1,12 +1,14 @@
 """FittedQuantizer: saved and loaded, refused where it is damaged, of the model that made it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from compressae import CompresSAE, InputError, compress, fit_quantizer
 from compressae.retrieval.codes import FittedQuantizer, load_like
+from compressae.retrieval.codes.quantizer import RowQuantizer
 
 N, D, H = 400, 10, 64
 
@@ -32,6 +34,54 @@ def test_a_saved_one_codes_alike(model, table, tmp_path, form, similarity):
     codes = [compress(model, table[:50], like=like) for like in (fitted, again)]
     assert np.array_equal(codes[0].data, codes[1].data)
     assert codes[0].settings == fitted.settings
+
+
+@pytest.fixture(scope="module")
+def quantizer(model, table):
+    return fit_quantizer(model, table, residual_bytes=2).quantizer
+
+
+def test_residual_arrays_lie_in_files_in_8_bits(quantizer):
+    stored = quantizer.stored_arrays()
+    for name, axes in (("restore", (0,)), ("codebooks", (1, 2))):
+        numbers, steps = stored[f"{name}_8_bits"], stored[f"{name}_steps"]
+        assert name not in stored and numbers.dtype == np.int8 and steps.dtype == np.float32
+        assert (np.abs(numbers).max(axes) == 127).all()
+    again = RowQuantizer.from_arrays(quantizer.latents, stored)
+    for name, array in quantizer.arrays().items():
+        assert array.tobytes() == again.arrays()[name].tobytes()  # No −0 that became 0, either.
+
+
+@pytest.mark.parametrize("name", ["restore", "codebooks"])
+@pytest.mark.parametrize("other", [0.3, -0.0])
+def test_arrays_that_8_bits_do_not_hold_lie_in_files_as_they_are(quantizer, name, other):
+    array = getattr(quantizer, name).copy()
+    array.flat[np.abs(array).argmin()] = other * np.abs(array).max() / 127
+    kept = replace(quantizer, **{name: array})
+    stored = kept.stored_arrays()
+    assert stored[name].dtype == np.float32 and f"{name}_8_bits" not in stored
+    again = RowQuantizer.from_arrays(kept.latents, stored)
+    assert getattr(again, name).tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: a | {"codebooks_steps": a["codebooks_steps"][:1]}, "a float32 step for each of"),
+        (lambda a: a | {"codebooks_steps": a["codebooks_steps"][:, None]}, "a float32 step for"),
+        (lambda a: a | {"restore_steps": a["restore_steps"].astype(float)}, "in float64 steps"),
+        (lambda a: a | {"restore_8_bits": a["restore_8_bits"].astype(np.int16)}, "in int16"),
+        (lambda a: a | {"restore_8_bits": a["restore_8_bits"].ravel()}, "a float32 step for"),
+        (lambda a: a | {"restore": np.zeros((D, D), np.float32)}, "encode the table again"),
+        (lambda a: {n: v for n, v in a.items() if n != "restore_steps"}, "encode the table again"),
+        (lambda a: a | {"codebooks_steps": np.full_like(a["codebooks_steps"], 1e38)}, "infinity"),
+        (lambda a: a | {"codebooks_steps": a["codebooks_steps"] * np.float32("nan")}, "NaN or"),
+    ],
+)
+def test_8_bits_of_a_file_are_not_trusted(quantizer, change, said):
+    arrays = change(quantizer.stored_arrays())
+    with pytest.raises(InputError, match=said):
+        RowQuantizer.from_arrays(quantizer.latents, arrays)
 
 
 def test_it_is_that_of_compress(model, table):

@@ -364,21 +364,7 @@ class RowQuantizer:
         Raises:
             InputError: an array is missing or unknown, or they do not fit together.
         """
-        arrays = dict(arrays)
-        for name, axes in _IN_STEPS.items():
-            numbers, steps = (arrays.get(kind.format(name)) for kind in (_NUMBERS, _STEPS))
-            if numbers is None or steps is None or name in arrays:
-                continue
-            own = np.delete(numbers.shape, [a for a in axes if a < numbers.ndim])
-            dtypes = numbers.dtype, steps.dtype
-            if dtypes != (np.int8, np.float32) or steps.shape != tuple(own):
-                raise InputError(
-                    f"row quantiser: {name} in {dtypes[0]} of shape {numbers.shape}, in {dtypes[1]}"
-                    f" steps of shape {steps.shape}; expected int8 and a float32 step for each of "
-                    f"{tuple(own)}; encode the table again"
-                )
-            arrays[name] = _in_steps(numbers, steps, axes)
-            del arrays[_NUMBERS.format(name)], arrays[_STEPS.format(name)]
+        arrays = _without_steps(arrays)
         names = {_STORED_AS.get(f.name, f.name): f.name for f in fields(cls) if f.name != "latents"}
         if set(arrays) != set(names):
             raise InputError(
@@ -400,6 +386,25 @@ def _in_steps(numbers: np.ndarray, steps: np.ndarray, axes: tuple[int, ...]) -> 
     """Numbers int8 times their steps, one for all numbers along ``axes``; infinite of bad files."""
     with np.errstate(over="ignore", invalid="ignore"):
         return numbers * np.expand_dims(steps, axes)
+
+
+def _without_steps(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Stored arrays, not trusted, with those in 8 bits as float32."""
+    arrays = dict(arrays)
+    for name, axes in _IN_STEPS.items():
+        both = _NUMBERS.format(name), _STEPS.format(name)
+        if name in arrays or not set(both) <= set(arrays):
+            continue
+        numbers, steps = (arrays.pop(each) for each in both)
+        shape = tuple(size for axis, size in enumerate(numbers.shape) if axis not in axes)
+        if (numbers.dtype, steps.dtype, steps.shape) != (np.int8, np.float32, shape):
+            raise InputError(
+                f"row quantiser: {name} in {numbers.dtype} of shape {numbers.shape}, in "
+                f"{steps.dtype} steps of shape {steps.shape}; expected int8 and float32 steps of "
+                f"shape {shape}; encode the table again"
+            )
+        arrays[name] = _in_steps(numbers, steps, axes)
+    return arrays
 
 
 def level_values(levels: Any, codes: Any) -> Any:

@@ -67,11 +67,20 @@ def test_arrays_that_8_bits_do_not_hold_lie_in_files_as_they_are(quantizer, name
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda a: a | {"codebooks_steps": a["codebooks_steps"][:1]}, "a float32 step for each of"),
-        (lambda a: a | {"codebooks_steps": a["codebooks_steps"][:, None]}, "a float32 step for"),
+        (
+            lambda a: a | {"codebooks_steps": a["codebooks_steps"][:1]},
+            "expected int8 and float32 steps",
+        ),
+        (
+            lambda a: a | {"codebooks_steps": a["codebooks_steps"][:, None]},
+            "expected int8 and float32 steps",
+        ),
         (lambda a: a | {"restore_steps": a["restore_steps"].astype(float)}, "in float64 steps"),
         (lambda a: a | {"restore_8_bits": a["restore_8_bits"].astype(np.int16)}, "in int16"),
-        (lambda a: a | {"restore_8_bits": a["restore_8_bits"].ravel()}, "a float32 step for"),
+        (
+            lambda a: a | {"restore_8_bits": a["restore_8_bits"].ravel()},
+            "expected int8 and float32 steps",
+        ),
         (lambda a: a | {"restore": np.zeros((D, D), np.float32)}, "encode the table again"),
         (lambda a: {n: v for n, v in a.items() if n != "restore_steps"}, "encode the table again"),
         (lambda a: a | {"codebooks_steps": np.full_like(a["codebooks_steps"], 1e38)}, "infinity"),

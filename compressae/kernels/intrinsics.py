@@ -9,6 +9,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I32 = ir.IntType(32)
+#: Rows that are multiplied with a panel together.
+PANEL_ROWS = 8
 
 
 @intrinsic
@@ -50,12 +52,8 @@ def at_least(typing_context, data, at, least):
     def code(context, builder, signature, arguments):
         vector = ir.VectorType(arguments[2].type, 64)
         place = _address(context, builder, signature, arguments)
-        numbers = builder.load(builder.bitcast(place, vector.as_pointer()))
-        numbers.align = 1
-        nothing = ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(nothing, arguments[2], _I32(0))
-        first = ir.Constant(ir.VectorType(_I32, 64), [0] * 64)
-        level = builder.shuffle_vector(one, nothing, first)
+        numbers = _load(builder, place, 64)
+        level = _splat(builder, arguments[2], vector)
         whole = isinstance(signature.args[0].dtype, types.Integer)
         compare = builder.icmp_signed if whole else builder.fcmp_ordered
         return builder.bitcast(compare(">=", numbers, level), ir.IntType(64))
@@ -95,7 +93,8 @@ def dot_i8_i16(typing_context, weights, at, numbers):
 
         def load(start, first):
             places = [builder.add(first, first.type(32 * half)) for half in range(2)]
-            return [builder.sext(_load_bytes(builder, start, place), wide) for place in places]
+            parts = [_load(builder, builder.gep(start, [place]), 32) for place in places]
+            return [builder.sext(part, wide) for part in parts]
 
         return _dot_i16(context, builder, signature, arguments, load)
 
@@ -115,21 +114,13 @@ def dot_u4_i16(typing_context, weights, at, numbers):
         four, low = (ir.Constant(ir.VectorType(byte, 32), [number] * 32) for number in (4, 15))
 
         def load(start, first):
-            pairs = _load_bytes(builder, start, builder.lshr(first, first.type(1)))
+            pairs = _load(builder, builder.gep(start, [builder.lshr(first, first.type(1))]), 32)
             parts = builder.and_(pairs, low), builder.lshr(pairs, four)
             return [builder.zext(part, wide) for part in parts]
 
         return _dot_i16(context, builder, signature, arguments, load)
 
     return types.int32(weights, at, numbers), code
-
-
-def _load_bytes(builder, start, place):
-    """Load 32 bytes as a vector, aligned or not."""
-    kind = ir.VectorType(ir.IntType(8), 32).as_pointer()
-    loaded = builder.load(builder.bitcast(builder.gep(start, [place]), kind))
-    loaded.align = 1
-    return loaded
 
 
 def _dot_i16(context, builder, signature, arguments, load):
@@ -140,7 +131,6 @@ def _dot_i16(context, builder, signature, arguments, load):
     instructions (``pmaddwd``).
     """
     wide, half = ir.VectorType(_I32, 32), ir.VectorType(_I32, 16)
-    kind = ir.VectorType(ir.IntType(16), 32).as_pointer()
     start = _address(context, builder, signature, arguments)
     query = context.make_array(signature.args[2])(context, builder, arguments[2])
     count = query.nitems
@@ -148,8 +138,7 @@ def _dot_i16(context, builder, signature, arguments, load):
     with cgutils.for_range_slice(builder, count.type(0), count, count.type(64)) as (first, _):
         for part, (total, weights) in enumerate(zip(sums, load(start, first), strict=True)):
             place = builder.add(first, count.type(32 * part))
-            loaded = builder.load(builder.bitcast(builder.gep(query.data, [place]), kind))
-            loaded.align = 1
+            loaded = _load(builder, builder.gep(query.data, [place]), 32)
             products = builder.mul(weights, builder.sext(loaded, wide))
             even = builder.shuffle_vector(products, products, _places(range(0, 32, 2)))
             odd = builder.shuffle_vector(products, products, _places(range(1, 32, 2)))
@@ -168,172 +157,165 @@ def _dot_i16(context, builder, signature, arguments, load):
 def panel_products(
     typing_context, rows, at, stride, panels, start, pairs, out, place, width, scale
 ):
-    """Multiply four int16 rows with a panel of 16 latents, in int32; store float32 times ``scale``.
+    """Multiply eight int16 rows with a panel of 16 latents in int32; store float32 times ``scale``.
 
     Equal to ``out[place + width·r + l] = scale · Σ_t rows[at + stride·r + t] · latent_l[t]`` for r
-    of 0…3 and l of 0…15, t over 2·``pairs`` numbers. A panel begins at ``panels[start]`` and holds
+    of 0…7 and l of 0…15, t over 2·``pairs`` numbers. A panel begins at ``panels[start]`` and holds
     two numbers of each latent in turn: (pairs, 16, 2). Products are added in neighbouring pairs,
     the pattern that LLVM turns into multiply-add instructions (``pmaddwd``).
     """
 
     def code(context, builder, signature, arguments):
-        word, row_count, column_count = ir.IntType(16), 4, 2
-        short, wide = ir.VectorType(word, 16), ir.VectorType(_I32, 16)
+        short, wide = ir.VectorType(ir.IntType(16), 16), ir.VectorType(_I32, 16)
         half, real = ir.VectorType(_I32, 8), ir.VectorType(ir.FloatType(), 8)
 
-        def pointer(which, offset, kind):
-            return _pointer(context, builder, signature, arguments, which, offset, kind)
+        def entry(pointer):
+            pair = builder.load(builder.bitcast(pointer, _I32.as_pointer()))
+            pair.align = 2
+            return builder.bitcast(_splat(builder, pair, half), short)
 
-        at, stride, start, pairs, place, width, scale = (
-            arguments[i] for i in (1, 2, 4, 5, 7, 8, 9)
+        def add(total, pair, latents):
+            products = builder.mul(builder.sext(pair, wide), builder.sext(latents, wide))
+            even = builder.shuffle_vector(products, products, _places(range(0, 16, 2)))
+            odd = builder.shuffle_vector(products, products, _places(range(1, 16, 2)))
+            return builder.add(total, builder.add(even, odd))
+
+        def finish(total):
+            return builder.fmul(builder.sitofp(total, real), _splat(builder, arguments[9], real))
+
+        nothing = ir.Constant(half, [0] * 8)
+        return _panel(
+            context, builder, signature, arguments, 16, nothing, entry, add, finish, step=2
         )
-        number = pairs.type
-        sums = [
-            [cgutils.alloca_once_value(builder, ir.Constant(half, [0] * 8)) for _ in range(2)]
-            for _ in range(row_count)
-        ]
-        with cgutils.for_range(builder, pairs) as loop:
-            columns = _panel_row(builder, pointer, start, loop.index, short, column_count, 2)
-            latents = [builder.sext(column, wide) for column in columns]
-            for r in range(row_count):
-                offset = builder.add(
-                    builder.mul(stride, number(r)), builder.mul(loop.index, number(2))
-                )
-                pair = builder.load(pointer(0, builder.add(at, offset), _I32))
-                pair.align = 2
-                factor = builder.sext(builder.bitcast(_splat(builder, pair, half), short), wide)
-                for column in range(column_count):
-                    products = builder.mul(factor, latents[column])
-                    even = builder.shuffle_vector(products, products, _places(range(0, 16, 2)))
-                    odd = builder.shuffle_vector(products, products, _places(range(1, 16, 2)))
-                    total = builder.add(builder.load(sums[r][column]), builder.add(even, odd))
-                    builder.store(total, sums[r][column])
-        for r in range(row_count):
-            for column in range(column_count):
-                total = builder.sitofp(builder.load(sums[r][column]), real)
-                offset = builder.add(builder.mul(width, number(r)), number(8 * column))
-                stored = builder.store(
-                    builder.fmul(total, _splat(builder, scale, real)),
-                    pointer(6, builder.add(place, offset), real),
-                )
-                stored.align = 4
-        return context.get_dummy_value()
 
     return types.void(rows, at, stride, panels, start, pairs, out, place, width, scale), code
 
 
 @intrinsic
 def panel_matmul(typing_context, rows, at, stride, panels, start, depth, out, place, width):
-    """Multiply four float32 rows with a panel of 16 columns.
+    """Multiply eight float32 rows with a panel of 16 columns.
 
-    Equal to ``out[place + width·r + l] = Σ_t rows[at + stride·r + t] · column_l[t]`` for r of 0…3
+    Equal to ``out[place + width·r + l] = Σ_t rows[at + stride·r + t] · column_l[t]`` for r of 0…7
     and l of 0…15, t over ``depth`` numbers. A panel begins at ``panels[start]``: (depth, 16). Each
     sum is a chain of fused multiply-adds in the order of t, whatever the other rows are.
     """
 
     def code(context, builder, signature, arguments):
-        row_count, column_count = 4, 2
-        single = ir.FloatType()
-        real = ir.VectorType(single, 8)
-        at, stride, start, depth, place, width = (arguments[i] for i in (1, 2, 4, 5, 7, 8))
-        number = depth.type
-        name = "llvm.fma.v8f32"
+        lanes = 16 if _has_avx512(context) else 8
+        real = ir.VectorType(ir.FloatType(), lanes)
+        name = f"llvm.fma.v{lanes}f32"
         multiply_add = builder.module.globals.get(name) or ir.Function(
             builder.module, ir.FunctionType(real, [real] * 3), name
         )
 
-        def pointer(which, offset, kind):
-            return _pointer(context, builder, signature, arguments, which, offset, kind)
+        def entry(pointer):
+            return _splat(builder, builder.load(pointer), real)
 
-        sums = [
-            [cgutils.alloca_once_value(builder, ir.Constant(real, [0.0] * 8)) for _ in range(2)]
-            for _ in range(row_count)
-        ]
-        with cgutils.for_range(builder, depth) as loop:
-            columns = _panel_row(builder, pointer, start, loop.index, real, column_count, 4)
-            for r in range(row_count):
-                offset = builder.add(builder.mul(stride, number(r)), loop.index)
-                entry = builder.load(pointer(0, builder.add(at, offset), single))
-                factor = _splat(builder, entry, real)
-                for column in range(column_count):
-                    total = builder.load(sums[r][column])
-                    total = builder.call(multiply_add, [factor, columns[column], total])
-                    builder.store(total, sums[r][column])
-        for r in range(row_count):
-            for column in range(column_count):
-                offset = builder.add(builder.mul(width, number(r)), number(8 * column))
-                stored = builder.store(
-                    builder.load(sums[r][column]), pointer(6, builder.add(place, offset), real)
-                )
-                stored.align = 4
-        return context.get_dummy_value()
+        def add(total, factor, column):
+            return builder.call(multiply_add, [factor, column, total])
+
+        nothing = ir.Constant(real, [0.0] * lanes)
+        return _panel(context, builder, signature, arguments, 16, nothing, entry, add)
 
     return types.void(rows, at, stride, panels, start, depth, out, place, width), code
 
 
 @intrinsic
 def panel_min_plus(typing_context, costs, at, stride, panels, start, depth, out, place, width):
-    """Min-plus product of four int16 rows with a panel of 32 columns: a step of Viterbi's search.
+    """Min-plus product of eight int16 rows with a panel of 32 columns: a step of Viterbi's search.
 
     Equal to ``out[place + width·r + l] = min_t costs[at + stride·r + t] + column_l[t]`` for r of
-    0…3 and l of 0…31, t over ``depth`` numbers; no sum may be beyond int16. A panel begins at
+    0…7 and l of 0…31, t over ``depth`` numbers; no sum may be beyond int16. A panel begins at
     ``panels[start]``: (depth, 32).
     """
 
     def code(context, builder, signature, arguments):
-        row_count, column_count, lanes = 4, 2, 16
-        word = ir.IntType(16)
-        words = ir.VectorType(word, lanes)
-        at, stride, start, depth, place, width = (arguments[i] for i in (1, 2, 4, 5, 7, 8))
-        number = depth.type
+        lanes = 32 if _has_avx512(context) else 16
+        words = ir.VectorType(ir.IntType(16), lanes)
 
-        def pointer(which, offset, kind):
-            return _pointer(context, builder, signature, arguments, which, offset, kind)
+        def entry(pointer):
+            return _splat(builder, builder.load(pointer), words)
 
-        largest = ir.Constant(words, [32767] * lanes)
-        least = [
-            [cgutils.alloca_once_value(builder, largest) for _ in range(column_count)]
-            for _ in range(row_count)
-        ]
-        with cgutils.for_range(builder, depth) as loop:
-            columns = _panel_row(builder, pointer, start, loop.index, words, column_count, 2)
-            for r in range(row_count):
-                offset = builder.add(builder.mul(stride, number(r)), loop.index)
-                entry = builder.load(pointer(0, builder.add(at, offset), word))
-                cost = _splat(builder, entry, words)
-                for column in range(column_count):
-                    total = builder.add(cost, columns[column])
-                    before = builder.load(least[r][column])
-                    is_less = builder.icmp_signed("<", total, before)
-                    builder.store(builder.select(is_less, total, before), least[r][column])
-        for r in range(row_count):
-            for column in range(column_count):
-                offset = builder.add(builder.mul(width, number(r)), number(lanes * column))
-                stored = builder.store(
-                    builder.load(least[r][column]), pointer(6, builder.add(place, offset), words)
-                )
-                stored.align = 2
-        return context.get_dummy_value()
+        def add(least, cost, column):
+            total = builder.add(cost, column)
+            return builder.select(builder.icmp_signed("<", total, least), total, least)
+
+        nothing = ir.Constant(words, [32767] * lanes)
+        return _panel(context, builder, signature, arguments, 32, nothing, entry, add)
 
     return types.void(costs, at, stride, panels, start, depth, out, place, width), code
 
 
-def _pointer(context, builder, signature, arguments, which, offset, kind):
-    """Address of entry ``offset`` of the array that is argument ``which``, as one of ``kind``."""
-    array = context.make_array(signature.args[which])(context, builder, arguments[which])
-    return builder.bitcast(builder.gep(array.data, [offset]), kind.as_pointer())
+def _has_avx512(context):
+    """Whether code is for a processor with 32 vector registers, and ones of 512 bits."""
+    return "+avx512vl" in context.codegen().magic_tuple()[2].split(",")
 
 
-def _panel_row(builder, pointer, start, index, kind, count, align):
-    """Row ``index`` of the panel that argument 3 holds from ``start`` on: ``count`` vectors."""
-    columns, number = [], index.type
-    for column in range(count):
-        row = builder.mul(index, number(count * kind.count))
-        offset = builder.add(row, number(column * kind.count))
-        loaded = builder.load(pointer(3, builder.add(start, offset), kind))
-        loaded.align = align
-        columns.append(loaded)
-    return columns
+def _panel(
+    context,
+    builder,
+    signature,
+    arguments,
+    columns,
+    nothing,
+    entry,
+    add,
+    finish=lambda total: total,
+    step=1,
+):
+    """Build the code of the intrinsics above, whose first nine arguments mean the same.
+
+    Args:
+        columns: columns of a panel; a vector of sums is of as many as ``nothing`` has lanes.
+        nothing: what sums begin with.
+        entry: builds a vector of an entry of a row from its address.
+        add: builds what sums become from them, an entry and a vector of the panel.
+        finish: builds the results of sums.
+        step: numbers of an entry, in rows and panels.
+    """
+    at, stride, start, depth, place, width = (arguments[i] for i in (1, 2, 4, 5, 7, 8))
+    number, lanes = depth.type, nothing.type.count
+    # Sums fill half of the registers: 32 of AVX-512, or 16.
+    together = PANEL_ROWS if _has_avx512(context) else PANEL_ROWS // 2
+
+    def address(which, *terms):
+        """Of the entry of argument ``which`` whose number is the sum of terms: numbers, or two to
+        multiply."""
+        array = context.make_array(signature.args[which])(context, builder, arguments[which])
+        offset = number(0)
+        for term in terms:
+            term = builder.mul(*term) if isinstance(term, tuple) else term
+            offset = builder.add(offset, term)
+        return builder.gep(array.data, [offset])
+
+    for first in range(0, PANEL_ROWS, together):
+        rows, vectors = range(first, first + together), range(columns // lanes)
+        sums = [[cgutils.alloca_once_value(builder, nothing) for _ in vectors] for _ in rows]
+        with cgutils.for_range(builder, depth) as loop:
+            panel_row = []
+            for v in vectors:
+                offset = (loop.index, number(columns * step)), number(lanes * step * v)
+                panel_row.append(_load(builder, address(3, start, *offset), lanes * step))
+            for r, own in zip(rows, sums, strict=True):
+                row = (stride, number(r)), (loop.index, number(step))
+                factor = entry(address(0, at, *row))
+                for total, vector in zip(own, panel_row, strict=True):
+                    builder.store(add(builder.load(total), factor, vector), total)
+        for r, own in zip(rows, sums, strict=True):
+            for v, total in enumerate(own):
+                result = finish(builder.load(total))
+                to = address(6, place, (width, number(r)), number(lanes * v))
+                stored = builder.store(result, builder.bitcast(to, result.type.as_pointer()))
+                stored.align = 1
+    return context.get_dummy_value()
+
+
+def _load(builder, address, count):
+    """Load ``count`` numbers as a vector, aligned or not."""
+    kind = ir.VectorType(address.type.pointee, count).as_pointer()
+    loaded = builder.load(builder.bitcast(address, kind))
+    loaded.align = 1
+    return loaded
 
 
 def _splat(builder, number, kind):

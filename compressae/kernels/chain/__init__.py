@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressae.kernels.chain import cpu
-from compressae.kernels.matmul import Centroids, Panels, matmul, over_fours, whole
+from compressae.kernels.matmul import Centroids, Panels, matmul, over_eights, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,5 +85,5 @@ def encode_chain(parts: np.ndarray, chain: Chain, threads: int | None = None) ->
             b,
         )
 
-    over_fours(work, parts, codes, threads)
+    over_eights(work, parts, codes, threads)
     return codes[: len(parts)]

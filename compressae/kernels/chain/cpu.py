@@ -4,7 +4,7 @@ import numba
 import numpy as np
 
 from compressae.kernels.intrinsics import panel_matmul, panel_min_plus
-from compressae.kernels.matmul.cpu import PANEL, TOGETHER
+from compressae.kernels.matmul.cpu import PANEL, TOGETHER, fold_largest
 
 #: States of a part, and columns of a panel of pairs.
 STATES, PAIR_PANEL = 256, 32
@@ -15,9 +15,9 @@ BLOCK = 32
 LARGEST_PAIR, LARGEST_COST = 8000, 24000
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
-def _squares_less(parts, at, width, panels, p, half_norms, out):
-    """Fill out (4, 256) with ‖c‖²/2 − y·c of four rows' parts y and 256 centroids c."""
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _products(parts, at, width, panels, p, out):
+    """Fill out (8, 256) with y·c of eight rows' parts y and the 256 centroids c of part p."""
     s = panels.shape[2]
     flat_parts, flat_panels, flat_out = parts.reshape(-1), panels.reshape(-1), out.reshape(-1)
     for q in range(STATES // PANEL):
@@ -25,19 +25,18 @@ def _squares_less(parts, at, width, panels, p, half_norms, out):
             flat_parts, at, width, flat_panels, (p * (STATES // PANEL) + q) * s * PANEL, s,
             flat_out, PANEL * q, STATES,
         )  # fmt: skip
-    for r in range(TOGETHER):
-        for c in range(STATES):
-            out[r, c] = half_norms[p, c] - out[r, c]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
-def _in_steps(cost, scores, step, out):
-    """Add scores (256,) to costs and round them to int16 steps above the least, into out."""
-    low = np.float32(np.inf)
+def _in_steps(cost, half_norms, products, step, out):
+    """Add ‖c‖²/2 − y·c to costs (256,) and round them to int16 steps above the least, into out.
+
+    Products are overwritten.
+    """
     for j in range(len(cost)):
-        cost[j] += scores[j]
-    for j in range(len(cost)):
-        low = min(low, cost[j])
+        cost[j] += half_norms[j] - products[j]
+        products[j] = -cost[j]
+    low = -fold_largest(products)
     inverse, limit = np.float32(1) / step, np.float32(LARGEST_COST)
     for j in range(len(cost)):
         total = (cost[j] - low) * inverse + np.float32(0.5)
@@ -49,8 +48,7 @@ def _traced(costs, pairs):
     """The first state of least cost + pair, (256,) int16 each."""
     best = np.int32(1 << 30)
     for j in range(len(costs)):  # The state in the low bits: a minimum that vectorises.
-        total = ((np.int32(costs[j]) + np.int32(pairs[j])) << np.int32(8)) + np.int32(j)
-        best = min(best, total)
+        best = min(best, np.int32((costs[j] + pairs[j]) * 256 + j))
     return best & 255
 
 
@@ -58,7 +56,7 @@ def _traced(costs, pairs):
 def encode(
     parts, own, own_half_norms, following, half_norms, panels, pairs, steps, codes, start, stop
 ):
-    """Fill rows start..stop of codes (n, p) uint8; 4 divides all n.
+    """Fill rows start..stop of codes (n, p) uint8; 8 divides all n.
 
     Args:
         parts: (n, p·s) float32.
@@ -72,22 +70,24 @@ def encode(
     width = parts.shape[1]
     flat_panels = panels.reshape(-1)
     cost = np.empty((BLOCK, STATES), np.float32)
-    scores = np.empty((TOGETHER, STATES), np.float32)
+    products = np.empty((TOGETHER, STATES), np.float32)
     arriving = np.empty((count, BLOCK, STATES), np.int16)
     least = np.empty((BLOCK, STATES), np.int16)
     flat_least = least.reshape(-1)
     for first in range(start, stop, BLOCK):
         rows = min(BLOCK, stop - first)
         for i in range(0, rows, TOGETHER):
-            _squares_less(
-                parts, (first + i) * width, width, own, 0, own_half_norms, cost[i : i + TOGETHER]
-            )
+            _products(parts, (first + i) * width, width, own, 0, products)
+            for r in range(TOGETHER):
+                for b in range(STATES):
+                    cost[i + r, b] = own_half_norms[0, b] - products[r, b]
         for t in range(1, count):
             for i in range(0, rows, TOGETHER):
                 at = (first + i) * width + t * s
-                _squares_less(parts, at, width, following, t - 1, half_norms, scores)
+                _products(parts, at, width, following, t - 1, products)
                 for r in range(TOGETHER):
-                    _in_steps(cost[i + r], scores[r], steps[t], arriving[t, i + r])
+                    norms, out = half_norms[t - 1], arriving[t, i + r]
+                    _in_steps(cost[i + r], norms, products[r], steps[t], out)
             flat_arriving = arriving[t].reshape(-1)
             for q in range(STATES // PAIR_PANEL):
                 for i in range(0, rows, TOGETHER):
@@ -98,13 +98,13 @@ def encode(
                     )  # fmt: skip
             for i in range(0, rows, TOGETHER):
                 at = (first + i) * width + t * s
-                _squares_less(parts, at, width, own, t, own_half_norms, scores)
+                _products(parts, at, width, own, t, products)
                 for r in range(TOGETHER):
                     for b in range(STATES):
-                        cost[i + r, b] = least[i + r, b] * steps[t] + scores[r, b]
+                        square = own_half_norms[t, b] - products[r, b]
+                        cost[i + r, b] = least[i + r, b] * steps[t] + square
         for i in range(rows):
-            state = np.argmin(cost[i])
-            for t in range(count - 1, 0, -1):
-                codes[first + i, t] = state
-                state = _traced(arriving[t, i], pairs[t, state])
-            codes[first + i, 0] = state
+            codes[first + i, count - 1] = np.argmin(cost[i])
+        for t in range(count - 1, 0, -1):
+            for i in range(rows):  # Rows in turn: none waits for another's pairs.
+                codes[first + i, t - 1] = _traced(arriving[t, i], pairs[t, codes[first + i, t]])

@@ -62,7 +62,7 @@ def matmul(x: np.ndarray, matrix: Panels, threads: int | None = None) -> np.ndar
         raise ValueError(f"rows {x.shape}: expected (m, {matrix.panels.shape[1]})")
     padded = len(matrix.panels) * cpu.PANEL
     out = np.empty((whole(len(x)), padded), np.float32)
-    over_fours(lambda part, own, a, b: cpu.matmul(part, matrix.panels, own, a, b), x, out, threads)
+    over_eights(lambda part, own, a, b: cpu.matmul(part, matrix.panels, own, a, b), x, out, threads)
     out = out[: len(x), : matrix.columns]
     return np.ascontiguousarray(out)
 
@@ -112,26 +112,26 @@ def nearest_centroids(
     def work(part: np.ndarray, own: np.ndarray, a: int, b: int) -> None:
         cpu.nearest(part, centroids.panels, centroids.half_norms, own, a, b)
 
-    over_fours(work, parts, codes, threads)
+    over_eights(work, parts, codes, threads)
     return codes[: len(parts)]
 
 
 def whole(rows: int) -> int:
-    """Rows, rounded up to a multiple of 4."""
+    """Rows, rounded up to a multiple of 8."""
     return -(-rows // cpu.TOGETHER) * cpu.TOGETHER
 
 
-def over_fours(
+def over_eights(
     work: Callable[[np.ndarray, np.ndarray, int, int], None],
     x: np.ndarray,
     out: np.ndarray,
     threads: int | None,
 ) -> None:
-    """Call ``work(x, out, start, stop)`` on slices of whole fours; the last rows are padded."""
+    """Call ``work(x, out, start, stop)`` on slices of whole eights; the last rows are padded."""
     # Of one type each, so that one function is compiled.
     x = np.require(x, np.float32, ["C", "W"])
-    fours, rest = divmod(len(x), cpu.TOGETHER)
-    over_rows(lambda a, b: work(x, out, a * cpu.TOGETHER, b * cpu.TOGETHER), fours, threads)
+    eights, rest = divmod(len(x), cpu.TOGETHER)
+    over_rows(lambda a, b: work(x, out, a * cpu.TOGETHER, b * cpu.TOGETHER), eights, threads)
     if rest:
         last = np.zeros((cpu.TOGETHER, x.shape[1]), np.float32)
         last[:rest] = x[-rest:]

@@ -10,10 +10,10 @@ latents follow from row j of the Gram matrix and the products w·q_c, which are 
 import numba
 import numpy as np
 
-from compressae.kernels.intrinsics import at_least, lowest_bit, panel_products
+from compressae.kernels.intrinsics import PANEL_ROWS, at_least, lowest_bit, panel_products
 
 #: Latents of a panel, and rows that are multiplied with one together.
-PANEL, TOGETHER = 16, 4
+PANEL, TOGETHER = 16, PANEL_ROWS
 #: Rows whose products with all latents lie in the cache together.
 BLOCK = 64
 #: int16 that stands for 1, and what a product of two such numbers is multiplied with.
@@ -58,7 +58,7 @@ def to_panels(rows):
 
 @_jit
 def _multiply(rows, panels, scale, out):
-    """Multiply int16 rows (m, d) with all latents into out (m, h) float32; m a multiple of 4."""
+    """Multiply int16 rows (m, d) with all latents into out (m, h) float32; m a multiple of 8."""
     (m, d), h = rows.shape, out.shape[1]
     flat_rows, flat_panels, flat_out = rows.reshape(-1), panels.reshape(-1), out.reshape(-1)
     for p in range(panels.shape[0]):

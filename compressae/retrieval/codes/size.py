@@ -20,9 +20,9 @@ PACKED_TYPES: tuple[PackedType, ...] = ("int4", "int3", "int2")
 #: Centroids of a byte of a residual code.
 CENTROIDS = 256
 #: Fewest bytes of a residual code that is a chain, and rows that it is fitted to: with fewer its
-#: centroids fit these rows, not their kind. Fewest dimensions of a byte: with fewer the errors that
-#: it leaves are near the rounding of its search.
-_CHAIN_BYTES, _CHAIN_ROWS, _CHAIN_PART = 8, 1 << 12, 3
+#: centroids fit these rows, not their kind. With a byte for each dimension it is none: the errors
+#: left are near the rounding of its search.
+_CHAIN_BYTES, _CHAIN_ROWS = 8, 1 << 12
 #: Most nonzeros of a packed row: their count is one byte.
 MOST_NONZEROS = 255
 #: Fewer bytes than this that are left over go to nonzeros, not to a residual code.
@@ -182,11 +182,10 @@ def decoder_bytes(dim: int, latents: int) -> int:
 def is_chain(rows: int, dim: int, residual_bytes: int) -> bool:
     """Whether residual codes that are fitted to so many rows are a chain (``kernels.chain``).
 
-    >>> [is_chain(50_000, 384, m) for m in (4, 16, 112, 192)]
+    >>> [is_chain(50_000, 384, m) for m in (4, 16, 383, 384)]
     [False, True, True, False]
     """
-    is_wide = dim >= _CHAIN_PART * residual_bytes
-    return rows >= _CHAIN_ROWS and residual_bytes >= _CHAIN_BYTES and is_wide
+    return rows >= _CHAIN_ROWS and _CHAIN_BYTES <= residual_bytes < dim
 
 
 def quantizer_bytes(rows: int, dim: int, nonzeros: int, residual_bytes: int) -> int:

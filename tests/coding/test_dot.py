@@ -56,6 +56,18 @@ def test_length_gains_are_fine_where_long_rows_are_many(power):
     assert error < 0.004 * (1 + power)
 
 
+@pytest.mark.parametrize("deviation", [0.1, 0.3])
+def test_length_gains_leave_about_the_least_error(deviation):
+    """That of 239 levels for normal logarithms (Panter and Dite 1951): σ² √3 π / (2 · 239²)."""
+    logs = np.random.default_rng(0).standard_normal(20_000) * deviation
+    gains = fit_length_gains(np.exp(logs), float(np.exp(logs.max())))
+    nearest = gains[np.searchsorted((gains[1:] + gains[:-1]) / 2, np.exp(logs))]
+    weight = np.exp(2 * logs)  # As the fit weights them: still normal, of the same deviation.
+    error = (weight * (np.log(nearest) - logs) ** 2).sum() / weight.sum()
+    least = deviation**2 * np.sqrt(3) * np.pi / (2 * 239**2)
+    assert 0.8 * least < error < 1.2 * least
+
+
 def test_a_model_for_cosine_gives_codes_of_either_kind(table):
     items = table[0][1:-1]
     model = train(items, TrainConfig(latents=64, nonzeros=4, steps=4))

@@ -28,6 +28,14 @@ def test_codes_are_those_of_least_error(p, s, n):
     assert (errors(parts, codes, codebooks) <= 1.001 * best + 1e-6).all()
 
 
+def test_with_two_dimensions_a_byte_rounding_costs_little():
+    """Errors are small beside the products that are rounded: rows differ, their sum hardly."""
+    parts, codebooks = normal((200, 60)), normal((30, 256, 4), 1) * 0.7
+    codes, expected = encode_chain(parts, Chain.of(codebooks)), reference.encode(parts, codebooks)
+    assert (codes == expected).all(1).mean() > 0.5
+    assert errors(parts, codes, codebooks).sum() < 1.002 * errors(parts, expected, codebooks).sum()
+
+
 def test_of_all_codes_none_is_better():
     """Two bytes: the definition itself, against all 65,536 pairs of centroids."""
     parts, codebooks = normal((4, 6)), normal((2, 256, 6), 1)

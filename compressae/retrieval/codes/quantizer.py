@@ -483,7 +483,9 @@ def fit_length_gains(gains: np.ndarray, longest: float) -> np.ndarray:
     share = np.cumsum(ascending**2)
     places = (np.arange(_GAIN_SAMPLE) + 0.5) / _GAIN_SAMPLE * share[-1]
     drawn = ascending[np.minimum(np.searchsorted(share, places), len(share) - 1)]
-    usual = np.exp(_lloyd(np.log(drawn), 255 - _LONGER)[0])
+    logs = np.log(drawn)
+    # Of so many levels rounds move none far: they begin where they are to be.
+    usual = np.exp(_lloyd(logs, _companded(logs, 255 - _LONGER))[0])
     longest = max(longest, float(usual[-1]))
     longer = np.geomspace(longest, _HEADROOM * longest, _LONGER)
     return np.concatenate([[0], usual, longer]).astype(np.float32)
@@ -513,7 +515,7 @@ def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarra
     ranks = values.shape[1]
     columns = np.sort(values.astype(np.float64), axis=0).T
     # quantizers[r][b - 1]: levels and error of rank r with b bits, fitted up to one bit ahead.
-    quantizers = [[_lloyd(column, 2), _lloyd(column, 4)] for column in columns]
+    quantizers = [[_lloyd(c, _quantiles(c, count)) for count in (2, 4)] for c in columns]
     value_bits = np.ones(ranks, np.int64)
     for _ in range(round((bits - 1) * typical)):
         # By how much one more bit would reduce the error of each rank.
@@ -528,7 +530,8 @@ def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarra
             break
         value_bits[r] += 1
         if value_bits[r] < 8 and len(quantizers[r]) <= value_bits[r]:
-            quantizers[r].append(_lloyd(columns[r], 2 << int(value_bits[r])))
+            begin = _quantiles(columns[r], 2 << int(value_bits[r]))
+            quantizers[r].append(_lloyd(columns[r], begin))
     levels = np.full((ranks, 1 << int(value_bits.max())), np.inf, np.float32)
     for r in range(ranks):
         rank_levels = quantizers[r][value_bits[r] - 1][0]
@@ -536,16 +539,22 @@ def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarra
     return levels, value_bits
 
 
-def _lloyd(column: np.ndarray, count: int, rounds: int = 40) -> tuple[np.ndarray, float]:
-    """Fit ``count`` Lloyd–Max levels to sorted numbers: (levels (count,), mean squared error).
+def _quantiles(column: np.ndarray, count: int) -> np.ndarray:
+    """Levels (count,) of equal shares of numbers."""
+    return np.quantile(column, (np.arange(count) + 0.5) / count)
 
-    Levels begin as dense as the cube root of the numbers' density, the best of many levels (Panter
-    and Dite 1951): rounds move levels to their neighbours' places only, far too few of them.
-    """
-    sums, squares = (np.concatenate([[0], np.cumsum(c)]) for c in (column, column**2))
+
+def _companded(column: np.ndarray, count: int) -> np.ndarray:
+    """Levels (count,) as dense as the cube root of the density of numbers, the least squared error
+    of many levels (Panter and Dite 1951)."""
     edges = np.quantile(column, np.linspace(0, 1, _BINS + 1))  # Density is 1 / width.
     shares = np.concatenate([[0], np.cumsum(np.diff(edges) ** (2 / 3))])
-    levels = np.interp((np.arange(count) + 0.5) / count * shares[-1], shares, edges)
+    return np.interp((np.arange(count) + 0.5) / count * shares[-1], shares, edges)
+
+
+def _lloyd(column: np.ndarray, levels: np.ndarray, rounds: int = 40) -> tuple[np.ndarray, float]:
+    """Move levels (L,) to Lloyd–Max levels of sorted numbers, and their mean squared error."""
+    sums, squares = (np.concatenate([[0], np.cumsum(c)]) for c in (column, column**2))
     for _ in range(rounds):
         edges = np.searchsorted(column, (levels[1:] + levels[:-1]) / 2)
         bounds = np.concatenate([[0], edges, [len(column)]])

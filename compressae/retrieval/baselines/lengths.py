@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import faiss
 import numpy as np
 
 from compressae.retrieval.baselines.decoded import Decoded
-from compressae.retrieval.baselines.norm_explicit import length_ratios
-from compressae.retrieval.baselines.product import CENTROIDS, trained_pq
+from compressae.retrieval.baselines.norm_explicit import Lengths, length_ratios
+from compressae.retrieval.baselines.product import CENTROIDS
 from compressae.retrieval.baselines.sample import sample_rows
 from compressae.retrieval.baselines.weighted import Weighted
 from compressae.retrieval.io.embeddings import as_compared, split_lengths
@@ -38,9 +37,9 @@ class WithLengths(Decoded):
             lengths = split_lengths(batch)[1]
             factors[part] = length_ratios(lengths, self._decoded(start, part.stop))
         sample = factors[sample_rows(len(items), self.trained_rows)]
-        levels = trained_pq(1, 1, sample[:, None])
-        self._codes = levels.compute_codes(factors[:, None])[:, 0]
-        self._levels = faiss.vector_to_array(levels.centroids)
+        lengths_of_rows = Lengths(sample)
+        self._codes = lengths_of_rows.encode(factors)
+        self._levels = lengths_of_rows.levels
         self.code_nbytes = quantizer.code_nbytes + self._codes.nbytes
         self.constant_nbytes = quantizer.constant_nbytes + 4 * CENTROIDS
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import faiss
 import numpy as np
 
 from compressae.retrieval.baselines.decoded import Decoded
 from compressae.retrieval.baselines.faiss_index import divisor
 from compressae.retrieval.baselines.product import CENTROIDS, trained_pq
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, sample_rows
+from compressae.retrieval.codes.quantizer import length_levels
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import as_compared, split_lengths
 
@@ -39,9 +39,8 @@ class NormExplicitPQ(Decoded):
         sample, lengths = split_lengths(items.take(rows))
         self.shape, self.similarity, self.trained_rows = (n, d), items.similarity, len(rows)
         self._quantizer = trained_pq(d, m, np.ascontiguousarray(sample[lengths > 0]))
-        # The 256 ratios of the sample: Lloyd's quantiser in one dimension.
         directions = self._quantizer.decode(self._quantizer.compute_codes(sample))
-        self._norms = trained_pq(1, 1, length_ratios(lengths, directions)[:, None])
+        self._norms = Lengths(length_ratios(lengths, directions))
         self._codes = np.empty((n, m), np.uint8)
         self._norm_codes = np.empty(n, np.uint8)
         for start, batch in items.batches():
@@ -49,7 +48,7 @@ class NormExplicitPQ(Decoded):
             unit, lengths = split_lengths(batch)
             self._codes[part] = self._quantizer.compute_codes(unit)
             ratios = length_ratios(lengths, self._quantizer.decode(self._codes[part]))
-            self._norm_codes[part] = self._norms.compute_codes(ratios[:, None])[:, 0]
+            self._norm_codes[part] = self._norms.encode(ratios)
         self.code_nbytes = self._codes.nbytes + self._norm_codes.nbytes
         self.constant_nbytes = 4 * CENTROIDS * (d + 1)
 
@@ -61,9 +60,29 @@ class NormExplicitPQ(Decoded):
         return 1 + divisor(d, code_bytes - 1, "bytes a row")
 
     def decode(self, start: int, stop: int) -> np.ndarray:
-        centroids = faiss.vector_to_array(self._norms.centroids)
         rows: np.ndarray = self._quantizer.decode(self._codes[start:stop])
-        return rows * centroids[self._norm_codes[start:stop], None]
+        return rows * self._norms.levels[self._norm_codes[start:stop], None]
+
+
+class Lengths:
+    """Quantiser of lengths to a byte each, fitted as ours are (``length_levels``); 0 stays 0.
+
+    Args:
+        sample: (m,) lengths ≥ 0.
+
+    Attributes:
+        levels: (256,) float32.
+    """
+
+    def __init__(self, sample: np.ndarray) -> None:
+        above = sample[sample > 0]
+        levels = length_levels(above, CENTROIDS - 1) if len(above) else np.zeros(CENTROIDS - 1)
+        self.levels = np.concatenate([[0], levels]).astype(np.float32)
+
+    def encode(self, lengths: np.ndarray) -> np.ndarray:
+        """Codes (n,) uint8 of the levels nearest to lengths (n,)."""
+        middles = (self.levels[1:] + self.levels[:-1]) / 2
+        return np.searchsorted(middles, lengths).astype(np.uint8)
 
 
 def length_ratios(lengths: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -466,9 +466,8 @@ def fit_gains(gains: np.ndarray) -> np.ndarray:
 def fit_length_gains(gains: np.ndarray, longest: float) -> np.ndarray:
     """Fit the gains (256,) that gain bytes stand for where they include row lengths.
 
-    The first is 0, of rows of zeros. Most are a Lloyd–Max quantiser of the logarithms of the gains,
-    weighted by their squares: a step is a share of a length, and finer where long rows are many,
-    since those have the largest dot products. The last ones leave room for longer rows to come.
+    The first is 0, of rows of zeros, most are ``length_levels``, and the last ones leave room for
+    longer rows to come.
 
     Args:
         gains: (m,) gains of a sample, lengths included, above 0.
@@ -478,17 +477,29 @@ def fit_length_gains(gains: np.ndarray, longest: float) -> np.ndarray:
     >>> len(gains), float(gains[0]), float(gains[-1])
     (256, 0.0, 16.0)
     """
-    # Draw gains with probability in proportion to their squares, by quantiles.
-    ascending = np.sort(gains.astype(np.float64))
+    usual = length_levels(gains, 255 - _LONGER)
+    longest = max(longest, float(usual[-1]))
+    longer = np.geomspace(longest, _HEADROOM * longest, _LONGER)
+    return np.concatenate([[0], usual, longer]).astype(np.float32)
+
+
+def length_levels(lengths: np.ndarray, count: int) -> np.ndarray:
+    """Fit levels (count,) float64, ascending, to lengths (m,) above 0.
+
+    A Lloyd–Max quantiser of their logarithms, weighted by their squares: a step is a share of a
+    length, and finer where long rows are many, since those have the largest dot products.
+
+    >>> length_levels(np.array([1.0, 1.0, 4.0]), count=2).round(3)
+    array([1., 4.])
+    """
+    # Draw lengths with probability in proportion to their squares, by quantiles.
+    ascending = np.sort(lengths.astype(np.float64))
     share = np.cumsum(ascending**2)
     places = (np.arange(_GAIN_SAMPLE) + 0.5) / _GAIN_SAMPLE * share[-1]
     drawn = ascending[np.minimum(np.searchsorted(share, places), len(share) - 1)]
     logs = np.log(drawn)
-    # Of so many levels rounds move none far: they begin where they are to be.
-    usual = np.exp(_lloyd(logs, _companded(logs, 255 - _LONGER))[0])
-    longest = max(longest, float(usual[-1]))
-    longer = np.geomspace(longest, _HEADROOM * longest, _LONGER)
-    return np.concatenate([[0], usual, longer]).astype(np.float32)
+    # Of many levels rounds move none far: they begin where they are to be.
+    return np.exp(_lloyd(logs, _companded(logs, count))[0])
 
 
 def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarray, np.ndarray]:

@@ -68,6 +68,13 @@ def test_length_gains_leave_about_the_least_error(deviation):
     assert 0.8 * least < error < 1.2 * least
 
 
+def test_one_far_longer_row_leaves_the_others_their_lengths():
+    lengths = np.append(np.exp(np.random.default_rng(0).standard_normal(4000) * 0.2), 1e6)
+    gains = fit_length_gains(lengths, 1e6)
+    nearest = gains[np.abs(gains - lengths[:, None]).argmin(1)]
+    assert np.abs(nearest / lengths - 1).mean() < 0.01
+
+
 def test_a_model_for_cosine_gives_codes_of_either_kind(table):
     items = table[0][1:-1]
     model = train(items, TrainConfig(latents=64, nonzeros=4, steps=4))

@@ -11,25 +11,25 @@ from compressae.kernels.matmul.cpu import fold_largest
 DEPTH, STRIDE, WIDTH = 22, 29, 70
 
 
+def compile_for(has_avx512, name, monkeypatch):
+    """A function that calls an intrinsic, compiled for a processor with or without AVX-512."""
+    monkeypatch.setattr(intrinsics, "_has_avx512", lambda context: has_avx512)
+    panel = getattr(intrinsics, name)
+
+    @numba.njit
+    def call(rows, at, stride, panels, start, depth, out, place, width):
+        panel(rows, at, stride, panels, start, depth, out, place, width)
+
+    @numba.njit
+    def call_scaled(rows, at, stride, panels, start, depth, out, place, width, scale):
+        panel(rows, at, stride, panels, start, depth, out, place, width, scale)
+
+    return call_scaled if name == "panel_products" else call
+
+
 @pytest.fixture(params=[False, True], ids=["16 registers", "32 registers"])
 def compiled(request, monkeypatch):
-    """A function that calls an intrinsic, compiled for a processor with or without AVX-512."""
-    monkeypatch.setattr(intrinsics, "_has_avx512", lambda context: request.param)
-
-    def compile_(name):
-        panel = getattr(intrinsics, name)
-
-        @numba.njit
-        def call(rows, at, stride, panels, start, depth, out, place, width):
-            panel(rows, at, stride, panels, start, depth, out, place, width)
-
-        @numba.njit
-        def call_scaled(rows, at, stride, panels, start, depth, out, place, width, scale):
-            panel(rows, at, stride, panels, start, depth, out, place, width, scale)
-
-        return call_scaled if name == "panel_products" else call
-
-    return compile_
+    return lambda name: compile_for(request.param, name, monkeypatch)
 
 
 def check(call, rows, panels, out, columns, expected, *scale, step=1):
@@ -56,6 +56,24 @@ def test_float_rows_times_columns(compiled):
     out = np.full(11 + WIDTH * PANEL_ROWS, 7, np.float32)
     expected = used @ panels.reshape(-1, 16)[5 : 5 + DEPTH].astype(np.int64)
     check(compiled("panel_matmul"), rows, panels, out, 16, expected)
+
+
+def test_float_rows_have_the_same_bits_on_either_processor(monkeypatch):
+    """Those of fused multiply-adds in the order of the numbers."""
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal(STRIDE * PANEL_ROWS).astype(np.float32)
+    panels = rng.standard_normal(DEPTH * 16).astype(np.float32)
+    outs = []
+    for has_avx512 in (False, True):
+        outs.append(np.zeros(WIDTH * PANEL_ROWS, np.float32))
+        call = compile_for(has_avx512, "panel_matmul", monkeypatch)
+        call(rows, 0, STRIDE, panels, 0, DEPTH, outs[-1], 0, WIDTH)
+    assert np.array_equal(outs[0], outs[1])
+    sums = np.zeros((PANEL_ROWS, 16), np.float32)
+    for t in range(DEPTH):  # A fused one rounds once, as nearly always one in float64 does.
+        exact = rows.reshape(-1, STRIDE)[:, t, None].astype(float) * panels.reshape(-1, 16)[t]
+        sums = (exact + sums).astype(np.float32)
+    assert (outs[0].reshape(-1, WIDTH)[:, :16] == sums).mean() > 0.99
 
 
 def test_pairs_of_whole_numbers_times_latents(compiled):

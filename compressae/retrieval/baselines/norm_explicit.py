@@ -82,10 +82,11 @@ class Lengths:
     def encode(self, lengths: np.ndarray) -> np.ndarray:
         """Codes (n,) uint8 of the levels nearest to lengths (n,)."""
         middles = (self.levels[1:] + self.levels[:-1]) / 2
-        return np.searchsorted(middles, lengths).astype(np.uint8)
+        codes = np.searchsorted(middles, lengths)
+        return np.where(lengths > 0, codes.clip(1), codes).astype(np.uint8)
 
 
 def length_ratios(lengths: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Lengths (m,) of rows over those of their quantised directions (m, d)."""
+    """Lengths (m,) of rows over those of their quantised directions (m, d); 0 where those are 0."""
     norms = np.linalg.norm(directions, axis=1)
-    return (lengths / np.maximum(norms, 1e-12)).astype(np.float32)
+    return np.where(norms > 1e-6, lengths / np.maximum(norms, 1e-6), 0).astype(np.float32)

@@ -23,6 +23,8 @@ _RIDGE = 1e-2
 _LONGER, _HEADROOM = 16, 4.0
 #: Gains that are drawn to fit those of dot products.
 _GAIN_SAMPLE = 1 << 14
+#: Share of the weight of lengths that is the same for each, not by its square.
+_EQUAL_SHARE = 0.02
 #: Bins of equal share that tell how dense numbers are.
 _BINS = 1 << 10
 #: Largest number of a chain's centroids, whose products are finite.
@@ -324,7 +326,8 @@ class RowQuantizer:
             step = max((high - low) / 255, 1e-9)
             return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
         middles = beside((self.gains[1:] + self.gains[:-1]) / 2, gains)
-        return xp.asarray(xp.searchsorted(middles, gains), dtype=xp.uint8)
+        codes = xp.searchsorted(middles, gains)
+        return xp.asarray(xp.where(gains > 0, codes.clip(1), codes), dtype=xp.uint8)
 
     def prefix(self, k: int) -> "RowQuantizer":
         """Cut the quantiser to rows of their first k nonzeros, without a residual code."""
@@ -399,11 +402,12 @@ def _without_steps(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         numbers, steps = (arrays.pop(each) for each in both)
         shape = tuple(size for axis, size in enumerate(numbers.shape) if axis not in axes)
-        if (numbers.dtype, steps.dtype, steps.shape) != (np.int8, np.float32, shape):
+        own = numbers.ndim, numbers.dtype, steps.dtype, steps.shape
+        if own != (_AXES[name], np.int8, np.float32, shape):  # Else the product would be stretched.
             raise InputError(
                 f"row quantiser: {name} in {numbers.dtype} of shape {numbers.shape}, in "
-                f"{steps.dtype} steps of shape {steps.shape}; expected int8 and float32 steps of "
-                f"shape {shape}; encode the table again"
+                f"{steps.dtype} steps of shape {steps.shape}; expected int8 of {_AXES[name]} axes "
+                f"and float32 steps of shape {shape}; encode the table again"
             )
         arrays[name] = _in_steps(numbers, steps, axes)
     return arrays
@@ -487,14 +491,16 @@ def length_levels(lengths: np.ndarray, count: int) -> np.ndarray:
     """Fit levels (count,) float64, ascending, to lengths (m,) above 0.
 
     A Lloyd–Max quantiser of their logarithms, weighted by their squares: a step is a share of a
-    length, and finer where long rows are many, since those have the largest dot products.
+    length, and finer where long rows are many, since those have the largest dot products. A small
+    share of all weight is the same for each row: one far longer than the others leaves them some.
 
     >>> length_levels(np.array([1.0, 1.0, 4.0]), count=2).round(3)
     array([1., 4.])
     """
     # Draw lengths with probability in proportion to their squares, by quantiles.
     ascending = np.sort(lengths.astype(np.float64))
-    share = np.cumsum(ascending**2)
+    squares = np.square(ascending / ascending[-1])
+    share = np.cumsum((1 - _EQUAL_SHARE) * squares / squares.sum() + _EQUAL_SHARE / len(squares))
     places = (np.arange(_GAIN_SAMPLE) + 0.5) / _GAIN_SAMPLE * share[-1]
     drawn = ascending[np.minimum(np.searchsorted(share, places), len(share) - 1)]
     logs = np.log(drawn)

@@ -12,6 +12,7 @@ from compressae import InputError
 from compressae.retrieval import exact_search, recall_at
 from compressae.retrieval.baselines import BASELINES, build
 from compressae.retrieval.baselines.lengths import WithLengths
+from compressae.retrieval.baselines.norm_explicit import Lengths, length_ratios
 from compressae.retrieval.baselines.partitions import partitions
 from compressae.retrieval.baselines.weighted import Weighted
 from compressae.retrieval.codes.residual import principal_parts
@@ -405,3 +406,20 @@ def test_a_byte_for_the_length_of_rows_compared_by_dot_product():
     decoded = WithLengths(build("pq", table, code_bytes=4), table).decode(0, len(items))
     lengths = np.linalg.norm(items, axis=1)
     np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), lengths, rtol=0.05)
+
+
+def test_lengths_in_a_byte():
+    lengths = np.exp(np.random.default_rng(0).standard_normal(5000) * 0.3)
+    fitted = Lengths(np.append(lengths, 0))
+    np.testing.assert_allclose(fitted.levels[fitted.encode(lengths)], lengths, rtol=0.1)
+    error = np.abs(fitted.levels[fitted.encode(lengths)] / lengths - 1)
+    assert error.mean() < 0.003
+    # 0 stays 0, and nothing else is 0; without any length all are.
+    tiny = np.array([0, 1e-9, 1e9])
+    assert fitted.encode(tiny).tolist() == [0, 1, 255]
+    assert (Lengths(np.zeros(3)).levels == 0).all()
+
+
+def test_a_direction_of_zeros_has_no_length():
+    ratios = length_ratios(np.array([1, 2, 0]), np.array([[3, 4], [0, 0], [1, 0]], np.float32))
+    assert ratios.tolist() == [np.float32(0.2), 0, 0]

@@ -51,6 +51,25 @@ def test_codes_decode_to_sums_of_two_centroids(codes):
     np.testing.assert_allclose(by_tensors.numpy(), expected, atol=1e-5)
 
 
+def test_a_chain_whose_last_parts_are_padding(table):
+    """9 bytes of 2 dimensions for 10: columns of zeros, in the parts of least variance."""
+    model, rows = CompresSAE(10, H, 3, seed=1), table[:, :10]
+    model.settings = {"recipe": "pursuit"}
+    codes = compress(model, rows, residual_bytes=9)
+    assert codes.quantizer.is_chain and codes.quantizer.codebooks.shape == (9, 256, 4)
+    error, error_of_fewer = (
+        np.square(each.reconstruct(model.decoder.detach().numpy()) - units(rows)).sum()
+        for each in (codes, compress(model, rows, residual_bytes=8))
+    )
+    assert error < error_of_fewer
+    found = CompressedIndex(model.projection, codes).search(rows[:20], 1, candidates="all")
+    assert np.array_equal(found.ids[:, 0], np.arange(20))
+
+
+def units(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def test_look_up_tables_add_up_to_products_with_what_codes_decode_to(codes, table):
     bytes_of_rows, queries = codes.residual_codes()[:50], table[:4]
     tables = codes.query_tables(queries)

@@ -36,6 +36,12 @@ def test_a_saved_one_codes_alike(model, table, tmp_path, form, similarity):
     assert codes[0].settings == fitted.settings
 
 
+def eights(name, shape):
+    """An array in 8 bits of another shape, and a step for each first place."""
+    steps = np.ones(shape[:1], np.float32)
+    return {f"{name}_8_bits": np.ones(shape, np.int8), f"{name}_steps": steps}
+
+
 @pytest.fixture(scope="module")
 def quantizer(model, table):
     return fit_quantizer(model, table, residual_bytes=2).quantizer
@@ -69,20 +75,23 @@ def test_arrays_that_8_bits_do_not_hold_lie_in_files_as_they_are(quantizer, name
     [
         (
             lambda a: a | {"codebooks_steps": a["codebooks_steps"][:1]},
-            "expected int8 and float32 steps",
+            "and float32 steps of shape",
         ),
         (
             lambda a: a | {"codebooks_steps": a["codebooks_steps"][:, None]},
-            "expected int8 and float32 steps",
+            "and float32 steps of shape",
         ),
         (lambda a: a | {"restore_steps": a["restore_steps"].astype(float)}, "in float64 steps"),
         (lambda a: a | {"restore_8_bits": a["restore_8_bits"].astype(np.int16)}, "in int16"),
         (
             lambda a: a | {"restore_8_bits": a["restore_8_bits"].ravel()},
-            "expected int8 and float32 steps",
+            "and float32 steps of shape",
         ),
         (lambda a: a | {"restore": np.zeros((D, D), np.float32)}, "encode the table again"),
         (lambda a: {n: v for n, v in a.items() if n != "restore_steps"}, "encode the table again"),
+        (lambda a: a | eights("codebooks", ()), "expected int8 of 3 axes"),
+        (lambda a: a | eights("codebooks", (6000,)), "expected int8 of 3 axes"),
+        (lambda a: a | eights("codebooks", (2, 256)), "expected int8 of 3 axes"),
         (lambda a: a | {"codebooks_steps": np.full_like(a["codebooks_steps"], 1e38)}, "infinity"),
         (lambda a: a | {"codebooks_steps": a["codebooks_steps"] * np.float32("nan")}, "NaN or"),
     ],

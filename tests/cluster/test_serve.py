@@ -38,11 +38,21 @@ def serve():
 @pytest.fixture(scope="module")
 def address(cluster, serve):
     """Where Ray Serve listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
+
+
+def free_port():
+    """A free port that the system gives nobody in the meantime, as Ray's workers take many such."""
+    for port in np.random.default_rng().permutation(np.arange(20_000, 30_000)):
+        try:
+            with socket.create_server(("127.0.0.1", int(port))):
+                return int(port)
+        except OSError:
+            continue
+    raise RuntimeError("no free port from 20000 to 29999")
 
 
 def ask(address, path, body=None):

@@ -3,8 +3,8 @@
 import numba
 import numpy as np
 
-from compressae.kernels.intrinsics import panel_matmul, panel_min_plus
-from compressae.kernels.matmul.cpu import PANEL, TOGETHER, fold_largest
+from compressae.kernels.intrinsics import panel_min_plus
+from compressae.kernels.matmul.cpu import TOGETHER, fold_largest, multiply_part
 
 #: States of a part, and columns of a panel of pairs.
 STATES, PAIR_PANEL = 256, 32
@@ -13,18 +13,6 @@ BLOCK = 32
 #: Largest cost of a pair in steps, and of a state before it. A state at the limit never wins: the
 #: cheapest one, of cost 0, is ahead of it with any pair.
 LARGEST_PAIR, LARGEST_COST = 8000, 24000
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _products(parts, at, width, panels, p, out):
-    """Fill out (8, 256) with y·c of eight rows' parts y and the 256 centroids c of part p."""
-    s = panels.shape[2]
-    flat_parts, flat_panels, flat_out = parts.reshape(-1), panels.reshape(-1), out.reshape(-1)
-    for q in range(STATES // PANEL):
-        panel_matmul(
-            flat_parts, at, width, flat_panels, (p * (STATES // PANEL) + q) * s * PANEL, s,
-            flat_out, PANEL * q, STATES,
-        )  # fmt: skip
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
@@ -77,14 +65,14 @@ def encode(
     for first in range(start, stop, BLOCK):
         rows = min(BLOCK, stop - first)
         for i in range(0, rows, TOGETHER):
-            _products(parts, (first + i) * width, width, own, 0, products)
+            multiply_part(parts, (first + i) * width, width, own, 0, products)
             for r in range(TOGETHER):
                 for b in range(STATES):
                     cost[i + r, b] = own_half_norms[0, b] - products[r, b]
         for t in range(1, count):
             for i in range(0, rows, TOGETHER):
                 at = (first + i) * width + t * s
-                _products(parts, at, width, following, t - 1, products)
+                multiply_part(parts, at, width, following, t - 1, products)
                 for r in range(TOGETHER):
                     norms, out = half_norms[t - 1], arriving[t, i + r]
                     _in_steps(cost[i + r], norms, products[r], steps[t], out)
@@ -98,7 +86,7 @@ def encode(
                     )  # fmt: skip
             for i in range(0, rows, TOGETHER):
                 at = (first + i) * width + t * s
-                _products(parts, at, width, own, t, products)
+                multiply_part(parts, at, width, own, t, products)
                 for r in range(TOGETHER):
                     for b in range(STATES):
                         square = own_half_norms[t, b] - products[r, b]

@@ -43,6 +43,21 @@ def _first_at_least(scores, least):
     return 0
 
 
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def multiply_part(parts, at, width, panels, p, out):
+    """Fill out (8, 256) with y·c of eight rows' parts y and the 256 centroids c of part p.
+
+    The first row's part begins at entry ``at`` of ``parts``, the others ``width`` apart.
+    """
+    s = panels.shape[2]
+    flat_parts, flat_panels, flat_out = parts.reshape(-1), panels.reshape(-1), out.reshape(-1)
+    for q in range(256 // PANEL):
+        panel_matmul(
+            flat_parts, at, width, flat_panels, (p * (256 // PANEL) + q) * s * PANEL, s,
+            flat_out, PANEL * q, 256,
+        )  # fmt: skip
+
+
 @numba.njit(nogil=True, cache=True)
 def nearest(parts, panels, half_norms, codes, start, stop):
     """Fill rows start..stop of codes (m, p) with the nearest of 256 centroids of each part.
@@ -52,16 +67,10 @@ def nearest(parts, panels, half_norms, codes, start, stop):
     """
     count, s = panels.shape[0], panels.shape[2]
     width = parts.shape[1]
-    flat_parts, flat_panels = parts.reshape(-1), panels.reshape(-1)
     scores, copy = np.empty((TOGETHER, 256), np.float32), np.empty(256, np.float32)
-    flat_scores = scores.reshape(-1)
     for p in range(count):
         for i in range(start, stop, TOGETHER):
-            for q in range(256 // PANEL):
-                panel_matmul(
-                    flat_parts, i * width + p * s, width, flat_panels, (p * 16 + q) * s * PANEL, s,
-                    flat_scores, PANEL * q, 256,
-                )  # fmt: skip
+            multiply_part(parts, i * width + p * s, width, panels, p, scores)
             for r in range(TOGETHER):
                 for c in range(256):
                     scores[r, c] -= half_norms[p, c]

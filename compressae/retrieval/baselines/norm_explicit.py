@@ -8,7 +8,7 @@ from compressae.retrieval.baselines.decoded import Decoded
 from compressae.retrieval.baselines.faiss_index import divisor
 from compressae.retrieval.baselines.product import CENTROIDS, trained_pq
 from compressae.retrieval.baselines.sample import TRAIN_ROWS, sample_rows
-from compressae.retrieval.codes.quantizer import length_levels
+from compressae.retrieval.codes.quantizer import length_codes, length_levels
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.embeddings import as_compared, split_lengths
 
@@ -81,9 +81,8 @@ class Lengths:
 
     def encode(self, lengths: np.ndarray) -> np.ndarray:
         """Codes (n,) uint8 of the levels nearest to lengths (n,)."""
-        middles = (self.levels[1:] + self.levels[:-1]) / 2
-        codes = np.searchsorted(middles, lengths)
-        return np.where(lengths > 0, codes.clip(1), codes).astype(np.uint8)
+        codes: np.ndarray = length_codes(self.levels, lengths)
+        return codes
 
 
 def length_ratios(lengths: np.ndarray, directions: np.ndarray) -> np.ndarray:

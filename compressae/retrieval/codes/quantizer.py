@@ -325,9 +325,7 @@ class RowQuantizer:
             low, high = float(self.gains[0]), float(self.gains[-1])
             step = max((high - low) / 255, 1e-9)
             return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
-        middles = beside((self.gains[1:] + self.gains[:-1]) / 2, gains)
-        codes = xp.searchsorted(middles, gains)
-        return xp.asarray(xp.where(gains > 0, codes.clip(1), codes), dtype=xp.uint8)
+        return length_codes(self.gains, gains)
 
     def prefix(self, k: int) -> "RowQuantizer":
         """Cut the quantiser to rows of their first k nonzeros, without a residual code."""
@@ -506,6 +504,21 @@ def length_levels(lengths: np.ndarray, count: int) -> np.ndarray:
     logs = np.log(drawn)
     # Of many levels rounds move none far: they begin where they are to be.
     return np.exp(_lloyd(logs, _companded(logs, count))[0])
+
+
+def length_codes(levels: np.ndarray, lengths: Any) -> Any:
+    """Numbers (n,) uint8 of the levels nearest to lengths (n,); only 0 has level 0, which is 0.
+
+    Args:
+        levels: (256,) float32, ascending.
+        lengths: an array, or a tensor, which returns one on its device.
+
+    >>> length_codes(np.array([0, 1, 4], np.float32), np.array([0, 0.1, 3], np.float32))
+    array([0, 1, 2], dtype=uint8)
+    """
+    xp = namespace(lengths)
+    codes = xp.searchsorted(beside((levels[1:] + levels[:-1]) / 2, lengths), lengths)
+    return xp.asarray(xp.where(lengths > 0, codes.clip(1), codes), dtype=xp.uint8)
 
 
 def fit_levels(values: np.ndarray, bits: float, typical: int) -> tuple[np.ndarray, np.ndarray]:

@@ -181,6 +181,14 @@ def test_latent_dropout_out_of_range_is_refused(share, recipe):
         TrainConfig(latent_dropout=share, recipe=recipe)
 
 
+@pytest.mark.parametrize(
+    ("power", "recipe"), [(-0.1, "pursuit"), (0.6, "pursuit"), (0.1, "paper"), (np.nan, "pursuit")]
+)
+def test_whitening_out_of_range_is_refused(power, recipe):
+    with pytest.raises(ValueError, match=f"whitening = {power} with recipe '{recipe}'"):
+        TrainConfig(whitening=power, recipe=recipe)
+
+
 @pytest.mark.parametrize("nonzeros", [0, 66])
 def test_nonzeros_must_fit_the_latents(nonzeros):
     with pytest.raises(ValueError, match=f"nonzeros = {nonzeros}: expected"):

@@ -45,6 +45,12 @@ training_options = option_group(
         help="Share of the latents left out of each training step. .15 codes rows that were "
         "not trained on better, where fewer than ten were for each latent.",
     ),
+    click.option(
+        "--whitening",
+        type=float,
+        help="Power of the rows' second moment that they are divided by before the dictionary is "
+        "learned, 0 to .5.  [default: .4 of recipe pursuit, else 0]",
+    ),
     click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
     click.option(
         "--device",
@@ -76,6 +82,7 @@ def make_config(hold_out: int, settings: dict[str, Any]) -> Any:
             similarity=settings["similarity"] or "cosine",
             decoder_bits=settings["decoder_bits"],
             latent_dropout=settings["latent_dropout"],
+            whitening=settings["whitening"],
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -1,7 +1,7 @@
 """Encode rows to nonzeros, and quantise nonzeros to the bytes of packed rows."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from compressae.retrieval.codes.quantizer import (
     fit_gains,
     fit_length_gains,
     fit_levels,
+    fit_scaled_gains,
     level_values,
 )
 from compressae.retrieval.codes.residual import fit_residual, rounded_columns
@@ -32,6 +33,8 @@ from compressae.retrieval.errors import InputError
 _LEVEL_ROUNDS = 2
 #: How far a gain of dot products may be beyond the largest, as of rows at the limit.
 _BEYOND = 1.1
+#: Share of the squares of two vectors' lengths above which they are not along one line.
+_ALONG = 1e-4
 #: Ridge of the least-squares values.
 _RIDGE = 1e-4
 
@@ -176,6 +179,29 @@ class Coder:
         dots = partial(namespace(x).einsum, "nd,nd->n")
         return _ratio(dots(x, reconstruction), dots(reconstruction, reconstruction))
 
+    def scaled_gains(self, x: Any, reconstruction: Any, residual: Any) -> tuple[Any, Any, Any]:
+        """Least-squares gains and scales: x ≈ gain·(reconstruction + scale·residual).
+
+        Args:
+            x, reconstruction, residual: (m, d) weighted.
+
+        Returns:
+            Gains (r,), scales (r,) and squared lengths gain²·‖residual‖² (r,), float32, of the rows
+            that have them: those whose residual is neither 0 nor along the reconstruction.
+        """
+        dots = partial(namespace(x).einsum, "nd,nd->n")
+        a, b, c = (
+            dots(reconstruction, reconstruction),
+            dots(reconstruction, residual),
+            dots(residual, residual),
+        )
+        along, beside = dots(x, reconstruction), dots(x, residual)
+        size, first = a * c - b * b, along * c - beside * b
+        has_both = (size > _ALONG * a * c) & (first > 0)
+        gains = (first / size)[has_both]
+        scales = ((beside * a - along * b) / first)[has_both]
+        return gains, scales, gains * gains * c[has_both]
+
 
 def _ratio(a: Any, b: Any) -> Any:
     """Divide a by b where b is above 0; 1 elsewhere."""
@@ -226,7 +252,8 @@ def fit_row_quantizer(
     # Fit the levels of each rank to the least-squares values, then quantise those jointly.
     x = coder.put(x)
     weighted, decoder = coder.weigh(x), coder.weighted_decoder
-    ids, values = coder.code(x, nonzeros)
+    support = coder.support(x, nonzeros)
+    ids, values = coder.values(weighted, support)
     value_array = fetch(values)
     levels, bits = fit_levels(value_array, value_bits, typical or nonzeros)
     codes = quantize_on_support(weighted, ids, values, decoder, levels, 1 << bits)
@@ -241,12 +268,20 @@ def fit_row_quantizer(
             levels[rank, :size][is_used] = (sums / np.maximum(counts, 1))[is_used]
         codes = quantize_on_support(weighted, ids, values, decoder, levels, 1 << bits)
 
-    # Fit the residual's rotation and centroids to what the quantised nonzeros leave.
-    reconstruction = decode(ids, level_values(levels, codes), decoder)
+    # Fit the residual's rotation and centroids to what the quantised nonzeros leave. For cosine
+    # residuals are directions: the gain byte says their scale.
+    if typical in (None, nonzeros):
+        reconstruction = decode(ids, level_values(levels, codes), decoder)
+    else:
+        reconstruction = _of_any_length(coder, weighted, support, levels, 1 << bits)
     rotation = np.empty((d, 0), np.float32)
     codebooks = np.empty((0, 256, 0), np.float32)
+    is_scaled = residual_bytes > 0 and lengths is None
+    residual = weighted - reconstruction
+    if is_scaled:
+        residual = _directions(residual)
     if residual_bytes:
-        rotation, codebooks = fit_residual(fetch(weighted - reconstruction), residual_bytes)
+        rotation, codebooks = fit_residual(fetch(residual), residual_bytes)
     inverse_weighting = np.linalg.inv(coder.error_weighting.astype(np.float64)).astype(np.float32)
     quantizer = RowQuantizer(
         latents=latents,
@@ -257,15 +292,24 @@ def fit_row_quantizer(
         project=rotation,
         restore=rounded_columns(inverse_weighting @ rotation),
         codebooks=codebooks,
+        scales=np.ones(256, np.float32),
     )
 
     # Fit the gains that the gain bytes stand for.
-    gains = fetch(_close(coder, quantizer, weighted, reconstruction)[1])
+    decoded = _decoded(quantizer, quantizer.encode_residual(residual))
+    if is_scaled:
+        gains, scales, energies = map(fetch, coder.scaled_gains(weighted, reconstruction, decoded))
+        if len(gains) == 0:  # Nonzeros leave nothing but a gain.
+            gains, scales = fetch(coder.gains(weighted, reconstruction)), np.zeros(1)
+        energy = float(energies.mean()) if len(energies) else 0.0
+        gains, scales = fit_scaled_gains(gains, scales, energy)
+        return replace(quantizer, gains=gains, scales=scales)
+    gains = fetch(coder.gains(weighted, reconstruction + decoded))
     if lengths is None:
-        quantizer.gains[:] = fit_gains(gains)
+        fitted = fit_gains(gains)
     else:
-        quantizer.gains[:] = fit_length_gains(gains * lengths, longest * float(gains.max()))
-    return quantizer
+        fitted = fit_length_gains(gains * lengths, longest * float(gains.max()))
+    return replace(quantizer, gains=fitted)
 
 
 def pack_rows(
@@ -284,9 +328,17 @@ def pack_rows(
     decoder, sizes = coder.weighted_decoder, 1 << quantizer.value_bits
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
-    residual_codes, gains = _close(coder, quantizer, weighted, reconstruction)
-    gain_bytes = quantizer.encode_gain(_check_gains(gains * lengths, quantizer))[:, None]
-    head = namespace(weighted).concatenate([residual_codes, gain_bytes], axis=1)
+    residual = weighted - reconstruction
+    if quantizer.is_scaled:
+        residual = _directions(residual)
+    residual_codes = quantizer.encode_residual(residual)
+    decoded = _decoded(quantizer, residual_codes)
+    if quantizer.is_scaled:
+        gain_bytes = quantizer.encode_scaled_gain(weighted, reconstruction, decoded)
+    else:
+        gains = coder.gains(weighted, reconstruction + decoded) * lengths
+        gain_bytes = quantizer.encode_gain(_check_gains(gains, quantizer))
+    head = namespace(weighted).concatenate([residual_codes, gain_bytes[:, None]], axis=1)
     return fetch(packed.pack(head, ids, codes, quantizer.layout))
 
 
@@ -304,21 +356,27 @@ def _check_gains(gains: Any, quantizer: RowQuantizer) -> Any:
     return gains
 
 
-def _close(
-    coder: Coder, quantizer: RowQuantizer, weighted: Any, reconstruction: Any
-) -> tuple[Any, Any]:
-    """Encode the residual of a reconstruction and fit the gain of both together.
+def _of_any_length(
+    coder: Coder, weighted: Any, support: Any, levels: np.ndarray, sizes: np.ndarray
+) -> Any:
+    """Reconstructions (m, d), weighted, from the first 1, 2, … K and again 1, 2, … latents of rows:
+    those of a budget, which differ in k."""
+    reconstruction = namespace(weighted).zeros_like(weighted)
+    decoder, (n, most) = coder.weighted_decoder, support.shape
+    for k in range(1, min(n, most) + 1):
+        rows = coder.put(np.arange(k - 1, n, most))
+        own = weighted[rows]
+        ids, values = coder.values(own, support[rows, :k])
+        codes = quantize_on_support(own, ids, values, decoder, levels, sizes)
+        reconstruction[rows] = decode(ids, level_values(levels, codes), decoder)
+    return reconstruction
 
-    Args:
-        coder: the coder of the table.
-        quantizer: the quantiser of the table.
-        weighted: (m, d) weighted rows.
-        reconstruction: (m, d) weighted, from the quantised nonzeros.
 
-    Returns:
-        Residual codes (m, residual_bytes) uint8 and gains (m,) float32.
-    """
-    residual_codes = quantizer.encode_residual(weighted - reconstruction)
-    if quantizer.residual_bytes:
-        reconstruction = reconstruction + quantizer.decode_residual(residual_codes, weighted=True)
-    return residual_codes, coder.gains(weighted, reconstruction)
+def _directions(x: Any) -> Any:
+    """Rows of unit length; those of zeros stay."""
+    return x / namespace(x).linalg.norm(x, axis=1).clip(min=1e-12)[:, None]
+
+
+def _decoded(quantizer: RowQuantizer, codes: Any) -> Any:
+    """Weighted residuals (m, d) of their codes; 0 without residual codes."""
+    return quantizer.decode_residual(codes, weighted=True) if quantizer.residual_bytes else 0

@@ -39,8 +39,10 @@ def load_checkpoint(
     """
     artifact = load_artifact(path, KIND)
     expected = {**asdict(config), "rows": shape[0], "dim": shape[1]}
-    older = {"similarity": "cosine", "decoder_bits": config.decoder_bits, "latent_dropout": 0.0}
-    recorded = older | artifact.settings["config"]  # Older ones lack some settings.
+    # Older ones lack some settings.
+    older: dict[str, Any] = {"similarity": "cosine", "decoder_bits": config.decoder_bits}
+    older |= {"latent_dropout": 0.0, "whitening": 0.0}
+    recorded = older | artifact.settings["config"]
     recorded |= {k: artifact.settings[k] for k in ("rows", "dim")}
     cure = "resume with the settings and table it was made with, or train without resuming"
     check_same(f"{path}: checkpoint of", recorded, expected, cure)

@@ -10,9 +10,11 @@ from compressae.retrieval.io.embeddings import SIMILARITIES, Similarity
 Recipe = Literal["pursuit", "autoencoder", "paper"]
 
 #: Defaults of each recipe.
-_OPTIMISER = dict(steps=3000, batch=1024, learning_rate=1e-3, decoder_bits=32, nonzeros=32)
+_OPTIMISER = dict(
+    steps=3000, batch=1024, learning_rate=1e-3, decoder_bits=32, nonzeros=32, whitening=0.0
+)
 _RECIPES: dict[str, dict[str, Any]] = {
-    "pursuit": dict(steps=80, batch=16384, decoder_bits=4, nonzeros=8),
+    "pursuit": dict(steps=80, batch=16384, decoder_bits=4, nonzeros=8, whitening=0.4),
     "autoencoder": dict(**_OPTIMISER, warmup=50, decay=0.4, wide_weight=0.0),
     "paper": dict(**_OPTIMISER, warmup=0, decay=0.0, wide_weight=0.125),
 }
@@ -51,6 +53,9 @@ class TrainConfig:
         latent_dropout: share of the latents, drawn anew, that each step leaves out (of "pursuit");
             0 ≤ share < 1. With fewer than ten training rows a latent, 0.15 codes rows better that
             were not trained on, and those that were a little worse (docs/log.md).
+        whitening: p, 0 to 0.5 (of "pursuit", whose default is 0.4): the dictionary is learned from
+            rows times the power −p of their second moment, so that latents do not crowd in the
+            directions of most variance. 0 learns from rows as they are (docs/log.md).
         seed: of the initialisation, the order of rows and the choice of residuals.
 
     Raises:
@@ -76,6 +81,7 @@ class TrainConfig:
     similarity: Similarity = "cosine"
     decoder_bits: Literal[4, 32] | None = None
     latent_dropout: float = 0.0
+    whitening: float = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.recipe not in _RECIPES:
@@ -105,6 +111,11 @@ class TrainConfig:
             raise ValueError(
                 f"latent_dropout = {self.latent_dropout} with recipe {self.recipe!r}: expected 0, "
                 "or a share below 1 with recipe 'pursuit'"
+            )
+        if not 0 <= self.whitening <= 0.5 or (self.whitening and self.recipe != "pursuit"):
+            raise ValueError(
+                f"whitening = {self.whitening} with recipe {self.recipe!r}: expected 0, or up to "
+                "0.5 with recipe 'pursuit'"
             )
         if not 1 <= self.nonzeros <= self.latents:
             raise ValueError(

@@ -31,6 +31,8 @@ _DENSE = 32
 #: Ridge of the least-squares values.
 _REFIT_RIDGE = 1e-4
 _START_NOISE = 0.3
+#: Share of the largest eigenvalue that is added to the second moment of rows before whitening.
+_WHITENING_RIDGE = 1e-2
 #: Part of the training during which dead latents are resampled.
 _RESAMPLE_UNTIL = 0.8
 
@@ -41,9 +43,11 @@ class PursuitRun:
     A step encodes one batch by pursuit, then moves the dictionary towards the least-squares
     solution over the latest codes of every row seen so far (the method of optimal directions, Engan
     et al. 1999, online as in Mairal et al. 2010). Dead latents are resampled from residuals of
-    poorly reconstructed rows. Every random choice comes from a generator of the seed and the step,
-    so that a resumed run repeats an uninterrupted one. Rows, codes and the dictionary are arrays on
-    the CPU and tensors on a GPU; a checkpoint of either resumes on the other.
+    poorly reconstructed rows. Rows are whitened in part (``TrainConfig.whitening``), and the
+    model's dictionary is brought back to their space. Every random choice comes from a generator of
+    the seed and the step, so that a resumed run repeats an uninterrupted one. Rows, codes and the
+    dictionary are arrays on the CPU and tensors on a GPU; a checkpoint of either resumes on the
+    other.
     """
 
     def __init__(self, items: Embeddings, config: TrainConfig, device: torch.device = _CPU) -> None:
@@ -53,6 +57,9 @@ class PursuitRun:
         rng = np.random.default_rng([config.seed, 0, 0])
         rows = rng.choice(n, SAMPLE_ROWS, replace=False) if n > SAMPLE_ROWS else np.arange(n)
         x = unit_rows(items.take(np.sort(rows)))
+        if config.whitening:
+            whitening, self._back = _whitening(x, config.whitening)
+            x = unit_rows(x @ whitening)
         n, d = x.shape
         assert config.batch is not None and config.steps is not None
         self.steps = config.steps
@@ -74,6 +81,8 @@ class PursuitRun:
         """The model so far: its encoder is its decoder, without bias, rounded if so configured."""
         model = CompresSAE(self.x.shape[1], self.config.latents, self.config.nonzeros)
         weights = fetch(self.weights)
+        if self.config.whitening:
+            weights = unit_rows(weights @ self._back)
         if self.config.decoder_bits == 4:
             weights = IntMatrix.of_entries(round_directions(weights)).to_float32()
         with torch.no_grad():
@@ -193,6 +202,14 @@ class PursuitRun:
                 self.seen = tensor.numpy()
             else:
                 setattr(self, name, self._put(tensor.numpy()))
+
+
+def _whitening(x: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """The second moment (d, d) of rows x (n, d) to a power −p, and to p, float32."""
+    moment, axes = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
+    scales = (np.maximum(moment, 0) / moment[-1] + _WHITENING_RIDGE) ** power
+    there, back = (axes / scales) @ axes.T, (axes * scales) @ axes.T
+    return there.astype(np.float32), back.astype(np.float32)
 
 
 def _squares(ids: Any, values: Any, h: int) -> Any:

@@ -112,10 +112,10 @@ def test_unpacking_rows_outside_the_data_is_refused(start, count):
 def test_rescoring_is_the_reference_for_any_rows(table, seed):
     rows, _, nonzeros = table
     layout, rng = rows.layout, np.random.default_rng(seed)
-    levels, gains, query, lookups = (
+    levels, gains, scales, query, lookups = (
         rng.standard_normal(shape).astype(np.float32)
         for shape in (
-            (len(layout.value_bits), 1 << int(layout.value_bits.max())), 256,
+            (len(layout.value_bits), 1 << int(layout.value_bits.max())), 256, 256,
             1 << layout.id_bits, (layout.fixed - 1, 256),
         )
     )  # fmt: skip
@@ -124,15 +124,16 @@ def test_rescoring_is_the_reference_for_any_rows(table, seed):
     expected = np.array([
         reference.rescore(
             rows.data[end - length : end].tobytes(), len(ids), layout.id_bits, layout.value_bits,
-            levels, gains, query, lookups,
+            levels, gains, scales, query, lookups,
         )
         for end, length, (ids, _) in zip(ends, lengths, nonzeros, strict=True)
     ])  # fmt: skip
-    scores = rescore(rows, levels, gains, query, lookups, None)
+    scores = rescore(rows, levels, gains, scales, query, lookups, None)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
     some = rng.integers(0, len(rows), 5)
-    np.testing.assert_array_equal(rescore(rows, levels, gains, query, lookups, some), scores[some])
-    assert len(rescore(rows, levels, gains, query, lookups, np.empty(0, np.int64))) == 0
+    for which, wanted in ((some, scores[some]), (np.empty(0, np.int64), np.empty(0))):
+        found = rescore(rows, levels, gains, scales, query, lookups, which)
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_nonzero_of_more_bits_than_four_bytes_hold_is_refused():

@@ -12,7 +12,7 @@ RNG = np.random.default_rng
 
 
 def plain(n, h, longest, dtype, seed=0, even=False):
-    """Planes of random CSR rows and the same rows dense (n, h) and factors."""
+    """Planes of random CSR rows and the same rows dense (n, h), factors, residual codes, scales."""
     rng = RNG(seed)
     counts = np.full(n, longest) if even else rng.integers(0, longest + 1, n)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -23,10 +23,11 @@ def plain(n, h, longest, dtype, seed=0, even=False):
     planes = scan.plain_planes(indptr, ids.astype(kind), numbers.astype(dtype), factors, h)
     dense = np.zeros((n, h))
     dense[np.repeat(np.arange(n), counts), ids] = numbers
-    return planes, dense, np.ones(n) if factors is None else factors, np.zeros((n, 0), np.uint8)
+    factors = np.ones(n) if factors is None else factors
+    return planes, dense, factors, np.zeros((n, 0), np.uint8), 1.0
 
 
-def packed(n, h, value_bits, m, ragged, seed=0):
+def packed(n, h, value_bits, m, ragged, seed=0, scaled=False):
     """The same of packed rows."""
     rng = RNG(seed)
     K, bits = len(value_bits), np.array(value_bits)
@@ -34,6 +35,7 @@ def packed(n, h, value_bits, m, ragged, seed=0):
     for r, b in enumerate(bits):
         levels[r, : 1 << b] = rng.integers(-64, 64, 1 << b) / 64
     gains = np.linspace(0.5, 1.5, 256, dtype=np.float32)
+    scales = rng.random(256).astype(np.float32) if scaled else None
     layout = Layout(max(1, (h - 1).bit_length()), bits, m + 1)
     head = rng.integers(0, 256, (n, m + 1)).astype(np.uint8)
     ids = np.stack([rng.permutation(h)[:K] for _ in range(n)]).astype(np.int32)
@@ -49,7 +51,9 @@ def packed(n, h, value_bits, m, ragged, seed=0):
     dense = np.zeros((n, h))
     for i, c in enumerate(counts):
         dense[i, ids[i, :c]] = levels[np.arange(c), numbers[i, :c]]
-    return scan.packed_planes(held, levels, gains, h), dense, gains[head[:, m]], head[:, :m]
+    planes = scan.packed_planes(held, levels, gains, scales, h)
+    of_rows = scales[head[:, m]] if scaled else 1.0
+    return planes, dense, gains[head[:, m]], head[:, :m], of_rows
 
 
 def questions(q, h, m, seed=1):
@@ -59,9 +63,11 @@ def questions(q, h, m, seed=1):
 
 
 def check(device, made, q, K, mask=None, **settings):
-    planes, dense, factors, residual = made
+    planes, dense, factors, residual, scales = made
     queries, tables = questions(q, dense.shape[1], residual.shape[1])
-    expected = reference.scores(dense, factors, queries.astype(np.float64), residual, tables)
+    expected = reference.scores(
+        dense, factors, queries.astype(np.float64), residual, tables, scales
+    )
     allowed = np.ones(len(dense), bool) if mask is None else mask
     want_ids, want = reference.scan(expected, K, allowed)
     ids, scores = scan.scan(
@@ -89,6 +95,7 @@ PACKED = {
     "ids and levels in 16 bits": lambda: packed(1500, 500, [4, 3, 3, 2, 1], 0, False),
     "levels apart, residual codes": lambda: packed(1100, 5000, [6, 4, 1], 3, False),
     "rows of different lengths": lambda: packed(1300, 100, [3, 2, 2, 1, 1, 1], 2, True),
+    "scaled residual codes": lambda: packed(1300, 100, [2, 2, 2], 3, True, scaled=True),
 }
 PLAIN = {
     "float32": lambda: plain(1300, 90, 7, np.float32),
@@ -109,11 +116,13 @@ def test_scan_equals_the_reference(device, name, q):
 
 
 @pytest.mark.parametrize("form", ["shared", "cached", "together"])
-@pytest.mark.parametrize("name", ["levels apart, residual codes", "float32"])
+@pytest.mark.parametrize(
+    "name", ["levels apart, residual codes", "scaled residual codes", "float32"]
+)
 def test_both_launches_give_a_row_the_same_bits(device, name, form):
     from compressae.kernels.scan import gpu
 
-    planes, dense, _, residual = ALL[name]()
+    planes, dense, _, residual, _ = ALL[name]()
     queries, tables = questions(2, dense.shape[1], residual.shape[1])
     planes, queries = planes.to(device), torch.from_numpy(queries).to(device)
     tables = torch.from_numpy(tables).to(device) if residual.shape[1] else None
@@ -163,7 +172,9 @@ def test_equal_scores_in_blocks_of_different_maxima(device):
     assert rows.tolist() == [[SCAN_BLOCK, 7, 9]] and scores.tolist() == [[9, 5, 3]]
 
 
-@pytest.mark.parametrize("name", ["levels apart, residual codes", "float32", "int8"])
+@pytest.mark.parametrize(
+    "name", ["levels apart, residual codes", "scaled residual codes", "float32", "int8"]
+)
 def test_blocks_chosen_in_half_precision(device, name):
     check(device, ALL[name](), 4, 1, half=True)
     check(device, ALL[name](), 4, 1, RNG(2).random(ALL[name]()[0].n) < 0.01, half=True)
@@ -195,13 +206,13 @@ def test_queries_are_tiled(device, monkeypatch):
 
 @pytest.mark.parametrize("each", [1, 32, SCAN_BLOCK])
 def test_the_best_of_a_querys_own_rows(device, each):
-    planes, dense, factors, residual = PACKED["rows of different lengths"]()
-    queries, tables = questions(3, 100, 2)
+    planes, dense, factors, residual, scales = PACKED["scaled residual codes"]()
+    queries, tables = questions(3, 100, 3)
     runs = np.stack([np.sort(RNG(q).permutation(-(-1300 // each))[:4]) for q in range(3)])
     given = (torch.from_numpy(x).to(device) for x in (queries, tables))
     own = torch.from_numpy(runs).to(device)
     ids, scores = scan.best_of_runs(planes.to(device), *given, 5, own, each)
-    sums = reference.scores(dense, factors, queries.astype(np.float64), residual, tables)
+    sums = reference.scores(dense, factors, queries.astype(np.float64), residual, tables, scales)
     for q in range(3):
         rows = (runs[q][:, None] * each + np.arange(each)).ravel()
         rows = rows[rows < 1300]
@@ -213,7 +224,7 @@ def test_the_best_of_a_querys_own_rows(device, each):
 
 @pytest.mark.parametrize("name", ALL)
 def test_nonzeros_and_factors_are_the_rows(name):
-    planes, dense, factors, _ = ALL[name]()
+    planes, dense, factors, _, scales = ALL[name]()
     ids, values = (part.numpy()[: len(planes)] for part in planes.nonzeros(0, planes.blocks))
     rows = np.zeros((len(planes), dense.shape[1]))
     np.add.at(rows, (np.arange(len(planes))[:, None], ids * (values != 0)), values)
@@ -221,6 +232,10 @@ def test_nonzeros_and_factors_are_the_rows(name):
     mine = planes.row_factors(0, planes.blocks)
     if mine is not None:
         np.testing.assert_allclose(mine.numpy()[: len(planes)], factors, rtol=1e-6)
+    of_residuals = planes.residual_scales(0, planes.blocks)
+    assert (of_residuals is None) == (isinstance(scales, float))
+    if of_residuals is not None:
+        np.testing.assert_array_equal(of_residuals.numpy()[: len(planes)], scales)
 
 
 @pytest.mark.parametrize("name", ["levels apart, residual codes", "float32"])
@@ -240,11 +255,11 @@ def test_a_damaged_slot_reads_within_the_query(device, name):
 
 
 def test_factors_in_place_of_gains_and_residual_codes(device):
-    planes, dense, _, _ = PACKED["levels apart, residual codes"]()
-    factors = RNG(3).random(1100).astype(np.float32)
+    planes, dense, *_ = PACKED["scaled residual codes"]()
+    factors = RNG(3).random(1300).astype(np.float32)
     scaled = planes.scaled(torch.from_numpy(factors))
-    check(device, (scaled, dense, factors, np.zeros((1100, 0), np.uint8)), 1, 3)
-    assert scaled.nbytes == planes.slots.nbytes + planes.values.nbytes + 4 * 5 * SCAN_BLOCK
+    check(device, (scaled, dense, factors, np.zeros((1300, 0), np.uint8), 1.0), 1, 3)
+    assert scaled.nbytes == planes.slots.nbytes + planes.counts.nbytes + 4 * 6 * SCAN_BLOCK
 
 
 @pytest.mark.parametrize("name", [*PACKED, "float16"])
@@ -261,7 +276,7 @@ def test_layout_and_windows_in_parts(device, monkeypatch, name):
 
     def build(start, stop):
         cut = slice(start // SCAN_BLOCK, -(-stop // SCAN_BLOCK))
-        shared = ("levels", "gain_table")
+        shared = ("levels", "gain_table", "scale_table")
         own = {f: t if f in shared else t[cut] for f, t in held.items()}
         return scan.Planes(stop - start, whole.latents, **own)
 

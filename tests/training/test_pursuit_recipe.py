@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compressae import TrainConfig, train
+from compressae import TrainConfig, compress, load_sample, train
 from compressae.coding.coder import pursuit_schedule
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
@@ -72,6 +72,33 @@ def test_with_dropout_fewer_errors_of_unseen_rows_come_of_memorising():
         weights = train(x[:256], replace(config, latent_dropout=share)).decoder.detach().numpy()
         gaps.append(error(weights, x[256:]) - error(weights, x[:256]))
     assert gaps[1] < 0.95 * gaps[0]
+
+
+def test_whitening_evens_out_the_directions_and_is_undone_in_the_model():
+    rng = np.random.default_rng(4)
+    turn = np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    table = (rng.standard_normal((3000, 24)) * np.arange(1, 25) ** -1.0 @ turn).astype(np.float32)
+    x, spread = unit_rows(table), []
+    for power in (0.0, 0.25, 0.5):
+        run = PursuitRun(as_embeddings(table), replace(CONFIG, whitening=power))
+        variance = np.linalg.eigvalsh(run.x.T @ run.x)
+        spread.append(variance[-1] / variance[0])
+        run.weights = run.x[:48].copy()  # As if these rows were learned.
+        learned = run.model.decoder.detach().numpy()
+        assert ((learned * x[:48]).sum(1) > 0.98).all()  # In 4 bits.
+    assert spread[0] > 5 * spread[1] > 20 * spread[2]
+
+
+def test_codes_of_a_whitened_dictionary_are_closer():
+    x = unit_rows(load_sample().embeddings.take(np.arange(14_000)))
+    errors = []
+    for power in (0.0, None):
+        config = TrainConfig(latents=256, nonzeros=4, steps=40, batch=2250, whitening=power)
+        model = train(x[:9000], config)
+        codes = compress(model, x[9000:], residual_bytes=8)
+        left = x[9000:] - codes.reconstruct(model.decoder.detach().numpy())
+        errors.append(float(((left @ codes.quantizer.error_weighting) ** 2).sum(1).mean()))
+    assert errors[1] < 0.995 * errors[0], errors
 
 
 @pytest.mark.parametrize("dense", [0, 32], ids=["sparse products", "formed SᵀS"])

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -93,6 +93,24 @@ def test_resuming_refuses_other_settings_and_tables(table, tmp_path):
         train(table[:399], CONFIG, checkpoint=state, resume=True)
     with pytest.raises(InputError, match="nowhere"):
         train(table, CONFIG, checkpoint=tmp_path / "nowhere", resume=True)
+
+
+def test_a_checkpoint_from_before_whitening_goes_on_without_it(table, tmp_path, monkeypatch):
+    def interrupt(now):
+        raise KeyboardInterrupt
+
+    def of_before(config):
+        return {name: value for name, value in asdict(config).items() if name != "whitening"}
+
+    state, plain = tmp_path / "state", replace(PURSUIT, whitening=0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("compressae.training.checkpoint.asdict", of_before)
+        train(table, plain, progress=interrupt, checkpoint=state)
+    with pytest.raises(InputError, match="whitening = 0.0, but 0.4 was asked for"):
+        train(table, PURSUIT, checkpoint=state, resume=True)
+    resumed = train(table, plain, checkpoint=state, resume=True)
+    assert torch.equal(weights(resumed), weights(train(table, plain)))
+    assert not torch.equal(weights(resumed), weights(train(table, PURSUIT)))
 
 
 def test_dead_latents_are_resampled_unless_the_recipe_is_the_papers(table):

@@ -192,18 +192,21 @@ def rescore(
     rows: Rows,
     levels: np.ndarray,
     gains: np.ndarray,
+    scales: np.ndarray,
     dense_query: np.ndarray,
     tables: np.ndarray,
     which: np.ndarray | None,
 ) -> np.ndarray:
     """Score packed rows with a dense query, without unpacking them: (m,) float32.
 
-    Equal to ``(Σ_r levels[r, code_r]·q'[id_r] + Σ_b tables[b, residual_b]) · gains[gain byte]``.
+    Equal to ``(Σ_r levels[r, code_r]·q'[id_r] + scales[g]·Σ_b tables[b, residual_b])·gains[g]``
+    with the row's gain byte g.
 
     Args:
         rows: packed rows.
         levels: (K, L) float32 levels by rank.
         gains: (256,) float32 factors.
+        scales: (256,) float32 factors of residual codes.
         dense_query: q' (h,) float32.
         tables: (residual bytes, 256) float32 lookup tables of the query.
         which: (m,) int64 row numbers; all rows when None.
@@ -213,7 +216,7 @@ def rescore(
     >>> rows = Rows(data, layout, None, np.empty(0, np.int64))
     >>> levels = np.tile(np.arange(16, dtype=np.float32), (2, 1))
     >>> gains, tables = np.full(256, 0.5, np.float32), np.empty((0, 256), np.float32)
-    >>> rescore(rows, levels, gains, np.arange(16, dtype=np.float32), tables, None)
+    >>> rescore(rows, levels, gains, gains, np.arange(16, dtype=np.float32), tables, None)
     array([5.5], dtype=float32)
     """
     if which is not None and len(which) == 0:
@@ -222,8 +225,9 @@ def rescore(
     out = np.empty(len(rows) if which is None else len(which), np.float32)
     kernel: Callable[..., None] = cpu.rescore
     kernel(
-        *rows._place(), layout.fixed - 1, gains, layout.shifts, layout.id_bits, layout.masks,
-        levels, dense_query, tables, len(layout.value_bits), _NONE if which is None else which, out,
+        *rows._place(), layout.fixed - 1, gains, scales, layout.shifts, layout.id_bits,
+        layout.masks, levels, dense_query, tables, len(layout.value_bits),
+        _NONE if which is None else which, out,
     )  # fmt: skip
     return out
 

@@ -72,10 +72,10 @@ def unpack_at(data, starts, counts, fixed, shifts, id_bits, masks, ids, codes):
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 def rescore(
-    data, stride, blocks, counts, lengths, block, residual_bytes, gains, shifts, id_bits, masks,
-    levels, dense_query, tables, k, rows, out,
+    data, stride, blocks, counts, lengths, block, residual_bytes, gains, scales, shifts, id_bits,
+    masks, levels, dense_query, tables, k, rows, out,
 ):  # fmt: skip
-    """Score (q'·s + residual) · gain of rows, all if ``rows`` is empty, into out (m,)."""
+    """Score (q'·s + residual · scale) · gain of rows, all if ``rows`` is empty, into out (m,)."""
     id_mask, ids_end = np.uint32((1 << id_bits) - 1), np.uint32(id_bits)
     place, filled = np.empty(_TOGETHER, np.int64), np.empty(_TOGETHER, np.int64)
     total = np.empty(_TOGETHER, np.float32)
@@ -101,6 +101,9 @@ def rescore(
             table = tables[b]
             for i in range(count):
                 total[i] += table[data[place[i] + b]]
+        if residual_bytes:
+            for i in range(count):
+                total[i] *= scales[data[place[i] + residual_bytes]]
 
         # Nonzeros, rank by rank: extract latent and level from the bit stream.
         for j in range(k):

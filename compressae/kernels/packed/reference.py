@@ -37,12 +37,13 @@ def rescore(
     value_bits: np.ndarray,
     levels: np.ndarray,
     gains: np.ndarray,
+    scales: np.ndarray,
     dense_query: np.ndarray,
     tables: np.ndarray,
 ) -> float:
     """Score one row of k nonzeros, in float64."""
     m = len(tables)
-    total = sum(float(tables[b, row[b]]) for b in range(m))
+    total = sum(float(tables[b, row[b]]) for b in range(m)) * float(scales[row[m]])
     ids, codes = unpack(row, k, id_bits, value_bits, m + 1)
     total += sum(
         float(dense_query[i]) * float(levels[r, c])

@@ -101,15 +101,21 @@ def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _error(
-    values: Tensor, factor: Tensor, ranks: int, queries: Tensor, tables: Tensor | None
+    values: Tensor,
+    scale: Tensor,
+    factor: Tensor,
+    ranks: int,
+    queries: Tensor,
+    tables: Tensor | None,
 ) -> Tensor:
     """What a score (q,) with float16 queries differs by at most: by their rounding, and by that of
-    as many sums in float32, done twice. ``values`` and ``factor`` are ``Planes.bounds``."""
+    as many sums in float32, done twice. The first three are ``Planes.bounds``."""
     largest_entry = queries.abs().amax(1)
     rounding = (queries - queries.half().float()).abs().amax(1)
     size, terms = values * largest_entry, ranks + 2
     if tables is not None:
-        size, terms = size + tables.abs().amax(2).sum(1), terms + tables.shape[1]
+        size = size + scale * tables.abs().amax(2).sum(1)
+        terms = terms + tables.shape[1] + 1
     return factor * (values * rounding + 2 * terms * 2.0**-24 * size)
 
 

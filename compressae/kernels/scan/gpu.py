@@ -5,9 +5,10 @@ rows lie in the K blocks of largest maxima (ties by smaller block): a row of any
 beaten by one row in each of these K. The second launch scores the rows of these blocks.
 
 Both launches must give a row bit-identical scores, or a block could be missed. So all kernels add
-a row's terms in one order (residual codes, then ranks), with explicit fused multiply-adds that the
-compiler may not reorder or split, and multiply by the row's factor last. Padding nonzeros multiply
-by 0 and do not change the sum. Ranks are unrolled by four, to have their loads in flight together.
+a row's terms in one order (residual codes, which are then scaled, and ranks), with explicit fused
+multiply-adds that the compiler may not reorder or split, and multiply by the row's factor last.
+Padding nonzeros multiply by 0 and do not change the sum. Ranks are unrolled by four, to have their
+loads in flight together.
 """
 
 from typing import Literal
@@ -98,6 +99,7 @@ def _maxima_of_one(
     residual_ptr,
     gains_ptr,
     gain_table_ptr,
+    scale_table_ptr,
     mask_ptr,
     queries_ptr,
     tables_ptr,
@@ -113,6 +115,7 @@ def _maxima_of_one(
     separate_values: tl.constexpr,
     ragged: tl.constexpr,
     factor: tl.constexpr,
+    scaled: tl.constexpr,
     masked: tl.constexpr,
     shared: tl.constexpr,
     rows: tl.constexpr,
@@ -138,6 +141,8 @@ def _maxima_of_one(
     for b in range(parts):
         code = tl.load(residual_ptr + (block_id * parts + b) * block + local, mask=inside, other=0)
         score += tl.load(tables_ptr + b * 256 + code.to(tl.int32), mask=inside, other=0.0)
+    if scaled:
+        score = score * _factor(gains_ptr, scale_table_ptr, row, inside, "table")
 
     # Nonzeros: gather the query at their latents, from shared memory or through the L1 cache.
     base = block_id * ranks * block + local
@@ -208,6 +213,7 @@ def _maxima_of_many(
     residual_ptr,
     gains_ptr,
     gain_table_ptr,
+    scale_table_ptr,
     mask_ptr,
     queries_ptr,
     tables_ptr,
@@ -224,6 +230,7 @@ def _maxima_of_many(
     separate_values: tl.constexpr,
     ragged: tl.constexpr,
     factor: tl.constexpr,
+    scaled: tl.constexpr,
     masked: tl.constexpr,
     group_size: tl.constexpr,
     block: tl.constexpr,
@@ -251,6 +258,8 @@ def _maxima_of_many(
         code = tl.load(residual_ptr + (block_id * parts + b) * block + local)
         entry = (b * 256 + code.to(tl.int32))[:, None] * group_size
         score += tl.load(tables_ptr + entry + lane)
+    if scaled:
+        score = score * _factor(gains_ptr, scale_table_ptr, row, inside, "table")[:, None]
 
     # Nonzeros: load the row of queries at each latent.
     base = block_id * ranks * block + local
@@ -292,6 +301,7 @@ def _scores_of_rows(
     residual_ptr,
     gains_ptr,
     gain_table_ptr,
+    scale_table_ptr,
     mask_ptr,
     queries_ptr,
     tables_ptr,
@@ -308,6 +318,7 @@ def _scores_of_rows(
     separate_values: tl.constexpr,
     ragged: tl.constexpr,
     factor: tl.constexpr,
+    scaled: tl.constexpr,
     masked: tl.constexpr,
     each: tl.constexpr,
     rows: tl.constexpr,
@@ -338,6 +349,8 @@ def _scores_of_rows(
     for b in range(parts):
         code = tl.load(residual_ptr + (block_id * parts + b) * block + local, mask=allowed, other=0)
         score += tl.load(tables_ptr + b * 256 + code.to(tl.int32), mask=allowed, other=0.0)
+    if scaled:
+        score = score * _factor(gains_ptr, scale_table_ptr, row, allowed, "table")
 
     # Nonzeros: gather the query at their latents.
     base = block_id * ranks * block + local
@@ -381,6 +394,7 @@ class _Arguments:
             "residual_ptr": p.residual,
             "gains_ptr": factor,
             "gain_table_ptr": p.gain_table,
+            "scale_table_ptr": p.scale_table,
             "mask_ptr": None if mask is None else mask.view(torch.uint8),
         }
         self.tensors = {name: p.slots if t is None else t for name, t in tensors.items()}
@@ -395,6 +409,7 @@ class _Arguments:
             "separate_values": p.values is not None,
             "ragged": p.counts is not None,
             "factor": kind,
+            "scaled": p.scale_table is not None and p.residual is not None,
             "masked": mask is not None,
             "block": SCAN_BLOCK,
         }

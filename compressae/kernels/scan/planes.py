@@ -18,14 +18,15 @@ SCAN_BLOCK = 256
 #: Rows laid out at a time.
 _PART = 1 << 16
 #: Fields shared by all rows.
-_SHARED = ("levels", "gain_table")
+_SHARED = ("levels", "gain_table", "scale_table")
 
 
 @dataclass(frozen=True, eq=False)
 class Planes:
     """n rows over h latents, in B = ⌈n / SCAN_BLOCK⌉ blocks; the last block is padded with 0.
 
-    A row's score with a query q is (Σ_r value_r·q[latent_r] + Σ_b table[b, residual_b]) · factor.
+    A row's score with a query q is
+    (Σ_r value_r·q[latent_r] + scale · Σ_b table[b, residual_b]) · factor.
 
     Attributes:
         n: number of rows.
@@ -39,6 +40,7 @@ class Planes:
         residual: (B, m, SCAN_BLOCK) uint8 residual codes, or None.
         gains: (B, SCAN_BLOCK) uint8 indices into ``gain_table``, or None.
         gain_table: (256,) float32 factors, or None.
+        scale_table: (256,) float32 scales of residual codes by ``gains``, or None: all are 1.
         factors: (B, SCAN_BLOCK) float32, or None. Without gains and factors all factors are 1.
     """
 
@@ -51,6 +53,7 @@ class Planes:
     residual: Tensor | None = None
     gains: Tensor | None = None
     gain_table: Tensor | None = None
+    scale_table: Tensor | None = None
     factors: Tensor | None = None
 
     def __len__(self) -> int:
@@ -91,16 +94,18 @@ class Planes:
         by_row = (-1, slots.shape[1])
         return ids.transpose(1, 2).reshape(by_row), values.transpose(1, 2).reshape(by_row)
 
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """What no row's Σ|value|, and no row's |factor|, is above: () float32 each."""
+    def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What no row's Σ|value|, |scale| and |factor| are above: () float32 each."""
         if self.levels is not None:
             values = self.levels.abs().amax(1).sum()
         else:
             assert self.values is not None
             parts = self.values.split(1 << 10)
             values = torch.stack([part.float().abs().sum(1).amax() for part in parts]).amax()
+        one = values.new_ones(())
         table = self.gain_table if self.factors is None else self.factors
-        return values, values.new_ones(()) if table is None else table.abs().amax()
+        scale = one if self.scale_table is None else self.scale_table.abs().amax()
+        return values, scale, one if table is None else table.abs().amax()
 
     def row_factors(self, first: int, last: int) -> Tensor | None:
         """Factors (m,) of the rows of blocks first…last; None where all are 1."""
@@ -109,6 +114,12 @@ class Planes:
         if self.gains is None or self.gain_table is None:
             return None
         return self.gain_table[self.gains[first:last].long()].flatten()
+
+    def residual_scales(self, first: int, last: int) -> Tensor | None:
+        """Scales (m,) of the residual codes of blocks first…last; None where all are 1."""
+        if self.gains is None or self.scale_table is None:
+            return None
+        return self.scale_table[self.gains[first:last].long()].flatten()
 
     def to(self, device: torch.device | str) -> "Planes":
         """Copy to a device."""
@@ -144,7 +155,12 @@ class Planes:
         padded = torch.zeros(self.blocks * SCAN_BLOCK, dtype=torch.float32, device=factors.device)
         padded[: self.n] = factors
         return replace(
-            self, residual=None, gains=None, gain_table=None, factors=padded.view(-1, SCAN_BLOCK)
+            self,
+            residual=None,
+            gains=None,
+            gain_table=None,
+            scale_table=None,
+            factors=padded.view(-1, SCAN_BLOCK),
         )
 
 
@@ -197,6 +213,7 @@ def packed_planes(
     rows: Rows,
     levels: np.ndarray,
     gains: np.ndarray,
+    scales: np.ndarray | None,
     latents: int,
     start: int = 0,
     stop: int | None = None,
@@ -207,6 +224,7 @@ def packed_planes(
         rows: packed rows, see ``compressae.kernels.packed``.
         levels: (K, L) float32 levels by rank.
         gains: (256,) float32 factors.
+        scales: (256,) float32 scales of residual codes; None where all are 1.
         latents: h.
         start: first row.
         stop: end of the rows; n when None.
@@ -238,6 +256,7 @@ def packed_planes(
         residual=torch.from_numpy(np.ascontiguousarray(head[:, :m])) if m else None,
         gains=torch.from_numpy(np.ascontiguousarray(head[:, m])),
         gain_table=torch.from_numpy(np.array(gains, np.float32)),
+        scale_table=None if scales is None else torch.from_numpy(np.array(scales, np.float32)),
     )
 
 

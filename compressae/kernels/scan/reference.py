@@ -9,8 +9,9 @@ def scores(
     queries: np.ndarray,
     residual: np.ndarray,
     tables: np.ndarray,
+    scales: np.ndarray | float = 1.0,
 ) -> np.ndarray:
-    """Scores (q, n): (Σ codes·query + Σ_b table[b, residual_b]) · factor.
+    """Scores (q, n): (Σ codes·query + scale · Σ_b table[b, residual_b]) · factor.
 
     Args:
         codes: (n, h), dense.
@@ -18,10 +19,11 @@ def scores(
         queries: (q, h).
         residual: (n, m) uint8.
         tables: (q, m, 256).
+        scales: (n,), or 1.
     """
     total = queries @ codes.T
     for b in range(residual.shape[1]):
-        total = total + tables[:, b, residual[:, b]]
+        total = total + tables[:, b, residual[:, b]] * scales
     return total * factors
 
 

@@ -23,7 +23,7 @@ class PackedCodes(Codes):
     """n rows of latent ids in ⌈log2 h⌉ bits, quantised values, a residual code and a gain byte.
 
     Rows may differ in k: a budget allots more nonzeros to some. They are scored without unpacking:
-    q·y ≈ gain·(q'·s + Σ_b tables[b, residual_b]), with q' = W·q.
+    q·y ≈ gain·(q'·s + scale·Σ_b tables[b, residual_b]), with q' = W·q. The gain byte says both.
 
     Attributes:
         data: uint8, the concatenated rows and ``SPARE`` padding bytes; see
@@ -221,7 +221,8 @@ class PackedCodes(Codes):
         from compressae.kernels.scan import packed_planes
 
         q = self.quantizer
-        return packed_planes(self.rows, q.levels, q.gains, self.latents, start, stop)
+        scales = q.scales if q.is_scaled else None
+        return packed_planes(self.rows, q.levels, q.gains, scales, self.latents, start, stop)
 
     def take(self, rows: np.ndarray) -> "PackedCodes":
         """Select rows (m,), m ≥ 1, in that order."""
@@ -278,9 +279,10 @@ class PackedCodes(Codes):
 
     def reconstruct(self, decoder: np.ndarray) -> np.ndarray:
         """Reconstruct rows (n, d) float32 from the model's decoder (h, d) and residual codes."""
-        gains = self.gains()[:, None]
+        q, numbers = self.quantizer, packed.heads(self.rows)[:, -1]
         nonzeros = np.asarray(self.to_scipy() @ decoder, np.float32)
-        return nonzeros + gains * self.quantizer.decode_residual(self.residual_codes())
+        factors = (q.gains * q.scales)[numbers, None]
+        return nonzeros + factors * q.decode_residual(self.residual_codes())
 
     def scores(
         self, projected: np.ndarray, table: np.ndarray | None, rows: np.ndarray | None = None
@@ -299,7 +301,7 @@ class PackedCodes(Codes):
         if len(projected) < addressable:  # An id in damaged codes must not read beyond the end.
             padding = np.zeros(addressable - self.latents, np.float32)
             projected = np.concatenate([projected, padding])
-        return packed.rescore(self.rows, q.levels, q.gains, projected, table, rows)
+        return packed.rescore(self.rows, q.levels, q.gains, q.scales, projected, table, rows)
 
     def read_ahead(self, rows: np.ndarray) -> None:
         packed.read_rows_ahead(self.rows, rows)

@@ -1,7 +1,7 @@
 """RowQuantizer: quantise the nonzeros and the residual of a row to bytes, and decode them."""
 
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ _WEIGHTING = 0.75
 _RIDGE = 1e-2
 #: Gains that are left for rows longer than those of the table, and how much longer they may be.
 _LONGER, _HEADROOM = 16, 4.0
+#: Least gain of rows that are not zeros.
+_SMALLEST_GAIN = 1e-6
 #: Gains that are drawn to fit those of dot products.
 _GAIN_SAMPLE = 1 << 14
 #: Share of the weight of lengths that is the same for each, not by its square.
@@ -42,6 +44,7 @@ _AXES = {
     "project": 2,
     "restore": 2,
     "codebooks": 3,
+    "scales": 1,
 }
 #: Arrays that lie in files in 8 bits, and the axes over which numbers have one step.
 _IN_STEPS: dict[str, tuple[int, ...]] = {"restore": (0,), "codebooks": (1, 2)}
@@ -58,7 +61,9 @@ class RowQuantizer:
     (product quantisation, Jégou et al. 2011), or in a chain by the sum of one for its own byte and
     one for the byte before. Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
     A gain byte scales the row to its least-squares length, and for dot products to that of the row
-    itself: no byte is added for row lengths.
+    itself: no byte is added for row lengths. For cosine, where gains are nearly equal, it says the
+    scale of the residual, too: residuals are coded as directions (shape-gain quantisation, Gersho
+    and Gray 1992), so that y = gain·(x̂ + scale·r̂).
 
     Files and searches hold ``restore`` and the codebooks in 8 bits if they were rounded to 8 bits,
     by ``fit_residual`` and ``rounded_columns``; otherwise in float32.
@@ -68,11 +73,15 @@ class RowQuantizer:
         error_weighting: (d, d) float32 A: quantisation minimises ‖(x − x̂)·A‖.
         levels: (K, L) float32; rank r uses the first 2^value_bits[r].
         value_bits: (K,) int64 bits of a level number.
-        gains: (256,) float32, ascending: the factor that each gain byte stands for. For dot
-            products it includes the row's length, and the first is 0, of rows of zeros.
+        gains: (256,) float32: the factor that each gain byte stands for. They ascend where all
+            scales are 1. For dot products they include the row's length, and the first is 0, of
+            rows of zeros.
         project, restore: (d, m·s) float32, s dimensions a part; m = 0 without residual codes.
         codebooks: (m, 256, s) float32; (m, 256, 2·s) of a chain, whose centroids cover their own
             part and the next one (see ``compressae.kernels.chain``), zeros in the last one's next.
+        scales: (256,) float32: the factor of the residual that each gain byte stands for. All are 1
+            for dot products, without residual codes and in older codes: then residuals are coded
+            as they are.
 
     Raises:
         InputError: the shapes do not fit together; an id and a level number take more than 25 bits;
@@ -87,6 +96,7 @@ class RowQuantizer:
     ...     project=np.empty((2, 0), np.float32),
     ...     restore=np.empty((2, 0), np.float32),
     ...     codebooks=np.empty((0, 256, 0), np.float32),
+    ...     scales=np.ones(256, np.float32),
     ... )
     >>> quantizer.values_of(np.array([[3, 0]], np.uint8))
     array([[ 1. , -0.3]], dtype=float32)
@@ -104,6 +114,7 @@ class RowQuantizer:
     project: np.ndarray
     restore: np.ndarray
     codebooks: np.ndarray
+    scales: np.ndarray
 
     def __post_init__(self) -> None:
         d, (ranks, widest), (m, centroids, _) = self.dim, self.levels.shape, self.codebooks.shape
@@ -114,8 +125,9 @@ class RowQuantizer:
             and self.value_bits.dtype == np.int64
             and 1 <= int(self.value_bits.min()) <= int(self.value_bits.max()) <= 8
             and widest == 1 << int(self.value_bits.max()) <= 256
-            and self.gains.shape == (256,)
-            and not bool((self.gains[1:] < self.gains[:-1]).any())
+            and self.gains.shape == self.scales.shape == (256,)
+            and (self.is_scaled or not bool((self.gains[1:] < self.gains[:-1]).any()))
+            and not (self.is_scaled and (self.says_lengths or m == 0))
             and centroids == CENTROIDS
             and m <= d  # An array without entries may have an axis of any length.
             and self.project.shape == self.restore.shape == (d, m * self._part)
@@ -132,7 +144,8 @@ class RowQuantizer:
                 f" expected at most {MAX_BITS} bits together; encode the table again"
             )
         # Levels beyond a rank's 2^value_bits are padding and may be infinite.
-        numbers = [self.error_weighting, self.gains, self.project, self.restore, self.codebooks]
+        numbers = [self.error_weighting, self.gains, self.scales]
+        numbers += [self.project, self.restore, self.codebooks]
         numbers += [
             row[: 1 << bits] for row, bits in zip(self.levels, self.value_bits, strict=True)
         ]
@@ -174,6 +187,11 @@ class RowQuantizer:
         return float(self.gains[0]) == 0
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether residuals are coded as directions, and gain bytes say their scales."""
+        return bool((self.scales != 1).any())
+
+    @property
     def residual_bytes(self) -> int:
         """m, the bytes of a row's residual code."""
         return len(self.codebooks)
@@ -208,8 +226,13 @@ class RowQuantizer:
     @cached_property
     def _panels(self) -> dict[str, Panels]:
         """Matrices that arrays of rows are multiplied with."""
-        matrices = {"restore": self.restore.T, "weighted_restore": self.weighted_restore.T}
-        return {name: Panels.of(a) for name, a in {"project": self.project, **matrices}.items()}
+        matrices = {
+            "project": self.project,
+            "restore": self.restore.T,
+            "weighted_restore": self.weighted_restore.T,
+            "gain_errors": self._gain_errors,
+        }
+        return {name: Panels.of(matrix) for name, matrix in matrices.items()}
 
     @cached_property
     def _centroids(self) -> Centroids:
@@ -244,7 +267,8 @@ class RowQuantizer:
     def nbytes(self) -> int:
         """Bytes of the arrays that a search reads; independent of n."""
         arrays = (self.levels, self.gains, self._restore, self._columns, self._steps)
-        return sum(array.nbytes for array in arrays)
+        scales = self.scales.nbytes if self.is_scaled else 0
+        return sum(array.nbytes for array in arrays) + scales
 
     def values_of(self, codes: Any) -> Any:
         """Dequantise level numbers (n, k) uint8 to values (n, k) float32.
@@ -327,6 +351,32 @@ class RowQuantizer:
             return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
         return length_codes(self.gains, gains)
 
+    def encode_scaled_gain(self, x: Any, reconstruction: Any, residual: Any) -> Any:
+        """Gain bytes (n,) uint8 of least ‖x − gain·(reconstruction + scale·residual)‖.
+
+        Args:
+            x, reconstruction, residual: (n, d) weighted rows, what their quantised nonzeros give
+                and their decoded directions: arrays, or tensors, which return one on their device.
+        """
+        xp = namespace(x)
+        dots = partial(xp.einsum, "nd,nd->n")
+        products = xp.stack([
+            dots(reconstruction, reconstruction), dots(reconstruction, residual),
+            dots(residual, residual), dots(x, reconstruction), dots(x, residual),
+        ], 1)  # fmt: skip
+        if isinstance(x, np.ndarray):
+            errors = matmul(products, self._panels["gain_errors"])
+        else:
+            errors = products @ self._beside("_gain_errors", x)
+        return xp.asarray(errors.argmin(1), dtype=xp.uint8)
+
+    @cached_property
+    def _gain_errors(self) -> np.ndarray:
+        """What the products of ``encode_scaled_gain`` (n, 5) are multiplied with for squared errors
+        (n, 256), ‖x‖² left out."""
+        g, s = self.gains, self.scales
+        return np.stack([g * g, 2 * g * g * s, (g * s) ** 2, -2 * g, -2 * g * s])
+
     def prefix(self, k: int) -> "RowQuantizer":
         """Cut the quantiser to rows of their first k nonzeros, without a residual code."""
         widest = 1 << int(self.value_bits[:k].max())
@@ -338,14 +388,15 @@ class RowQuantizer:
             project=no_projection,
             restore=no_projection,
             codebooks=np.empty((0, CENTROIDS, 0), np.float32),
+            scales=np.ones_like(self.scales),
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name."""
+        """The arrays by name; without scales where all are 1, as in files before format 7."""
         return {
             _STORED_AS.get(f.name, f.name): getattr(self, f.name)
             for f in fields(self)
-            if f.name != "latents"
+            if f.name != "latents" and (f.name != "scales" or self.is_scaled)
         }
 
     def stored_arrays(self) -> dict[str, np.ndarray]:
@@ -367,7 +418,7 @@ class RowQuantizer:
         Raises:
             InputError: an array is missing or unknown, or they do not fit together.
         """
-        arrays = _without_steps(arrays)
+        arrays = {"scales": np.ones(256, np.float32)} | _without_steps(arrays)
         names = {_STORED_AS.get(f.name, f.name): f.name for f in fields(cls) if f.name != "latents"}
         if set(arrays) != set(names):
             raise InputError(
@@ -463,6 +514,33 @@ def fit_gains(gains: np.ndarray) -> np.ndarray:
     """
     low, high = np.quantile(gains, [0.001, 0.999])
     return np.linspace(low, max(high, low + 1e-6), 256).astype(np.float32)
+
+
+def fit_scaled_gains(
+    gains: np.ndarray, scales: np.ndarray, energy: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the gains and the scales (256,) that gain bytes stand for.
+
+    All pairs of 2^b gains and 2^(8 − b) scales, each a Lloyd–Max quantiser, with the b of least
+    squared error.
+
+    Args:
+        gains, scales: (m,) of a sample, m ≥ 1, in rows of squared length 1.
+        energy: mean squared length of what is multiplied by gain and scale.
+
+    >>> pair = fit_scaled_gains(np.linspace(0.9, 1, 512), np.linspace(0.1, 0.5, 512), energy=0.5)
+    >>> [len(np.unique(numbers)) for numbers in pair]  # The scales differ more.
+    [8, 32]
+    """
+    columns = [np.sort(column.astype(np.float64)) for column in (gains, scales)]
+    fitted = []
+    for b in range(9):
+        own, own_error = _lloyd(columns[0], _companded(columns[0], 1 << b))
+        others, error = _lloyd(columns[1], _companded(columns[1], 256 >> b))
+        fitted.append((own_error + energy * error, own, others))
+    _, own, others = min(fitted, key=lambda pair: pair[0])
+    grid = np.meshgrid(np.maximum(own, _SMALLEST_GAIN), np.maximum(others, 0), indexing="ij")
+    return grid[0].ravel().astype(np.float32), grid[1].ravel().astype(np.float32)
 
 
 def fit_length_gains(gains: np.ndarray, longest: float) -> np.ndarray:

@@ -192,10 +192,11 @@ def quantizer_bytes(rows: int, dim: int, nonzeros: int, residual_bytes: int) -> 
     """Most bytes of a row quantiser's arrays that a search holds.
 
     >>> quantizer_bytes(100_000, 384, nonzeros=8, residual_bytes=16)
-    354880
+    355904
     """
     part = -(-dim // residual_bytes) if residual_bytes else 0
     columns = part * residual_bytes
-    levels = 4 * 256 * (nonzeros + 1)  # A rank may have all of 256 levels; and gains.
+    # A rank may have all of 256 levels; and there are gains and scales.
+    levels = 4 * 256 * (nonzeros + 1 + (residual_bytes > 0))
     centroids = CENTROIDS * columns * (1 + is_chain(rows, dim, residual_bytes))
     return levels + columns * (padded(dim) + 4) + centroids + 4 * residual_bytes

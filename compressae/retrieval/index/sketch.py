@@ -138,8 +138,11 @@ def _decoded(
     ids, values = planes.nonzeros(first, last)
     out = decode(ids.clamp_(max=len(weights) - 1), values, weights)  # Damaged ones too.
     if tables is not None and planes.residual is not None:
+        residual = torch.zeros_like(out)
         for table, codes in zip(tables, planes.residual[first:last].unbind(1), strict=True):
-            out += table[codes.flatten().long()]
+            residual += table[codes.flatten().long()]
+        scales = planes.residual_scales(first, last)
+        out += residual if scales is None else residual.mul_(scales[:, None])
     factors = planes.row_factors(first, last)
     return out if factors is None else out * factors[:, None]
 

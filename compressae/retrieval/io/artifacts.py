@@ -26,7 +26,7 @@ from compressae.retrieval.io.remote import REMOTE_OUTPUT, RemotePath, as_path, l
 from compressae.retrieval.io.schema import Count, Pattern, Sha256, as_type, from_json
 from compressae.retrieval.io.tensorfile import TensorPlace, map_tensors, places_in
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 _CONFIG = "config.json"
 _CURE = "save or copy the artifact again"
 #: How often a folder that is replaced while it is read is read again.

@@ -130,6 +130,7 @@ def planted(lab: Lab) -> Planted:
         project=np.empty((d, 0), np.float32),
         restore=np.empty((d, 0), np.float32),
         codebooks=np.empty((0, 256, 0), np.float32),
+        scales=np.ones(256, np.float32),
     )
     return Planted(model, rows, asked, ids, numbers, gains, quantizer)
 

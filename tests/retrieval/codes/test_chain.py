@@ -125,7 +125,7 @@ def test_a_saved_chain_answers_as_before(codes, model, table, tmp_path):
 def test_a_search_holds_a_chain_in_8_bits(codes):
     quantizer = codes.quantizer
     restore, columns = D * 64 + 4 * D, BYTES * 256 * 2 * (D // BYTES)
-    levels = quantizer.levels.nbytes + quantizer.gains.nbytes
+    levels = quantizer.levels.nbytes + quantizer.gains.nbytes + quantizer.scales.nbytes
     assert quantizer.nbytes == levels + restore + columns + 4 * BYTES
 
 

@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from code_forms import make_codes
 
 from compressae import CompresSAE, InputError, compress
+from compressae.kernels import packed
 from compressae.retrieval import CompressedIndex
 from compressae.retrieval.codes import PackedCodes, load_codes
 from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
     fit_error_weighting,
     fit_levels,
+    fit_scaled_gains,
     id_bits,
 )
 from compressae.retrieval.codes.residual import fit_residual
@@ -236,7 +239,8 @@ def test_a_residual_quantiser_turns_and_spreads_the_variance():
 def test_a_search_holds_the_residuals_arrays_in_8_bits(model, table):
     """d = 12 in three parts of 4, padded to rows of 64; exact, but for the query's 16 bits."""
     quantizer = compress(model, table, residual_bytes=3).quantizer
-    levels = quantizer.levels.nbytes + quantizer.gains.nbytes
+    assert quantizer.is_scaled
+    levels = quantizer.levels.nbytes + quantizer.gains.nbytes + quantizer.scales.nbytes
     assert quantizer.nbytes == levels + (12 * 64 + 4 * 12) + 3 * 256 * 4 + 4 * 3
     x = np.random.default_rng(0).standard_normal((5, D)).astype(np.float32)
     parts = (x.astype(np.float64) @ quantizer.restore).reshape(5, 3, 4)
@@ -252,7 +256,7 @@ def test_arrays_of_an_older_file_are_held_as_they_are(model, table):
     parts = (x @ older.restore).reshape(5, 3, 4)
     expected = np.einsum("qms,mcs->qmc", parts, older.codebooks)
     np.testing.assert_allclose(older.tables(x), expected, atol=1e-6 * np.abs(expected).max())
-    levels = older.levels.nbytes + older.gains.nbytes
+    levels = older.levels.nbytes + older.gains.nbytes + older.scales.nbytes
     assert older.nbytes == levels + 4 * (12 * 12 + 3 * 256 * 4 + 3)
 
 
@@ -260,11 +264,91 @@ def test_a_gain_byte_is_the_nearest_of_its_256():
     gains, none = np.linspace(0.9, 1.4, 256, dtype=np.float32), np.empty((2, 0), np.float32)
     quantizer = RowQuantizer(
         4, np.eye(2, dtype=np.float32), np.zeros((1, 2), np.float32), np.ones(1, np.int64), gains,
-        none, none, np.empty((0, 256, 0), np.float32),
+        none, none, np.empty((0, 256, 0), np.float32), np.ones(256, np.float32),
     )  # fmt: skip
     wanted = np.array([0.5, 0.9, 1.0, 1.2345, 1.4, 2], np.float32)
     found = gains[quantizer.encode_gain(wanted)]
     np.testing.assert_allclose(found, np.clip(wanted, 0.9, 1.4), atol=0.5 / 255)
+
+
+def test_the_fitted_gains_and_scales_are_the_pairs_of_least_error():
+    rng = np.random.default_rng(0)
+    gains, scales = 1 + rng.standard_normal(5000) / 100, 0.3 + rng.standard_normal(5000) / 20
+    own, others = fit_scaled_gains(gains, scales, energy=0.9)
+    assert own.shape == others.shape == (256,) and len(set(zip(own, others, strict=True))) == 256
+
+    def error(count):
+        columns = (gains, np.unique(own)), (scales, np.unique(others))
+        if count:
+            pairs = zip((gains, scales), count, strict=True)
+            columns = [(c, np.quantile(c, (np.arange(n) + 0.5) / n)) for c, n in pairs]
+        nearest = [np.abs(c[:, None] - given).min(1) for c, given in columns]
+        return float((nearest[0] ** 2 + 0.9 * nearest[1] ** 2).mean())
+
+    assert all(error(None) < error((1 << b, 256 >> b)) for b in range(9))
+    one = fit_scaled_gains(np.full(9, 1.0), np.full(9, 0.0), energy=1)  # Rows that are all alike.
+    assert (one[0] == 1).all() and (one[1] == 0).all()
+
+
+@pytest.mark.parametrize("budget", [None, "9 B/row"])
+def test_a_gain_byte_is_the_pair_of_gain_and_scale_of_least_error(model, table, decoder, budget):
+    codes = make_codes(model, table, residual_bytes=3, nonzeros=None, budget=budget)
+    quantizer = codes.quantizer
+    assert quantizer.is_scaled
+    numbers, residual = packed.heads(codes.rows)[:, -1], codes.residual_codes()
+    nonzeros = codes.unpack().to_scipy() @ decoder / codes.gains()[:, None]
+    parts = quantizer.decode_residual(residual)
+    x, a = unit_rows(table), quantizer.error_weighting
+    errors = np.stack([
+        ((((x - gain * (nonzeros + scale * parts)) @ a) ** 2).sum(1))
+        for gain, scale in zip(quantizer.gains, quantizer.scales, strict=True)
+    ], 1)  # fmt: skip
+    chosen = errors[np.arange(N), numbers]
+    np.testing.assert_allclose(chosen, errors.min(1), rtol=1e-3, atol=1e-6)
+    one_scale = errors[:, np.abs(quantizer.scales - quantizer.scales.mean()).argmin()]
+    assert chosen.mean() < 0.9 * one_scale.mean() and len(np.unique(numbers)) > 30
+    expected = (quantizer.gains * quantizer.scales)[numbers, None] * parts
+    rows = codes.unpack().to_scipy() @ decoder + expected
+    np.testing.assert_allclose(codes.reconstruct(decoder), rows, atol=1e-5)
+    given = [torch.from_numpy(y @ a) for y in (x, nonzeros.astype(np.float32), parts)]
+    np.testing.assert_array_equal(quantizer.encode_scaled_gain(*given), numbers)
+
+
+def test_residuals_of_any_length_are_coded_alike(decoder, model):
+    """Rows whose nonzeros leave a tenth, and rows whose nonzeros leave half: each as one scale of
+    the same directions."""
+    rng = np.random.default_rng(3)
+    noise = unit_rows(rng.standard_normal((N, D)).astype(np.float32))
+    share = np.where(np.arange(N) % 2, 0.1, 0.5).astype(np.float32)[:, None]
+    rows = decoder[rng.integers(0, H, N)] * (1 - share) + share * noise
+    codes = make_codes(model, rows, nonzeros=1, residual_bytes=6)
+    scales = (codes.quantizer.scales)[packed.heads(codes.rows)[:, -1]]
+    assert np.median(scales[::2]) > 3 * np.median(scales[1::2])
+    left = np.linalg.norm(unit_rows(rows) - codes.reconstruct(decoder), axis=1)
+    assert np.median(left[1::2]) < 0.3 * np.median(left[::2])
+
+
+def test_rows_that_nonzeros_leave_nothing_of(model, decoder):
+    codes = make_codes(model, np.tile(decoder[:1], (300, 1)), nonzeros=1, residual_bytes=2)
+    found = codes.reconstruct(decoder)
+    np.testing.assert_allclose(found, np.tile(decoder[:1], (300, 1)), atol=1e-4)
+
+
+def test_dot_products_and_codes_without_residuals_have_no_scales(model, table):
+    lengths = np.linspace(0.5, 2, N, dtype=np.float32)[:, None]
+    dots = make_codes(model, table * lengths, similarity="dot", residual_bytes=3)
+    for codes in (dots, make_codes(model, table), make_codes(model, table).prefix(2)):
+        assert not codes.quantizer.is_scaled and "scales" not in codes.quantizer.arrays()
+    with pytest.raises(InputError, match="do not fit together"):
+        replace(dots.quantizer, scales=np.full(256, 0.5, np.float32))
+
+
+@pytest.mark.parametrize("scales", [np.ones(255), np.full(256, np.nan), np.full(256, np.inf)])
+def test_damaged_scales_are_refused(model, table, scales):
+    codes = make_codes(model, table, residual_bytes=3)
+    arrays = codes.quantizer.arrays() | {"scales": scales.astype(np.float32)}
+    with pytest.raises(InputError, match="encode the table again"):
+        RowQuantizer.from_arrays(H, arrays)
 
 
 @pytest.mark.parametrize("kind", kinds())

@@ -260,7 +260,9 @@ class CodedTable(Table):
         bits = value_bits(value_type)
         most = max(1, min(d // 2, latents // 2, MOST_NONZEROS // 2))  # More add error.
         typical = min(mean_nonzeros(row_bytes, latents, bits), most, _TRAINED_NONZEROS)
-        model = train(rows[nonzero], TrainConfig(latents, int(max(1, typical)), seed=seed))
+        # Not whitened: nonzeros are all there is, and every direction counts alike.
+        config = TrainConfig(latents, int(max(1, typical)), seed=seed, whitening=0.0)
+        model = train(rows[nonzero], config)
 
         # Bytes of ``most`` nonzeros and a count in each row, one nonzero at least.
         sizes = row_lengths(latents, bits, 0, most).tolist()

@@ -210,7 +210,7 @@ def test_versions_kinds_and_configs_are_checked(saved, tmp_path):
     with pytest.raises(InputError, match="is codes; expected model"):
         artifacts.load_artifact(saved, "model")
     edit(saved, format_version=artifacts.FORMAT_VERSION + 1)
-    with pytest.raises(InputError, match="format 7 is newer than the 6 .*upgrade compressae"):
+    with pytest.raises(InputError, match="format 8 is newer than the 7 .*upgrade compressae"):
         artifacts.load_artifact(saved, "codes")
     (saved / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: damaged"):

@@ -198,9 +198,11 @@ class Coder:
         along, beside = dots(x, reconstruction), dots(x, residual)
         size, first = a * c - b * b, along * c - beside * b
         has_both = (size > _ALONG * a * c) & (first > 0)
-        gains = (first / size)[has_both]
-        scales = ((beside * a - along * b) / first)[has_both]
-        return gains, scales, gains * gains * c[has_both]
+        a, b, c, along, beside, size, first = (
+            products[has_both] for products in (a, b, c, along, beside, size, first)
+        )
+        gains = first / size
+        return gains, (beside * a - along * b) / first, gains * gains * c
 
 
 def _ratio(a: Any, b: Any) -> Any:
@@ -270,13 +272,13 @@ def fit_row_quantizer(
 
     # Fit the residual's rotation and centroids to what the quantised nonzeros leave. For cosine
     # residuals are directions: the gain byte says their scale.
-    if typical in (None, nonzeros):
-        reconstruction = decode(ids, level_values(levels, codes), decoder)
-    else:
+    is_scaled = residual_bytes > 0 and lengths is None
+    if is_scaled and typical not in (None, nonzeros):
         reconstruction = _of_any_length(coder, weighted, support, levels, 1 << bits)
+    else:
+        reconstruction = decode(ids, level_values(levels, codes), decoder)
     rotation = np.empty((d, 0), np.float32)
     codebooks = np.empty((0, 256, 0), np.float32)
-    is_scaled = residual_bytes > 0 and lengths is None
     residual = weighted - reconstruction
     if is_scaled:
         residual = _directions(residual)

@@ -28,8 +28,8 @@ class TrainProgress:
 
     Attributes:
         step, steps: steps done, and steps in all.
-        loss: loss of this step's batch.
-        cosine: mean cos(x, x̂) of this step's batch at k nonzeros.
+        loss: loss of this step's batch; for "pursuit" ‖x − x̂‖² of unit rows, of 2,048 at most.
+        cosine: mean cos(x, x̂) of this step's batch at k nonzeros; for "pursuit" of the same rows.
         dead_latents, latents: latents that no recent batch used, and all.
         rows_per_second: mean speed since this call of ``train`` began.
         seconds_left: at that speed.

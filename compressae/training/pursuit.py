@@ -33,6 +33,8 @@ _REFIT_RIDGE = 1e-4
 _START_NOISE = 0.3
 #: Share of the largest eigenvalue that is added to the second moment of rows before whitening.
 _WHITENING_RIDGE = 1e-2
+#: Rows of a batch whose error and cosine a step reports.
+_REPORTED = 1 << 11
 #: Part of the training during which dead latents are resampled.
 _RESAMPLE_UNTIL = 0.8
 
@@ -58,8 +60,8 @@ class PursuitRun:
         rows = rng.choice(n, SAMPLE_ROWS, replace=False) if n > SAMPLE_ROWS else np.arange(n)
         x = unit_rows(items.take(np.sort(rows)))
         if config.whitening:
-            whitening, self._back = _whitening(x, config.whitening)
-            x = unit_rows(x @ whitening)
+            whitening, back = _whitening(x, config.whitening)
+            x, self._back = unit_rows(x @ whitening), self._put(back)
         n, d = x.shape
         assert config.batch is not None and config.steps is not None
         self.steps = config.steps
@@ -82,7 +84,7 @@ class PursuitRun:
         model = CompresSAE(self.x.shape[1], self.config.latents, self.config.nonzeros)
         weights = fetch(self.weights)
         if self.config.whitening:
-            weights = unit_rows(weights @ self._back)
+            weights = unit_rows(weights @ fetch(self._back))
         if self.config.decoder_bits == 4:
             weights = IntMatrix.of_entries(round_directions(weights)).to_float32()
         with torch.no_grad():
@@ -91,7 +93,8 @@ class PursuitRun:
         return model
 
     def advance(self) -> tuple[float, float]:
-        """Take one step: (mean squared error, mean cosine) of its batch before the update."""
+        """Take one step: (mean squared error, mean cosine) of its batch's first rows before the
+        update."""
         config, step = self.config, self.step
         steps_an_epoch = len(self.x) // self.batch
         epoch, place = divmod(step, steps_an_epoch)
@@ -111,7 +114,16 @@ class PursuitRun:
         self.weights /= lengths.clip(min=1e-12)[:, None]
         self.values *= lengths[self.ids]
         self.step += 1
-        cosines = np.sqrt(np.clip(1 - errors, 0, 1))  # x̂ is the row's projection.
+        return self._figures(x[:_REPORTED], residual[:_REPORTED])
+
+    def _figures(self, x: Any, residual: Any) -> tuple[float, float]:
+        """Mean squared error and mean cosine of rows x (m, d), as unit rows before whitening."""
+        if self.config.whitening:
+            x, residual = x @ self._back, residual @ self._back
+        dots = partial(namespace(x).einsum, "nd,nd->n")
+        decoded, squares = x - residual, dots(x, x)
+        lengths = (squares * dots(decoded, decoded)).clip(min=1e-24) ** 0.5
+        errors, cosines = dots(residual, residual) / squares, dots(x, decoded) / lengths
         return float(errors.mean()), float(cosines.mean())
 
     def _encode(self, x: Any) -> tuple[Any, Any]:

@@ -141,6 +141,26 @@ def test_the_loss_is_reported_of_each_batch(table):
     assert all(0 < now.cosine <= 1 and 0 <= now.dead_latents <= 48 for now in seen)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_figures_are_of_rows_as_they_are(power):
+    rng = np.random.default_rng(5)
+    table = (rng.standard_normal((1000, 24)) * np.arange(1, 25) ** -1.0).astype(np.float32)
+    run = PursuitRun(as_embeddings(table), replace(CONFIG, whitening=power, decoder_bits=32))
+    run.batch = 1000
+    decoder = run.model.decoder.detach().numpy()
+    error, cosine = run.advance()
+    # The figures of the chosen latents' least squares, which values of whitened rows miss a little.
+    x, ids = unit_rows(table), run.ids
+    best = np.stack([
+        decoder[i].T @ np.linalg.lstsq(decoder[i].T, row, rcond=None)[0]
+        for i, row in zip(ids, x, strict=True)
+    ])  # fmt: skip
+    least = ((x - best) ** 2).sum(1).mean()
+    assert 0.999 * least < error < (1.001 + power) * least
+    largest = np.linalg.norm(best, axis=1).mean()
+    assert largest * (1 - 0.4 * power) - 1e-3 < cosine < largest + 1e-3
+
+
 def test_large_tables_are_sampled(table, monkeypatch):
     monkeypatch.setattr("compressae.training.pursuit.SAMPLE_ROWS", 500)
     run = PursuitRun(as_embeddings(table), CONFIG)

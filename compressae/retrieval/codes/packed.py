@@ -262,7 +262,9 @@ class PackedCodes(Codes):
                 "encode_like(model, rows, like=index.codes)"
             )
         arrays, other_arrays = self.quantizer.arrays(), other.quantizer.arrays()
-        is_same = all(np.array_equal(arrays[name], other_arrays[name]) for name in arrays)
+        is_same = arrays.keys() == other_arrays.keys() and all(
+            np.array_equal(arrays[name], other_arrays[name]) for name in arrays
+        )
         if not is_same or other.latents != self.latents or other.model_id != self.model_id:
             raise InputError(
                 "packed codes of another model or quantiser than the index's; make them with "

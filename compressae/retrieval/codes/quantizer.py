@@ -230,7 +230,6 @@ class RowQuantizer:
             "project": self.project,
             "restore": self.restore.T,
             "weighted_restore": self.weighted_restore.T,
-            "gain_errors": self._gain_errors,
         }
         return {name: Panels.of(matrix) for name, matrix in matrices.items()}
 
@@ -365,7 +364,7 @@ class RowQuantizer:
             dots(residual, residual), dots(x, reconstruction), dots(x, residual),
         ], 1)  # fmt: skip
         if isinstance(x, np.ndarray):
-            errors = matmul(products, self._panels["gain_errors"])
+            errors = matmul(products, self._gain_panels)
         else:
             errors = products @ self._beside("_gain_errors", x)
         return xp.asarray(errors.argmin(1), dtype=xp.uint8)
@@ -376,6 +375,10 @@ class RowQuantizer:
         (n, 256), ‖x‖² left out."""
         g, s = self.gains, self.scales
         return np.stack([g * g, 2 * g * g * s, (g * s) ** 2, -2 * g, -2 * g * s])
+
+    @cached_property
+    def _gain_panels(self) -> Panels:
+        return Panels.of(self._gain_errors)
 
     def prefix(self, k: int) -> "RowQuantizer":
         """Cut the quantiser to rows of their first k nonzeros, without a residual code."""

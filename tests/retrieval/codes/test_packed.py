@@ -1,5 +1,7 @@
 """Packed codes and their quantiser: sizes, scores, files, prefixes."""
 
+import itertools
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -341,6 +343,29 @@ def test_dot_products_and_codes_without_residuals_have_no_scales(model, table):
         assert not codes.quantizer.is_scaled and "scales" not in codes.quantizer.arrays()
     with pytest.raises(InputError, match="do not fit together"):
         replace(dots.quantizer, scales=np.full(256, 0.5, np.float32))
+
+
+def test_rows_of_one_dimension_and_long_ones_are_coded_without_warnings():
+    signs = np.where(np.arange(400) % 3, 1, -1).astype(np.float32)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = CompresSAE(1, 2, 1)
+        codes = make_codes(one, signs, residual_bytes=1)
+        np.testing.assert_allclose(
+            codes.reconstruct(one.decoder.detach().numpy()), signs, atol=1e-3
+        )
+        rows = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32) * 1e25
+        codes = make_codes(CompresSAE(4, 8, 2), rows, similarity="dot", residual_bytes=2)
+        assert np.isfinite(codes.gains()).all()
+
+
+def test_codes_with_and_without_scales_do_not_mix(model, table):
+    codes = make_codes(model, table, residual_bytes=3)
+    ones = np.ones(256, np.float32)
+    quantizer = replace(codes.quantizer, scales=ones, gains=np.sort(codes.quantizer.gains))
+    for a, b in itertools.permutations((codes, replace(codes, quantizer=quantizer))):
+        with pytest.raises(InputError, match="another model or quantiser"):
+            a.check_compatible(b)
 
 
 @pytest.mark.parametrize("scales", [np.ones(255), np.full(256, np.nan), np.full(256, np.inf)])

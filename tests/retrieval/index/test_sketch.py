@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from compressae import CompresSAE, compress
 from compressae.kernels.scan import plain_planes
-from compressae.retrieval.index.sketch import Sketch, _unit, directions_of
+from compressae.retrieval.index.sketch import Sketch, _decoded, _unit, directions_of
 
 H, D = 40, 20
 
@@ -56,3 +57,16 @@ def test_unit_rows_of_zeros_stay():
     x, lengths = _unit(torch.tensor([[0.0, 0.0], [3e-30, 4e-30]]))
     assert x[0].tolist() == [0, 0] and lengths[0] == 0
     torch.testing.assert_close(x[1], torch.tensor([0.6, 0.8]))
+
+
+def test_sketches_are_of_the_rows_with_their_scaled_residuals():
+    items = np.random.default_rng(1).standard_normal((400, D)).astype(np.float32)
+    model = CompresSAE(D, H, 3)
+    codes = compress(model, items, residual_bytes=4)
+    assert codes.quantizer.is_scaled
+    restore, centroids = map(torch.from_numpy, codes.residual_arrays())
+    parts, _, s = centroids.shape
+    tables = torch.einsum("bcs,dbs->bcd", centroids, restore.reshape(D, parts, s))
+    planes, decoder = codes.gpu_planes(0, 400), model.decoder.detach()
+    found = _decoded(planes, 0, planes.blocks, decoder, tables)[:400]
+    np.testing.assert_allclose(found.numpy(), codes.reconstruct(decoder.numpy()), atol=1e-5)

@@ -303,7 +303,7 @@ def fit_row_quantizer(
         gains, scales, energies = map(fetch, coder.scaled_gains(weighted, reconstruction, decoded))
         if len(gains) == 0:  # Nonzeros leave nothing but a gain.
             gains, scales = fetch(coder.gains(weighted, reconstruction)), np.zeros(1)
-        energy = float(energies.mean()) if len(energies) else 0.0
+        energy = float(np.median(energies)) if len(energies) else 0.0
         gains, scales = fit_scaled_gains(gains, scales, energy)
         return replace(quantizer, gains=gains, scales=scales)
     gains = fetch(coder.gains(weighted, reconstruction + decoded))

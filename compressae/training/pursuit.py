@@ -61,7 +61,9 @@ class PursuitRun:
         x = unit_rows(items.take(np.sort(rows)))
         if config.whitening:
             whitening, back = _whitening(x, config.whitening)
-            x, self._back = unit_rows(x @ whitening), self._put(back)
+            self._back = self._put(back)
+            for part in np.array_split(x, 1 + (len(x) >> 14)):  # In place: all rows are many.
+                part[:] = unit_rows(part @ whitening)
         n, d = x.shape
         assert config.batch is not None and config.steps is not None
         self.steps = config.steps
@@ -84,7 +86,8 @@ class PursuitRun:
         model = CompresSAE(self.x.shape[1], self.config.latents, self.config.nonzeros)
         weights = fetch(self.weights)
         if self.config.whitening:
-            weights = unit_rows(weights @ fetch(self._back))
+            weights = weights @ fetch(self._back)
+            weights /= np.linalg.norm(weights, axis=1).clip(min=1e-12)[:, None]
         if self.config.decoder_bits == 4:
             weights = IntMatrix.of_entries(round_directions(weights)).to_float32()
         with torch.no_grad():

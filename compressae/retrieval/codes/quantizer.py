@@ -529,7 +529,7 @@ def fit_scaled_gains(
 
     Args:
         gains, scales: (m,) of a sample, m ≥ 1, in rows of squared length 1.
-        energy: mean squared length of what is multiplied by gain and scale.
+        energy: typical squared length of what is multiplied by gain and scale.
 
     >>> pair = fit_scaled_gains(np.linspace(0.9, 1, 512), np.linspace(0.1, 0.5, 512), energy=0.5)
     >>> [len(np.unique(numbers)) for numbers in pair]  # The scales differ more.

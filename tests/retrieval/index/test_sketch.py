@@ -59,14 +59,14 @@ def test_unit_rows_of_zeros_stay():
     torch.testing.assert_close(x[1], torch.tensor([0.6, 0.8]))
 
 
-def test_sketches_are_of_the_rows_with_their_scaled_residuals():
+def test_sketches_are_of_the_rows_with_their_scaled_residuals(device):
     items = np.random.default_rng(1).standard_normal((400, D)).astype(np.float32)
     model = CompresSAE(D, H, 3)
     codes = compress(model, items, residual_bytes=4)
     assert codes.quantizer.is_scaled
-    restore, centroids = map(torch.from_numpy, codes.residual_arrays())
+    restore, centroids = (torch.from_numpy(a).to(device) for a in codes.residual_arrays())
     parts, _, s = centroids.shape
     tables = torch.einsum("bcs,dbs->bcd", centroids, restore.reshape(D, parts, s))
-    planes, decoder = codes.gpu_planes(0, 400), model.decoder.detach()
-    found = _decoded(planes, 0, planes.blocks, decoder, tables)[:400]
-    np.testing.assert_allclose(found.numpy(), codes.reconstruct(decoder.numpy()), atol=1e-5)
+    planes, decoder = codes.gpu_planes(0, 400).to(device), model.decoder.detach()
+    found = _decoded(planes, 0, planes.blocks, decoder.to(device), tables)[:400]
+    np.testing.assert_allclose(found.cpu(), codes.reconstruct(decoder.numpy()), atol=1e-5)

@@ -33,7 +33,7 @@ _REFIT_RIDGE = 1e-4
 _START_NOISE = 0.3
 #: Share of the largest eigenvalue that is added to the second moment of rows before whitening.
 _WHITENING_RIDGE = 1e-2
-#: Rows of a batch whose error and cosine a step reports.
+#: Most rows of a batch whose error and cosine a step reports.
 _REPORTED = 1 << 11
 #: Part of the training during which dead latents are resampled.
 _RESAMPLE_UNTIL = 0.8
@@ -96,8 +96,8 @@ class PursuitRun:
         return model
 
     def advance(self) -> tuple[float, float]:
-        """Take one step: (mean squared error, mean cosine) of its batch's first rows before the
-        update."""
+        """Take one step: (mean squared error, mean cosine) before the update, of a part of its batch
+        spread evenly."""
         config, step = self.config, self.step
         steps_an_epoch = len(self.x) // self.batch
         epoch, place = divmod(step, steps_an_epoch)
@@ -117,7 +117,8 @@ class PursuitRun:
         self.weights /= lengths.clip(min=1e-12)[:, None]
         self.values *= lengths[self.ids]
         self.step += 1
-        return self._figures(x[:_REPORTED], residual[:_REPORTED])
+        every = -(-len(x) // _REPORTED)
+        return self._figures(x[::every], residual[::every])
 
     def _figures(self, x: Any, residual: Any) -> tuple[float, float]:
         """Mean squared error and mean cosine of rows x (m, d), as unit rows before whitening."""

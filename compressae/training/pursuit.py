@@ -96,7 +96,7 @@ class PursuitRun:
         return model
 
     def advance(self) -> tuple[float, float]:
-        """Take one step: (mean squared error, mean cosine) before the update, of a part of its batch
+        """Take one step: (mean squared error, mean cosine) before it, of a part of its batch that is
         spread evenly."""
         config, step = self.config, self.step
         steps_an_epoch = len(self.x) // self.batch

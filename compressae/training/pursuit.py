@@ -96,8 +96,7 @@ class PursuitRun:
         return model
 
     def advance(self) -> tuple[float, float]:
-        """Take one step: (mean squared error, mean cosine) before it, of a part of its batch that is
-        spread evenly."""
+        """Take one step: (mean squared error, mean cosine) of some rows of its batch before it."""
         config, step = self.config, self.step
         steps_an_epoch = len(self.x) // self.batch
         epoch, place = divmod(step, steps_an_epoch)

@@ -330,6 +330,16 @@ def test_residuals_of_any_length_are_coded_alike(decoder, model):
     assert np.median(left[1::2]) < 0.3 * np.median(left[::2])
 
 
+def test_a_budgets_scales_are_for_rows_of_few_nonzeros_too(model, table, decoder):
+    codes = make_codes(model, table, budget="10 B/row", residual_bytes=4)
+    most = codes.quantizer.nonzeros
+    equal = make_codes(model, table, nonzeros=most, residual_bytes=4)
+    assert codes.quantizer.scales.max() > 2 * equal.quantizer.scales.max()
+    few = codes.nonzeros <= most // 3
+    left = np.linalg.norm(unit_rows(table) - codes.reconstruct(decoder), axis=1)
+    assert few.sum() > 50 and left[few].mean() < 1.5 * left[~few].mean()
+
+
 def test_rows_that_nonzeros_leave_nothing_of(model, decoder):
     codes = make_codes(model, np.tile(decoder[:1], (300, 1)), nonzeros=1, residual_bytes=2)
     found = codes.reconstruct(decoder)

@@ -20,7 +20,7 @@ hub = pytest.importorskip("huggingface_hub", reason="needs pip install 'compress
 @pytest.fixture(scope="module")
 def model():
     items = load_sample().embeddings.subset(np.arange(1000))
-    return train(items, TrainConfig(latents=64, nonzeros=4, steps=2))
+    return train(items, TrainConfig(latents=64, nonzeros=8, steps=10))
 
 
 @pytest.fixture

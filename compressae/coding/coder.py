@@ -19,11 +19,13 @@ from compressae.kernels.support import Dictionary, select_latents
 from compressae.model import CompresSAE
 from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
+    directions,
     fit_gains,
     fit_length_gains,
     fit_levels,
     fit_scaled_gains,
     level_values,
+    products_of,
 )
 from compressae.retrieval.codes.residual import fit_residual, rounded_columns
 from compressae.retrieval.codes.size import check_latents
@@ -189,13 +191,7 @@ class Coder:
             Gains (r,), scales (r,) and squared lengths gain²·‖residual‖² (r,), float32, of the rows
             that have them: those whose residual is neither 0 nor along the reconstruction.
         """
-        dots = partial(namespace(x).einsum, "nd,nd->n")
-        a, b, c = (
-            dots(reconstruction, reconstruction),
-            dots(reconstruction, residual),
-            dots(residual, residual),
-        )
-        along, beside = dots(x, reconstruction), dots(x, residual)
+        a, b, c, along, beside = products_of(x, reconstruction, residual)
         size, first = a * c - b * b, along * c - beside * b
         has_both = (size > _ALONG * a * c) & (first > 0)
         a, b, c, along, beside, size, first = (
@@ -281,7 +277,7 @@ def fit_row_quantizer(
     codebooks = np.empty((0, 256, 0), np.float32)
     residual = weighted - reconstruction
     if is_scaled:
-        residual = _directions(residual)
+        residual = directions(residual)
     if residual_bytes:
         rotation, codebooks = fit_residual(fetch(residual), residual_bytes)
     inverse_weighting = np.linalg.inv(coder.error_weighting.astype(np.float64)).astype(np.float32)
@@ -332,7 +328,7 @@ def pack_rows(
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
     residual = weighted - reconstruction
     if quantizer.is_scaled:
-        residual = _directions(residual)
+        residual = directions(residual)
     residual_codes = quantizer.encode_residual(residual)
     decoded = _decoded(quantizer, residual_codes)
     if quantizer.is_scaled:
@@ -372,11 +368,6 @@ def _of_any_length(
         codes = quantize_on_support(own, ids, values, decoder, levels, sizes)
         reconstruction[rows] = decode(ids, level_values(levels, codes), decoder)
     return reconstruction
-
-
-def _directions(x: Any) -> Any:
-    """Rows of unit length; those of zeros stay."""
-    return x / namespace(x).linalg.norm(x, axis=1).clip(min=1e-12)[:, None]
 
 
 def _decoded(quantizer: RowQuantizer, codes: Any) -> Any:

@@ -14,6 +14,7 @@ from compressae.kernels.pursuit import pursue, pursuit_schedule
 from compressae.kernels.refit import refit
 from compressae.kernels.support import Dictionary, select_latents
 from compressae.model import CompresSAE
+from compressae.retrieval.codes.quantizer import directions, ridged_moment
 from compressae.retrieval.io.embeddings import Embeddings, unit_rows
 from compressae.training import checkpoint as saved
 from compressae.training.config import TrainConfig
@@ -31,8 +32,6 @@ _DENSE = 32
 #: Ridge of the least-squares values.
 _REFIT_RIDGE = 1e-4
 _START_NOISE = 0.3
-#: Share of the largest eigenvalue that is added to the second moment of rows before whitening.
-_WHITENING_RIDGE = 1e-2
 #: Most rows of a batch whose error and cosine a step reports.
 _REPORTED = 1 << 11
 #: Part of the training during which dead latents are resampled.
@@ -86,8 +85,7 @@ class PursuitRun:
         model = CompresSAE(self.x.shape[1], self.config.latents, self.config.nonzeros)
         weights = fetch(self.weights)
         if self.config.whitening:
-            weights = weights @ fetch(self._back)
-            weights /= np.linalg.norm(weights, axis=1).clip(min=1e-12)[:, None]
+            weights = directions(weights @ fetch(self._back))
         if self.config.decoder_bits == 4:
             weights = IntMatrix.of_entries(round_directions(weights)).to_float32()
         with torch.no_grad():
@@ -220,9 +218,9 @@ class PursuitRun:
 
 
 def _whitening(x: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
-    """The second moment (d, d) of rows x (n, d) to a power −p, and to p, float32."""
-    moment, axes = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
-    scales = (np.maximum(moment, 0) / moment[-1] + _WHITENING_RIDGE) ** power
+    """The ridged second moment (d, d) of rows x (n, d) to a power −p, and to p, float32."""
+    moment, axes = ridged_moment(x)
+    scales = moment**power
     there, back = (axes / scales) @ axes.T, (axes * scales) @ axes.T
     return there.astype(np.float32), back.astype(np.float32)
 

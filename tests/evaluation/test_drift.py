@@ -130,7 +130,8 @@ def test_standard_errors_are_the_spread_of_draws(model):
     many = [measure_quality(model, draw(200, seed)) for seed in range(100, 180)]
     for name in ("cosine", "low", "list_imbalance", "fvu"):
         values, errors = np.array([getattr(one, name) for one in many]).T
-        assert values.std() / 1.35 < errors.mean() < 1.6 * values.std(), name  # Rather too large.
+        rel = 0.6 if name == "list_imbalance" else 0.35  # Its error is said half too large here.
+        assert errors.mean() == pytest.approx(values.std(), rel=rel), name
     values, errors = np.array([one.recall[-1][1:] for one in many]).T
     assert errors.mean() == pytest.approx(values.std(), rel=0.35)
 

@@ -15,8 +15,8 @@ from compressae.retrieval.codes.residual import rounded, steps_of
 from compressae.retrieval.codes.size import CENTROIDS, id_bits
 from compressae.retrieval.errors import InputError
 
-#: Power of the queries' second moment in the error weighting, and the ridge added to the moment as
-#: a share of its largest eigenvalue; chosen on WordNet (docs/results/recall_per_byte.md).
+#: Power of the queries' second moment in the error weighting, and the ridge added to a moment as a
+#: share of its largest eigenvalue; chosen on WordNet (docs/results/recall_per_byte.md).
 _WEIGHTING = 0.75
 _RIDGE = 1e-2
 #: Gains that are left for rows longer than those of the table, and how much longer they may be.
@@ -358,11 +358,7 @@ class RowQuantizer:
                 and their decoded directions: arrays, or tensors, which return one on their device.
         """
         xp = namespace(x)
-        dots = partial(xp.einsum, "nd,nd->n")
-        products = xp.stack([
-            dots(reconstruction, reconstruction), dots(reconstruction, residual),
-            dots(residual, residual), dots(x, reconstruction), dots(x, residual),
-        ], 1)  # fmt: skip
+        products = xp.stack(products_of(x, reconstruction, residual), 1)
         if isinstance(x, np.ndarray):
             errors = matmul(products, self._gain_panels)
         else:
@@ -465,6 +461,19 @@ def _without_steps(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def directions(x: Any) -> Any:
+    """Rows (n, d) of unit length; those of zeros stay. An array or a tensor like the input."""
+    return x / namespace(x).linalg.norm(x, axis=1).clip(min=1e-12)[:, None]
+
+
+def products_of(x: Any, reconstruction: Any, residual: Any) -> list[Any]:
+    """Products (n,) of weighted rows (n, d), of what their quantised nonzeros give, c, and of their
+    decoded directions, r: c·c, c·r, r·r, x·c and x·r."""
+    dots = partial(namespace(x).einsum, "nd,nd->n")
+    c, r = reconstruction, residual
+    return [dots(c, c), dots(c, r), dots(r, r), dots(x, c), dots(x, r)]
+
+
 def level_values(levels: Any, codes: Any) -> Any:
     """Look up the level of each rank's number: equal to ``levels[arange(k), codes]``.
 
@@ -502,11 +511,18 @@ def fit_error_weighting(queries: np.ndarray, rows: np.ndarray | None = None) -> 
     array([[1.08, 0.  ],
            [0.  , 0.72]], dtype=float32)
     """
-    moment, axes = np.linalg.eigh((queries.T @ queries / len(queries)).astype(np.float64))
-    weight = (np.maximum(moment, 0) / moment[-1] + _RIDGE) ** (_WEIGHTING / 2)
+    moment, axes = ridged_moment(queries)
+    weight = moment ** (_WEIGHTING / 2)
     rows = queries if rows is None else rows
     weight /= np.sqrt(np.mean(((rows @ axes) * weight) ** 2) * len(axes))
     return ((axes * weight) @ axes.T).astype(np.float32)
+
+
+def ridged_moment(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (d,) and axes (d, d) of the second moment of rows (n, d), float64: shares of the
+    largest, with a ridge added."""
+    moment, axes = np.linalg.eigh((rows.T @ rows / len(rows)).astype(np.float64))
+    return np.maximum(moment, 0) / moment[-1] + _RIDGE, axes
 
 
 def fit_gains(gains: np.ndarray) -> np.ndarray:

@@ -94,6 +94,7 @@ def _planes(h: int, values: torch.dtype | None, levels: int, m: int, ragged: boo
         torch.zeros(16, m, SCAN_BLOCK, dtype=torch.uint8) if m else None,
         torch.zeros(numbers, dtype=torch.uint8) if levels else None,
         torch.zeros(256) if levels else None,
+        torch.zeros(256) if m and not ragged else None,
         None if levels or values != torch.int8 else torch.zeros(numbers),
     )
 

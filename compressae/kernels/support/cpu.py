@@ -33,9 +33,9 @@ _DIMENSIONS = 16
 #: Exponents of float32 below the largest score in which the shortlist's threshold is sought first.
 _SOUGHT = 10 << 23
 
-_jit = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-)
+# Sums are not reordered ("reassoc"): code that was just compiled and that of numba's cache, where
+# functions were optimised beside others, would differ in a last bit.
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
 
 
 @_jit

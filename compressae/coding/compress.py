@@ -24,6 +24,7 @@ from compressae.kernels.packed import SPARE
 from compressae.kernels.threads import limited
 from compressae.model import CompresSAE
 from compressae.retrieval.codes import Codes, PackedCodes, SparseCodes
+from compressae.retrieval.codes.base import parallel_weight_of
 from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.codes.quantizer import fit_error_weighting
 from compressae.retrieval.codes.size import (
@@ -135,7 +136,8 @@ def compress(
             fitted = like.fitted if isinstance(like, PackedCodes) else like
             table = Table(items, fitted.similarity)
         weighting = fitted.quantizer.error_weighting
-        coder = Coder(model, weighting, pursuit=True, refit=True, device=tensors, beam=beam)
+        parallel_weight = parallel_weight_of(fitted.settings)
+        coder = Coder(model, weighting, True, True, tensors, beam, parallel_weight)
         if is_ragged:
             return _ragged(coder, table, fitted, total, importance, progress)
         return _packed(coder, table, fitted, progress)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from compressae.coding.budget import check_importance
 from compressae.coding.compress import compress
+from compressae.coding.fit import fit_quantizer
 from compressae.kernels.packed import SPARE, Layout, unpack_at
 from compressae.kernels.product import recover_entries, round_directions
 from compressae.retrieval.codes.packed import PackedCodes
@@ -273,7 +274,10 @@ class CodedTable(Table):
         units = np.where(nonzero[:, None], rows, rows[lengths.argmax()])
         sample = units[np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_ROWS)).astype(int))]
         try:
-            like = compress(model, sample, value_type, budget=budget * len(sample) // n)
+            # Errors count alike along a row and across it: rows are decoded, not searched.
+            share = budget * len(sample) // n
+            fitted = fit_quantizer(model, sample, value_type, budget=share, parallel_weight=0)
+            like = compress(model, sample, like=fitted, budget=share)
             levels = cls(like, model.decoder).export().nbytes - like.nbytes - (nbytes - left)
             if left <= levels:
                 raise InputError(

@@ -24,7 +24,7 @@ def test_compress_packs_and_encode_gives_plain_codes(model, table):
     assert isinstance(compress(model, table), PackedCodes)
     assert compress(model, table).settings == {
         "refit": True, "nonzeros": K, "values": "int2", "residual_bytes": 0,
-        "similarity": "cosine",
+        "similarity": "cosine", "parallel_weight": 0.3,
     }  # fmt: skip
     assert isinstance(encode(model, table), SparseCodes)
     assert encode(model, table).settings == {

@@ -14,6 +14,8 @@ from compressae.retrieval.io.embeddings import Similarity, check_similarity
 from compressae.retrieval.io.schema import Count, Positive, Range, checked
 
 KIND = "codes"
+#: Largest weight of the error along a row in a file, whose products are finite.
+_LARGEST_WEIGHT = 100
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,28 @@ class CodesSettings:
         """
         own = checked(settings, cls, "codes", "encode the table again")
         check_similarity(own.made.get("similarity", "cosine"))
+        parallel_weight_of(own.made)
         return own
+
+
+def parallel_weight_of(made: dict[str, Any]) -> float:
+    """How much more the gains of codes weigh the error along a row, as their settings say, which
+    are not trusted; 0 where they do not, as older ones.
+
+    Raises:
+        InputError: no number from 0 to 100.
+
+    >>> parallel_weight_of({"values": "int2", "parallel_weight": 0.3}), parallel_weight_of({})
+    (0.3, 0.0)
+    """
+    weight = made.get("parallel_weight", 0.0)
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight <= _LARGEST_WEIGHT:
+        raise InputError(
+            f"codes: parallel_weight is {weight!r}; expected a number from 0 to "
+            f"{_LARGEST_WEIGHT}; encode the table again"
+        )
+    return float(weight)
 
 
 class Codes(ABC):

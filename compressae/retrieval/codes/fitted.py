@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from compressae.retrieval.codes.base import parallel_weight_of
 from compressae.retrieval.codes.quantizer import RowQuantizer
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
@@ -107,6 +108,7 @@ class FittedQuantizer:
         artifact = load_artifact(path, KIND)
         own = checked(artifact.settings, _Settings, str(path), "fit the quantiser again")
         check_similarity(own.made.get("similarity", "cosine"))
+        parallel_weight_of(own.made)
         if _STEM not in artifact.tensors:
             raise InputError(f"{path}: holds no quantiser; fit it again")
         quantizer = RowQuantizer.from_arrays(own.latents, artifact.tensors[_STEM])

@@ -1,7 +1,7 @@
 """RowQuantizer: quantise the nonzeros and the residual of a row to bytes, and decode them."""
 
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -350,19 +350,19 @@ class RowQuantizer:
             return xp.asarray(((gains.clip(low, high) - low) / step).round(), dtype=xp.uint8)
         return length_codes(self.gains, gains)
 
-    def encode_scaled_gain(self, x: Any, reconstruction: Any, residual: Any) -> Any:
-        """Gain bytes (n,) uint8 of least ‖x − gain·(reconstruction + scale·residual)‖.
+    def encode_scaled_gain(self, products: Any) -> Any:
+        """Gain bytes (n,) uint8 of least ‖x − gain·(c + scale·r)‖.
 
         Args:
-            x, reconstruction, residual: (n, d) weighted rows, what their quantised nonzeros give
-                and their decoded directions: arrays, or tensors, which return one on their device.
+            products: (n, 5) float32 c·c, c·r, r·r, x·c and x·r of weighted rows x, of what their
+                quantised nonzeros give, c, and of their decoded directions, r: an array, or a
+                tensor, which returns one on its device.
         """
-        xp = namespace(x)
-        products = xp.stack(products_of(x, reconstruction, residual), 1)
-        if isinstance(x, np.ndarray):
+        xp = namespace(products)
+        if isinstance(products, np.ndarray):
             errors = matmul(products, self._gain_panels)
         else:
-            errors = products @ self._beside("_gain_errors", x)
+            errors = products @ self._beside("_gain_errors", products)
         return xp.asarray(errors.argmin(1), dtype=xp.uint8)
 
     @cached_property
@@ -464,14 +464,6 @@ def _without_steps(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def directions(x: Any) -> Any:
     """Rows (n, d) of unit length; those of zeros stay. An array or a tensor like the input."""
     return x / namespace(x).linalg.norm(x, axis=1).clip(min=1e-12)[:, None]
-
-
-def products_of(x: Any, reconstruction: Any, residual: Any) -> list[Any]:
-    """Products (n,) of weighted rows (n, d), of what their quantised nonzeros give, c, and of their
-    decoded directions, r: c·c, c·r, r·r, x·c and x·r."""
-    dots = partial(namespace(x).einsum, "nd,nd->n")
-    c, r = reconstruction, residual
-    return [dots(c, c), dots(c, r), dots(r, r), dots(x, c), dots(x, r)]
 
 
 def level_values(levels: Any, codes: Any) -> Any:

@@ -10,9 +10,11 @@ import torch
 from code_forms import make_codes
 
 from compressae import CompresSAE, InputError, compress
+from compressae.coding.coder import PARALLEL_WEIGHT, Coder
 from compressae.kernels import packed
 from compressae.retrieval import CompressedIndex
 from compressae.retrieval.codes import PackedCodes, load_codes
+from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.codes.quantizer import (
     RowQuantizer,
     fit_error_weighting,
@@ -292,19 +294,28 @@ def test_the_fitted_gains_and_scales_are_the_pairs_of_least_error():
     assert (one[0] == 1).all() and (one[1] == 0).all()
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("budget", [None, "9 B/row"])
-def test_a_gain_byte_is_the_pair_of_gain_and_scale_of_least_error(model, table, decoder, budget):
+def test_a_gain_byte_is_the_pair_of_gain_and_scale_of_least_error(
+    model, table, decoder, budget, weight
+):
+    """The error along the row counts more, but not in rows to add to codes of before."""
     codes = make_codes(model, table, residual_bytes=3, nonzeros=None, budget=budget)
+    assert codes.settings["parallel_weight"] == PARALLEL_WEIGHT == 0.3
+    if not weight:
+        settings = {k: v for k, v in codes.settings.items() if k != "parallel_weight"}
+        codes = compress(model, table, like=replace(codes, settings=settings))
     quantizer = codes.quantizer
     assert quantizer.is_scaled
     numbers, residual = packed.heads(codes.rows)[:, -1], codes.residual_codes()
     nonzeros = codes.unpack().to_scipy() @ decoder / codes.gains()[:, None]
     parts = quantizer.decode_residual(residual)
     x, a = unit_rows(table), quantizer.error_weighting
-    errors = np.stack([
-        ((((x - gain * (nonzeros + scale * parts)) @ a) ** 2).sum(1))
-        for gain, scale in zip(quantizer.gains, quantizer.scales, strict=True)
-    ], 1)  # fmt: skip
+    errors = []
+    for gain, scale in zip(quantizer.gains, quantizer.scales, strict=True):
+        error = x - gain * (nonzeros + scale * parts)
+        errors.append(((error @ a) ** 2).sum(1) + weight * (error * x).sum(1) ** 2)
+    errors = np.stack(errors, 1)
     chosen = errors[np.arange(N), numbers]
     np.testing.assert_allclose(chosen, errors.min(1), rtol=1e-3, atol=1e-6)
     one_scale = errors[:, np.abs(quantizer.scales - quantizer.scales.mean()).argmin()]
@@ -312,8 +323,34 @@ def test_a_gain_byte_is_the_pair_of_gain_and_scale_of_least_error(model, table, 
     expected = (quantizer.gains * quantizer.scales)[numbers, None] * parts
     rows = codes.unpack().to_scipy() @ decoder + expected
     np.testing.assert_allclose(codes.reconstruct(decoder), rows, atol=1e-5)
+    coder = Coder(model, a, pursuit=True, device=torch.device("cpu"), parallel_weight=weight)
     given = [torch.from_numpy(y @ a) for y in (x, nonzeros.astype(np.float32), parts)]
-    np.testing.assert_array_equal(quantizer.encode_scaled_gain(*given), numbers)
+    products = torch.stack(coder.products(*given), 1)
+    np.testing.assert_array_equal(quantizer.encode_scaled_gain(products), numbers)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 101, "much", True, None, float("nan")])
+def test_a_weight_in_a_file_that_is_none_is_refused(model, table, tmp_path, weight):
+    codes = make_codes(model, table)
+    settings = {**codes.settings, "parallel_weight": weight}
+    with pytest.raises(InputError, match="parallel_weight is .*expected a number from 0 to 100"):
+        PackedCodes.from_parts(
+            {**codes.artifact_settings(), "made": settings},
+            codes.row_arrays() | codes.shared_arrays(),
+        )
+    replace(codes.fitted, settings=settings).save(tmp_path / "quantizer")
+    with pytest.raises(InputError, match="parallel_weight|NaN is no number"):
+        FittedQuantizer.load(tmp_path / "quantizer")
+
+
+def test_queries_near_a_row_find_its_score(model, table, decoder):
+    """A gain of least squares alone would make each row's product with itself too small."""
+    codes = make_codes(model, table, nonzeros=2)
+    settings = {k: v for k, v in codes.settings.items() if k != "parallel_weight"}
+    older = compress(model, table, like=replace(codes, settings=settings))
+    x = unit_rows(table)
+    bias, before = (1 - (x * c.reconstruct(decoder)).sum(1).mean() for c in (codes, older))
+    assert 0 < bias < 0.85 * before
 
 
 def test_residuals_of_any_length_are_coded_alike(decoder, model):

@@ -371,12 +371,11 @@ def pack_rows(
     decoder, sizes = coder.weighted_decoder, 1 << quantizer.value_bits
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
+    aim = weighted
     if quantizer.says_lengths:
         _check_lengths(lengths, quantizer)
-    if quantizer.says_lengths and quantizer.residual_bytes:
-        residual = _over_gains(weighted, lengths, quantizer.gains) - reconstruction
-    else:
-        residual = weighted - reconstruction
+        aim = _over_gains(weighted, lengths, quantizer.gains)
+    residual = aim - reconstruction
     if quantizer.is_scaled:
         residual = directions(residual)
     residual_codes = quantizer.encode_residual(residual)

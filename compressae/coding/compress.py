@@ -58,11 +58,12 @@ def compress(
     """Compress a table to packed codes: a few bytes a row.
 
     Latents are chosen by their error reduction (see ``select_latents``). Rows are scaled to their
-    least-squares length under an error weighting (see ``fit_error_weighting``), so that (W q)·s
-    estimates the cosine of a unit query with the row. With similarity "dot" that scale includes the
-    row's own length, in the same byte, and (W q)·s estimates the dot product. Resident memory is
-    the codes, one batch and 2·h² bytes of the latents' products. A budget adds
-    6 to 8 bytes a nonzero considered, and considers twice as many as a row gets on average.
+    least-squares length under an error weighting (see ``fit_error_weighting``), for cosine one in
+    which errors along the row count more (``parallel_weight`` of ``fit_quantizer``), so that
+    (W q)·s estimates the cosine of a unit query with the row. With similarity "dot" that scale
+    includes the row's own length, in the same byte, and (W q)·s estimates the dot product. Resident
+    memory is the codes, one batch and 2·h² bytes of the latents' products. A budget adds 6 to 8
+    bytes a nonzero considered, and considers twice as many as a row gets on average.
 
     Args:
         model: a trained model.

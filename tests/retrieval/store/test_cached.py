@@ -56,7 +56,7 @@ def test_rows_scored_are_those_of_the_searches_that_ran(catalogue, table):
     again = cached.search(table[:4], 5, candidates="all")
     assert (once.rows_scored, again.rows_scored) == (4 * N, 0)
     some = cached.search(table[:4], 5, candidates=20).rows_scored
-    assert 80 <= some <= 82  # Rows that tie with the last candidate are scored, too.
+    assert some == catalogue.search(table[:4], 5, candidates=20).rows_scored >= 80
     assert cached.search(table[:4], 5, where="price < 30").rows_scored == 120
     assert cached.counters.rows_scored == 4 * N + some + 120
 

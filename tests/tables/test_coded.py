@@ -271,3 +271,13 @@ def test_bad_input_is_refused():
             CodedTable.from_dense(rows, 5000, **wrong)
     with pytest.raises(InputError, match="importance: expected 300"):
         CodedTable.from_dense(rows, 5600, latents=32, importance=np.ones(4))
+
+
+def test_rows_have_their_least_squares_length():
+    """Not longer, as those of codes to be searched: of rows alike in every direction, which are
+    weighted alike, no factor makes the error less."""
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((800, 16), dtype=np.float32))
+    decoded = CodedTable.from_dense(rows, 9000, 64).rows().detach()
+    factor = float((rows * decoded).sum() / decoded.square().sum())
+    assert (rows - decoded).square().sum() > 0.1 * rows.square().sum()
+    assert factor == pytest.approx(1, abs=0.01)

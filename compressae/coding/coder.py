@@ -39,7 +39,7 @@ from compressae.retrieval.errors import InputError
 PARALLEL_WEIGHT = 0.3
 #: Rounds of ``fit_row_quantizer`` that move each level to the mean of the values assigned to it.
 _LEVEL_ROUNDS = 2
-#: How far a length may be beyond the largest gain, as of rows at the limit.
+#: How far a gain of dot products may be beyond the largest, as of rows at the limit.
 _BEYOND = 1.1
 #: Share of the squares of two vectors' lengths above which they are not along one line.
 _ALONG = 1e-4
@@ -211,7 +211,7 @@ class Coder:
         return [a + self.parallel_weight * b for a, b in zip(products, others, strict=True)]
 
     def gains(self, x: Any, reconstruction: Any) -> Any:
-        """Gains (m,) float32: the least-squares factor of each weighted reconstruction.
+        """Gains (m,) float32: the factor of least error of each weighted reconstruction.
 
         Args:
             x: (m, d) weighted rows.
@@ -221,14 +221,14 @@ class Coder:
         return _ratio(along, own)
 
     def scaled_gains(self, x: Any, reconstruction: Any, residual: Any) -> tuple[Any, Any, Any]:
-        """Least-squares gains and scales: x ≈ gain·(reconstruction + scale·residual).
+        """Gains and scales of least error: x ≈ gain·(reconstruction + scale·residual).
 
         Args:
             x, reconstruction, residual: (m, d) weighted.
 
         Returns:
-            Gains (r,), scales (r,) and squared lengths gain²·‖residual‖² (r,), float32, of the rows
-            that have them: those whose residual is neither 0 nor along the reconstruction.
+            Gains (r,), scales (r,) and gain²·‖residual‖² (r,), float32, as ``products`` measure, of
+            the rows that have them: those whose residual is neither 0 nor along the reconstruction.
         """
         a, b, c, along, beside = self.products(x, reconstruction, residual)
         size, first = a * c - b * b, along * c - beside * b
@@ -314,10 +314,6 @@ def fit_row_quantizer(
         reconstruction = decode(ids, level_values(levels, codes), decoder)
     rotation = np.empty((d, 0), np.float32)
     codebooks = np.empty((0, 256, 0), np.float32)
-    gains = None
-    if lengths is not None and residual_bytes:
-        gains = fit_length_gains(lengths, longest)
-        weighted = _over_gains(weighted, coder.put(lengths), gains)
     residual = weighted - reconstruction
     if is_scaled:
         residual = directions(residual)
@@ -329,16 +325,14 @@ def fit_row_quantizer(
         error_weighting=coder.error_weighting,
         levels=levels,
         value_bits=bits,
-        gains=np.ones(256, np.float32) if gains is None else gains,
+        gains=np.ones(256, np.float32),
         project=rotation,
         restore=rounded_columns(inverse_weighting @ rotation),
         codebooks=codebooks,
         scales=np.ones(256, np.float32),
     )
 
-    # Fit the gains that the gain bytes stand for, if not before.
-    if gains is not None:
-        return quantizer
+    # Fit the gains that the gain bytes stand for.
     decoded = _decoded(quantizer, quantizer.encode_residual(residual))
     if is_scaled:
         gains, scales, energies = map(fetch, coder.scaled_gains(weighted, reconstruction, decoded))
@@ -372,8 +366,7 @@ def pack_rows(
     codes = quantize_on_support(weighted, ids, values, decoder, quantizer.levels, sizes)
     reconstruction = decode(ids, quantizer.values_of(codes), decoder)
     aim = weighted
-    if quantizer.says_lengths:
-        _check_lengths(lengths, quantizer)
+    if quantizer.says_lengths and quantizer.residual_bytes:
         aim = _over_gains(weighted, lengths, quantizer.gains)
     residual = aim - reconstruction
     if quantizer.is_scaled:
@@ -385,20 +378,21 @@ def pack_rows(
         gain_bytes = quantizer.encode_scaled_gain(namespace(weighted).stack(products, 1))
     else:
         gains = coder.gains(weighted, reconstruction + decoded) * lengths
+        _check_gains(gains, quantizer)
         gain_bytes = quantizer.encode_gain(gains)
     head = namespace(weighted).concatenate([residual_codes, gain_bytes[:, None]], axis=1)
     return fetch(packed.pack(head, ids, codes, quantizer.layout))
 
 
-def _check_lengths(lengths: Any, quantizer: RowQuantizer) -> None:
-    """Refuse lengths that are beyond the largest gain.
+def _check_gains(gains: Any, quantizer: RowQuantizer) -> None:
+    """Refuse gains of dot products that are beyond the largest.
 
     Raises:
         InputError: see above.
     """
-    if len(lengths) and float(lengths.max()) > _BEYOND * quantizer.gains[-1]:
+    if quantizer.says_lengths and len(gains) and float(gains.max()) > _BEYOND * quantizer.gains[-1]:
         raise InputError(
-            f"a row of length {float(lengths.max()):.4g}; these codes hold lengths up to "
+            f"a row of length {float(gains.max()):.4g}; these codes hold lengths up to "
             f"{quantizer.gains[-1]:.4g}; compress the whole table again"
         )
 

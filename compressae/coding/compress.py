@@ -57,9 +57,9 @@ def compress(
 ) -> PackedCodes:
     """Compress a table to packed codes: a few bytes a row.
 
-    Latents are chosen by their error reduction (see ``select_latents``). Rows are scaled to their
-    least-squares length under an error weighting (see ``fit_error_weighting``), for cosine one in
-    which errors along the row count more (``parallel_weight`` of ``fit_quantizer``), so that
+    Latents are chosen by their error reduction (see ``select_latents``). Rows are scaled to the
+    length of least error under a weighting (see ``fit_error_weighting``), for cosine one in which
+    errors along the row count more (``parallel_weight`` of ``fit_quantizer``), so that
     (W q)·s estimates the cosine of a unit query with the row. With similarity "dot" that scale
     includes the row's own length, in the same byte, and (W q)·s estimates the dot product. Resident
     memory is the codes, one batch and 2·h² bytes of the latents' products. A budget adds 6 to 8
@@ -246,9 +246,11 @@ def encode_like(
     if like.similarity == "dot":
         sample = split_lengths(sample)[0]
     weighting = fit_error_weighting(sample)
-    refit, pursuit = like.settings["refit"], model.settings.get("recipe") == "pursuit"
+    refit, is_unpacked = like.settings["refit"], "residual_bytes" in like.settings
+    pursuit = is_unpacked or model.settings.get("recipe") == "pursuit"
     tensors = device_of(model, device)
-    coder = Coder(model, weighting, refit and pursuit, refit, tensors)
+    weight = parallel_weight_of(like.settings)
+    coder = Coder(model, weighting, refit and pursuit, refit, tensors, parallel_weight=weight)
     value_type: ValueType = like.value_type  # type: ignore[assignment]
     with current(tensors), limited(threads):
         return _plain(coder, table, like.settings["nonzeros"], value_type, like.settings, progress)

@@ -14,7 +14,7 @@ from compressae.kernels.backend import current, fetch, tensors_on
 from compressae.kernels.support import MOST_LATENTS, Dictionary
 from compressae.kernels.threads import limited
 from compressae.model import CompresSAE
-from compressae.retrieval.codes.base import parallel_weight_of
+from compressae.retrieval.codes.base import check_parallel_weight
 from compressae.retrieval.codes.fitted import FittedQuantizer
 from compressae.retrieval.codes.quantizer import fit_error_weighting
 from compressae.retrieval.codes.size import (
@@ -176,11 +176,12 @@ def fit(
         settings["budget"] = budget
     if parallel_weight is None:
         parallel_weight = PARALLEL_WEIGHT if table.similarity == "cosine" else 0.0
-    settings["parallel_weight"] = parallel_weight_of({"parallel_weight": parallel_weight})
+    weight = check_parallel_weight(parallel_weight, "fit_quantizer", "give one of them, or None")
+    settings["parallel_weight"] = weight
     sample = table.sample()
     others = None if queries is None else query_sample(queries, model.dim)
     weighting = fit_error_weighting(sample.x if others is None else others, sample.x)
-    coder = Coder(model, weighting, True, True, tensors, beam, parallel_weight)
+    coder = Coder(model, weighting, True, True, tensors, beam, weight)
     quantizer = fit_row_quantizer(
         coder, sample.x, most, bits, int(residual_bytes), typical, sample.lengths, table.longest
     )

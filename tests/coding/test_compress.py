@@ -6,6 +6,7 @@ import pytest
 from compressae import CompresSAE, InputError, compress, encode, encode_like, fit_quantizer
 from compressae.retrieval.codes.packed import PackedCodes
 from compressae.retrieval.codes.sparse import SparseCodes
+from compressae.retrieval.io.embeddings import unit_rows
 
 N, D, H, K = 300, 12, 64, 5
 
@@ -81,6 +82,16 @@ def test_codes_like_those_of_a_budget_keep_to_one_too(model, table):
     assert again.nbytes <= 450 and again.quantizer is codes.quantizer
     for alone in (compress(model, table[:50], like=codes), encode_like(model, table[:50], codes)):
         assert alone.counts is not None and alone.nbytes <= np.ceil(codes.nbytes / 6) + 8
+
+
+def test_rows_beside_unpacked_codes_take_their_gains(model, table):
+    codes = compress(model, table, nonzeros=2)
+    own = codes.unpack()
+    scores = [
+        (unit_rows(table) * rows.reconstruct(model.projection.decoder)).sum(1).mean()
+        for rows in (own, encode_like(model, table, own), compress(model, table, like=codes))
+    ]
+    assert scores[1] == pytest.approx(scores[0], rel=0.04) and scores[2] == scores[0]
 
 
 def test_rows_are_encoded_like_plain_codes(model, table):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -35,28 +36,49 @@ class CodesSettings:
         Raises:
             InputError: they are others.
         """
-        own = checked(settings, cls, "codes", "encode the table again")
-        check_similarity(own.made.get("similarity", "cosine"))
-        parallel_weight_of(own.made)
+        name, cure = "codes", "encode the table again"
+        own = checked(settings, cls, name, cure)
+        check_made(own.made, name, cure)
         return own
 
 
-def parallel_weight_of(made: dict[str, Any]) -> float:
-    """How much more the gains of codes weigh the error along a row, as their settings say, which
-    are not trusted; 0 where they do not, as older ones.
+def check_made(made: dict[str, Any], name: str, cure: str) -> None:
+    """Check what settings in a file say of how codes were made.
+
+    Args:
+        made: not trusted.
+        name, cure: the file and what helps, for messages.
 
     Raises:
-        InputError: no number from 0 to 100.
+        InputError: an unknown similarity, or no weight of the error along a row.
+    """
+    check_similarity(made.get("similarity", "cosine"))
+    check_parallel_weight(parallel_weight_of(made), name, cure)
+
+
+def parallel_weight_of(made: dict[str, Any]) -> Any:
+    """How much more the gains of codes weigh the error along a row, as their settings say; 0 where
+    they do not, as those of plain and of older codes.
 
     >>> parallel_weight_of({"values": "int2", "parallel_weight": 0.3}), parallel_weight_of({})
     (0.3, 0.0)
     """
-    weight = made.get("parallel_weight", 0.0)
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    return made.get("parallel_weight", 0.0)
+
+
+def check_parallel_weight(weight: Any, name: str, cure: str) -> float:
+    """Refuse a weight of the error along a row that is no number from 0 to 100.
+
+    >>> check_parallel_weight(101, "fit_quantizer", "give one of them, or None")
+    Traceback (most recent call last):
+    compressae.retrieval.errors.InputError: fit_quantizer: parallel_weight is 101; expected a \
+number from 0 to 100; give one of them, or None
+    """
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight <= _LARGEST_WEIGHT:
         raise InputError(
-            f"codes: parallel_weight is {weight!r}; expected a number from 0 to "
-            f"{_LARGEST_WEIGHT}; encode the table again"
+            f"{name}: parallel_weight is {weight!r}; expected a number from 0 to "
+            f"{_LARGEST_WEIGHT}; {cure}"
         )
     return float(weight)
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from compressae.retrieval.codes.base import parallel_weight_of
+from compressae.retrieval.codes.base import check_made
 from compressae.retrieval.codes.quantizer import RowQuantizer
 from compressae.retrieval.errors import InputError
 from compressae.retrieval.io.artifacts import load_artifact, save_artifact
-from compressae.retrieval.io.embeddings import Similarity, check_similarity
+from compressae.retrieval.io.embeddings import Similarity
 from compressae.retrieval.io.schema import Range, checked
 
 KIND = "quantizer"
@@ -106,9 +106,9 @@ class FittedQuantizer:
             InputError: no whole quantiser; the message names the file.
         """
         artifact = load_artifact(path, KIND)
-        own = checked(artifact.settings, _Settings, str(path), "fit the quantiser again")
-        check_similarity(own.made.get("similarity", "cosine"))
-        parallel_weight_of(own.made)
+        name, cure = str(path), "fit the quantiser again"
+        own = checked(artifact.settings, _Settings, name, cure)
+        check_made(own.made, name, cure)
         if _STEM not in artifact.tensors:
             raise InputError(f"{path}: holds no quantiser; fit it again")
         quantizer = RowQuantizer.from_arrays(own.latents, artifact.tensors[_STEM])

@@ -60,10 +60,11 @@ class RowQuantizer:
     y = r·project and cut into m parts. Each part is replaced by the nearest of 256 centroids
     (product quantisation, Jégou et al. 2011), or in a chain by the sum of one for its own byte and
     one for the byte before. Since r ≈ ŷ·restoreᵀ, q·r takes m table look-ups.
-    A gain byte scales the row to its least-squares length, and for dot products to that of the row
+    A gain byte scales the row to the length of least error, and for dot products to that of the row
     itself: no byte is added for row lengths. For cosine, where gains are nearly equal, it says the
     scale of the residual, too: residuals are coded as directions (shape-gain quantisation, Gersho
-    and Gray 1992), so that y = gain·(x̂ + scale·r̂).
+    and Gray 1992), so that y = gain·(x̂ + scale·r̂). For dot products x is a row over the
+    gain nearest to its length, so that its residual makes up for the rounding.
 
     Files and searches hold ``restore`` and the codebooks in 8 bits if they were rounded to 8 bits,
     by ``fit_residual`` and ``rounded_columns``; otherwise in float32.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from code_forms import make_codes
 
-from compressae import CompresSAE, InputError, compress
+from compressae import CompresSAE, InputError, compress, fit_quantizer
 from compressae.coding.coder import PARALLEL_WEIGHT, Coder
 from compressae.kernels import packed
 from compressae.retrieval import CompressedIndex
@@ -339,8 +339,23 @@ def test_a_weight_in_a_file_that_is_none_is_refused(model, table, tmp_path, weig
             codes.row_arrays() | codes.shared_arrays(),
         )
     replace(codes.fitted, settings=settings).save(tmp_path / "quantizer")
-    with pytest.raises(InputError, match="parallel_weight|NaN is no number"):
+    named = "quantizer: parallel_weight is .*fit the quantiser again|NaN is no number"
+    with pytest.raises(InputError, match=named):
         FittedQuantizer.load(tmp_path / "quantizer")
+    if weight is not None:
+        with pytest.raises(InputError, match="^fit_quantizer: parallel_weight is .*or None"):
+            fit_quantizer(model, table, parallel_weight=weight)
+
+
+def test_a_weight_of_any_kind_of_number(model, table):
+    fitted = [
+        fit_quantizer(model, table, parallel_weight=w)
+        for w in (0.5, np.float32(0.5), np.float64(0.5), 1, np.int64(1))
+    ]
+    assert [type(f.settings["parallel_weight"]) for f in fitted] == [float] * 5
+    arrays = [f.quantizer.arrays()["gains"] for f in fitted]
+    assert all((gains == arrays[0]).all() and gains.dtype == np.float32 for gains in arrays[:3])
+    assert (arrays[3] == arrays[4]).all() and (arrays[3] != arrays[0]).any()
 
 
 def test_queries_near_a_row_find_its_score(model, table, decoder):

@@ -49,7 +49,7 @@ training_options = option_group(
         "--whitening",
         type=float,
         help="Power of the rows' second moment that they are divided by before the dictionary is "
-        "learned, 0 to .5.  [default: .4 of recipe pursuit, else 0]",
+        "learned, 0 to .5.  [default: .4 of recipe pursuit, or 0 if a short trial says so]",
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of every random choice."),
     click.option(

@@ -50,6 +50,21 @@ def load_checkpoint(
     return artifact.settings["step"], {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
 
 
+def recorded_whitening(path: str | Path) -> float:
+    """The power of whitening of a checkpoint's run; 0 of those from before it.
+
+    Raises:
+        InputError: no whole checkpoint, or no such power.
+    """
+    power = load_artifact(path, KIND).settings["config"].get("whitening", 0.0)
+    if not isinstance(power, float) or not 0 <= power <= 0.5:
+        raise InputError(
+            f"{path}: checkpoint of whitening = {power!r}; expected 0 to 0.5; train without "
+            "resuming"
+        )
+    return power
+
+
 def check_same(
     what: str, recorded: Mapping[str, Any], expected: Mapping[str, Any], cure: str
 ) -> None:

@@ -14,7 +14,7 @@ _OPTIMISER = dict(
     steps=3000, batch=1024, learning_rate=1e-3, decoder_bits=32, nonzeros=32, whitening=0.0
 )
 _RECIPES: dict[str, dict[str, Any]] = {
-    "pursuit": dict(steps=80, batch=16384, decoder_bits=4, nonzeros=8, whitening=0.4),
+    "pursuit": dict(steps=80, batch=16384, decoder_bits=4, nonzeros=8),
     "autoencoder": dict(**_OPTIMISER, warmup=50, decay=0.4, wide_weight=0.0),
     "paper": dict(**_OPTIMISER, warmup=0, decay=0.0, wide_weight=0.125),
 }
@@ -53,9 +53,10 @@ class TrainConfig:
         latent_dropout: share of the latents, drawn anew, that each step leaves out (of "pursuit");
             0 ≤ share < 1. With fewer than ten training rows a latent, 0.15 codes rows better that
             were not trained on, and those that were a little worse (docs/log.md).
-        whitening: p, 0 to 0.5 (of "pursuit", whose default is 0.4): the dictionary is learned from
-            rows times the power −p of their second moment, so that latents do not crowd in the
-            directions of most variance. 0 learns from rows as they are (docs/log.md).
+        whitening: p, 0 to 0.5 (of "pursuit"): the dictionary is learned from rows times the power
+            −p of their second moment, so that latents do not crowd in the directions of most
+            variance. 0 learns from rows as they are. By default 0.4, or 0 where a trial of a few
+            steps with either says so, as for rows in tight clusters (docs/log.md).
         seed: of the initialisation, the order of rows and the choice of residuals.
 
     Raises:
@@ -81,7 +82,7 @@ class TrainConfig:
     similarity: Similarity = "cosine"
     decoder_bits: Literal[4, 32] | None = None
     latent_dropout: float = 0.0
-    whitening: float = None  # type: ignore[assignment]
+    whitening: float | None = None
 
     def __post_init__(self) -> None:
         if self.recipe not in _RECIPES:
@@ -112,7 +113,8 @@ class TrainConfig:
                 f"latent_dropout = {self.latent_dropout} with recipe {self.recipe!r}: expected 0, "
                 "or a share below 1 with recipe 'pursuit'"
             )
-        if not 0 <= self.whitening <= 0.5 or (self.whitening and self.recipe != "pursuit"):
+        power = 0.0 if self.whitening is None else self.whitening
+        if not 0 <= power <= 0.5 or (power and self.recipe != "pursuit"):
             raise ValueError(
                 f"whitening = {self.whitening} with recipe {self.recipe!r}: expected 0, or up to "
                 "0.5 with recipe 'pursuit'"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from compressae.kernels.backend import current
 from compressae.model import CompresSAE
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.retrieval.io.embeddings import Embeddings, as_embeddings
 from compressae.training.batches import over_batches
+from compressae.training.checkpoint import recorded_whitening
 from compressae.training.config import TrainConfig, held_out_rows
 from compressae.training.distributed import ALONE, Replicas
 from compressae.training.gradient import GradientRun
-from compressae.training.pursuit import PursuitRun
+from compressae.training.pursuit import PursuitRun, choose_whitening
 
 _CHECKPOINT_SECONDS = 60.0
 
@@ -116,6 +117,10 @@ def train(
                 f"{replicas.count} processes: recipe 'pursuit' trains in one process; start it "
                 "without torchrun, or choose recipe 'autoencoder'"
             )
+        if config.whitening is None:
+            config = replace(
+                config, whitening=_whitening(items, config, device, checkpoint, resume)
+            )
         run = PursuitRun(items, config, pick_device(device))
     else:
         run = GradientRun(items, config, pick_device(device), replicas)
@@ -127,6 +132,21 @@ def train(
     model = run.model.cpu()
     model.settings = {**asdict(config), "rows": n, "device": run.device.type}
     return model
+
+
+def _whitening(
+    items: Embeddings,
+    config: TrainConfig,
+    device: str,
+    checkpoint: str | Path | None,
+    resume: bool,
+) -> float:
+    """The power that the checkpoint's run chose, or the one to choose."""
+    if resume and checkpoint is not None:
+        return recorded_whitening(checkpoint)
+    where = pick_device(device)
+    with current(where):
+        return choose_whitening(items, config, where)
 
 
 def _advance(

@@ -115,7 +115,7 @@ def test_rows_beside_plain_codes(device, model, table):
     )
 
 
-LEARNED = TrainConfig(latents=32, nonzeros=2, steps=5, batch=24, seed=2)
+LEARNED = TrainConfig(latents=32, nonzeros=2, steps=5, batch=24, seed=2, whitening=0.4)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])

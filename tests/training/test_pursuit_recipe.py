@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from compressae import TrainConfig, compress, load_sample, train
 from compressae.coding.coder import pursuit_schedule
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
-from compressae.training.pursuit import PursuitRun
+from compressae.training.pursuit import PursuitRun, choose_whitening
 
-CONFIG = TrainConfig(latents=48, nonzeros=3, steps=60, batch=128, seed=2)
+CONFIG = TrainConfig(latents=48, nonzeros=3, steps=60, batch=128, seed=2, whitening=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +93,54 @@ def test_whitening_evens_out_the_directions_and_is_undone_in_the_model():
 def test_codes_of_a_whitened_dictionary_are_closer():
     x = unit_rows(load_sample().embeddings.take(np.arange(14_000)))
     errors = []
-    for power in (0.0, None):
+    for power in (0.0, 0.4):
         config = TrainConfig(latents=256, nonzeros=4, steps=40, batch=2250, whitening=power)
         model = train(x[:9000], config)
         codes = compress(model, x[9000:], residual_bytes=8)
         left = x[9000:] - codes.reconstruct(model.decoder.detach().numpy())
         errors.append(float(((left @ codes.quantizer.error_weighting) ** 2).sum(1).mean()))
     assert errors[1] < 0.995 * errors[0], errors
+
+
+def clusters(n, d, each, within):
+    """Rows around n / each centres, and as far from them as says ``within``."""
+    rng = np.random.default_rng(6)
+    scale = np.arange(1, d + 1) ** -0.5
+    centres = np.repeat(rng.standard_normal((n // each, d)), each, axis=0)
+    return ((centres + within * rng.standard_normal((n, d))) * scale).astype(np.float32)
+
+
+def test_a_trial_tells_where_whitening_does_harm():
+    """Rows of a cluster have a direction in common, which whitening makes hard to see."""
+    sample = unit_rows(load_sample().embeddings.take(np.arange(5000)))
+    config = TrainConfig(latents=512, nonzeros=4, steps=40, batch=1250)
+    tables = {0.4: sample, 0.0: clusters(4000, 512, 20, 1.0)}
+    chosen = {p: choose_whitening(as_embeddings(x), config) for p, x in tables.items()}
+    assert chosen == {0.4: 0.4, 0.0: 0.0}
+    short = replace(config, steps=39)
+    assert choose_whitening(as_embeddings(tables[0.0]), short) == 0.4
+
+
+def test_what_was_chosen_is_recorded_and_resumed(table, tmp_path, monkeypatch):
+    asked = []
+
+    def choose(items, config, device):
+        asked.append(config)
+        return 0.0
+
+    monkeypatch.setattr("compressae.training.loop.choose_whitening", choose)
+    config = replace(CONFIG, whitening=None)
+
+    def interrupt(now):
+        if now.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(table, config, progress=interrupt, checkpoint=tmp_path / "state")
+    resumed = train(table, config, checkpoint=tmp_path / "state", resume=True)
+    assert resumed.settings["whitening"] == 0 and len(asked) == 1
+    plain = train(table, replace(config, whitening=0.0))
+    assert torch.equal(resumed.decoder, plain.decoder) and len(asked) == 1
 
 
 @pytest.mark.parametrize("dense", [0, 32], ids=["sparse products", "formed SᵀS"])

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from compressae import CompresSAE, InputError, TrainConfig, train
+from compressae.retrieval.io.artifacts import load_artifact, save_artifact
 from compressae.retrieval.io.embeddings import as_embeddings
+from compressae.training.checkpoint import save_checkpoint
 from compressae.training.config import held_out_rows
 from compressae.training.gradient import GradientRun, take_gradients
 
@@ -14,7 +16,7 @@ CONFIG = TrainConfig(latents=64, nonzeros=4, recipe="autoencoder", steps=60, bat
 RESUMED = TrainConfig(
     latents=64, nonzeros=2, recipe="autoencoder", steps=80, batch=64, resample_every=3, seed=1
 )
-PURSUIT = TrainConfig(latents=64, nonzeros=4, steps=12, batch=64, seed=5)
+PURSUIT = TrainConfig(latents=64, nonzeros=4, steps=12, batch=64, seed=5, whitening=0.4)
 DROPPED = replace(PURSUIT, latent_dropout=0.3)
 
 
@@ -108,9 +110,20 @@ def test_a_checkpoint_from_before_whitening_goes_on_without_it(table, tmp_path, 
         train(table, plain, progress=interrupt, checkpoint=state)
     with pytest.raises(InputError, match="whitening = 0.0, but 0.4 was asked for"):
         train(table, PURSUIT, checkpoint=state, resume=True)
-    resumed = train(table, plain, checkpoint=state, resume=True)
-    assert torch.equal(weights(resumed), weights(train(table, plain)))
+    either = replace(PURSUIT, whitening=None)
+    for resumed in (train(table, c, checkpoint=state, resume=True) for c in (plain, either)):
+        assert torch.equal(weights(resumed), weights(train(table, plain)))
     assert not torch.equal(weights(resumed), weights(train(table, PURSUIT)))
+
+
+@pytest.mark.parametrize("power", [None, "0.4", True, 0.6])
+def test_a_checkpoint_of_no_whitening_is_refused(table, tmp_path, power):
+    save_checkpoint(tmp_path / "state", 1, PURSUIT, table.shape, {})
+    artifact = load_artifact(tmp_path / "state", "checkpoint")
+    artifact.settings["config"]["whitening"] = power
+    save_artifact(tmp_path / "other", "checkpoint", artifact.settings, artifact.tensors)
+    with pytest.raises(InputError, match="whitening = .*expected 0 to 0.5"):
+        train(table, replace(PURSUIT, whitening=None), checkpoint=tmp_path / "other", resume=True)
 
 
 def test_dead_latents_are_resampled_unless_the_recipe_is_the_papers(table):

@@ -96,6 +96,29 @@ def _refit_chain(parts: np.ndarray, codes: np.ndarray, chain: np.ndarray) -> Non
             old[:] = new
 
 
+def least_error(residual: np.ndarray, nbytes: int) -> float:
+    """Mean squared error below which no code of m bytes brings Gaussian residuals of this moment.
+
+    The rate–distortion function (Cover and Thomas, section 10.3.3): directions of more variance
+    than a level are coded to that level, the others not at all.
+
+    Args:
+        residual: (n, d) float32.
+        nbytes: m.
+
+    >>> residual = np.sqrt([[32, 0], [0, 2]]).astype(np.float32)  # Variances of 16 and 1.
+    >>> round(least_error(residual, nbytes=0), 4), round(least_error(residual, nbytes=1), 4)
+    (17.0, 0.0312)
+    """
+    moment = (residual.T @ residual / len(residual)).astype(np.float64)
+    variance = np.maximum(np.linalg.eigvalsh(moment)[::-1], 1e-30)
+    coded = np.arange(1, len(variance) + 1)
+    levels = np.exp((np.cumsum(np.log(variance)) - 16 * np.log(2) * nbytes) / coded)
+    is_coded = levels < variance  # Of a count of directions: whether the last one is worth it.
+    count = int(coded[is_coded].max()) if is_coded.any() else 0
+    return float(count * levels[count - 1] + variance[count:].sum())
+
+
 def rounded_columns(matrix: np.ndarray) -> np.ndarray:
     """Round each column of a matrix (d, c) float32 to 8 bits: 127 steps up to its largest number.
 

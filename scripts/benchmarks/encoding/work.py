@@ -26,7 +26,7 @@ def train(rows_path: str, latents: str, nonzeros: str, steps: str) -> float:
     from compressae.retrieval.io.embeddings import as_embeddings
     from compressae.training.pursuit import PursuitRun
 
-    config = TrainConfig(latents=int(latents), nonzeros=int(nonzeros), steps=int(steps) + 8)
+    config = TrainConfig(int(latents), int(nonzeros), steps=int(steps) + 8, whitening=0.4)
     run = PursuitRun(as_embeddings(np.load(rows_path)), config)
     for _ in range(8):  # After an epoch every row has a code.
         run.advance()

@@ -34,7 +34,7 @@ def training_rows(lab: Lab) -> Iterator[Task]:
             batch=lab.pick(16_384, 4),
             steps=lab.pick(1000, 2),
         ),
-        TrainConfig(latents=h, nonzeros=k, steps=lab.pick(40, 1), batch=lab.pick(16_384, 8)),
+        TrainConfig(h, k, steps=lab.pick(40, 1), batch=lab.pick(16_384, 8), whitening=0.4),
         TrainConfig(latents=h, nonzeros=k, recipe="autoencoder", batch=batch, steps=steps),
     )
     for config in lab.pick(configs, configs[:3:2]):

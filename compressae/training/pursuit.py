@@ -38,8 +38,8 @@ _START_NOISE = 0.3
 _REPORTED = 1 << 11
 #: Part of the training during which dead latents are resampled.
 _RESAMPLE_UNTIL = 0.8
-#: The power of whitening, and how much more error than without it a trial of it may leave: of eleven
-#: tables those that do not lose by it left up to 1.004 times as much, the others from 1.026 on.
+#: The power of whitening, and how much more error than without it a trial of it may leave: tables
+#: that do not lose by it left up to 1.008 times as much, the others 1.026 and more (docs/log.md).
 WHITENING, _WORSE = 0.4, 1.02
 #: Steps of a trial, its rows and residual bytes, and the steps of a training worth trials.
 _TRIAL_STEPS, _TRIAL_ROWS, _TRIAL_BYTES, _TRIED_FROM = 4, 4096, 16, 40

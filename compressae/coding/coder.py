@@ -392,7 +392,7 @@ def _check_gains(gains: Any, quantizer: RowQuantizer) -> None:
     """
     if quantizer.says_lengths and len(gains) and float(gains.max()) > _BEYOND * quantizer.gains[-1]:
         raise InputError(
-            f"a row of length {float(gains.max()):.4g}; these codes hold lengths up to "
+            f"a row that takes a gain of {float(gains.max()):.4g}; these codes hold gains up to "
             f"{quantizer.gains[-1]:.4g}; compress the whole table again"
         )
 

@@ -57,12 +57,13 @@ def recorded_whitening(path: str | Path) -> float:
         InputError: no whole checkpoint, or no such power.
     """
     power = load_artifact(path, KIND).settings["config"].get("whitening", 0.0)
-    if not isinstance(power, float) or not 0 <= power <= 0.5:
+    is_number = isinstance(power, int | float) and not isinstance(power, bool)
+    if not is_number or not 0 <= power <= 0.5:
         raise InputError(
             f"{path}: checkpoint of whitening = {power!r}; expected 0 to 0.5; train without "
             "resuming"
         )
-    return power
+    return float(power)
 
 
 def check_same(

@@ -141,7 +141,7 @@ def _whitening(
     checkpoint: str | Path | None,
     resume: bool,
 ) -> float:
-    """The power that the checkpoint's run chose, or the one to choose."""
+    """The power that the checkpoint's run chose, or the one to choose, before the first step."""
     if resume and checkpoint is not None:
         return recorded_whitening(checkpoint)
     where = pick_device(device)

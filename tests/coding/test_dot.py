@@ -83,7 +83,9 @@ def test_rows_whose_gain_is_beyond_the_largest_are_refused(model, table, residua
     units = items / np.linalg.norm(items, axis=1, keepdims=True)
     own = compress(model, items, like=like).gains()
     assert (own < like.quantizer.gains[-8]).all()  # Those after leave room for longer rows.
-    with pytest.raises(InputError, match="a row of length .*compress the whole table again"):
+    with pytest.raises(
+        InputError, match="a row that takes a gain of .*compress the whole table again"
+    ):
         compress(model, units * 1.09 * like.quantizer.gains[-1], like=like)
 
 

@@ -11,6 +11,7 @@ from compressae.coding.coder import pursuit_schedule
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
+from compressae.training.checkpoint import recorded_whitening
 from compressae.training.pursuit import PursuitRun, choose_whitening
 
 CONFIG = TrainConfig(latents=48, nonzeros=3, steps=60, batch=128, seed=2, whitening=0.4)
@@ -117,6 +118,8 @@ def test_a_trial_tells_where_whitening_does_harm():
     tables = {0.4: sample, 0.0: clusters(4000, 512, 20, 1.0)}
     chosen = {p: choose_whitening(as_embeddings(x), config) for p, x in tables.items()}
     assert chosen == {0.4: 0.4, 0.0: 0.0}
+    few_a_step = replace(config, batch=32, steps=1500)
+    assert choose_whitening(as_embeddings(tables[0.0]), few_a_step) == 0.0
     short = replace(config, steps=39)
     assert choose_whitening(as_embeddings(tables[0.0]), short) == 0.4
 
@@ -128,15 +131,18 @@ def test_what_was_chosen_is_recorded_and_resumed(table, tmp_path, monkeypatch):
         asked.append(config)
         return 0.0
 
-    monkeypatch.setattr("compressae.training.loop.choose_whitening", choose)
-    config = replace(CONFIG, whitening=None)
-
-    def interrupt(now):
+    def stop(now):
         if now.step == 7:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr("compressae.training.loop.choose_whitening", choose)
+    config = replace(CONFIG, whitening=None)
     with pytest.raises(KeyboardInterrupt):
-        train(table, config, progress=interrupt, checkpoint=tmp_path / "state")
+        train(table, replace(CONFIG, whitening=0), progress=stop, checkpoint=tmp_path / "whole")
+    assert recorded_whitening(tmp_path / "whole") == 0 and not asked
+
+    with pytest.raises(KeyboardInterrupt):
+        train(table, config, progress=stop, checkpoint=tmp_path / "state")
     resumed = train(table, config, checkpoint=tmp_path / "state", resume=True)
     assert resumed.settings["whitening"] == 0 and len(asked) == 1
     plain = train(table, replace(config, whitening=0.0))

@@ -146,7 +146,9 @@ def test_rows_that_come_later_are_found_by_their_lengths(model, table, form):
 
 def test_rows_too_long_for_the_codes_are_refused(indexes, model):
     row = np.full((1, 16), 1e4, np.float32)
-    with pytest.raises(InputError, match="a row of length .*compress the whole table again"):
+    with pytest.raises(
+        InputError, match="a row that takes a gain of .*compress the whole table again"
+    ):
         encode_like(model, row, indexes["packed"].codes)
 
 

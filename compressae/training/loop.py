@@ -70,7 +70,8 @@ def train(
             training, so that a bad one is named at the start.
         config: settings; ``TrainConfig()`` when None.
         device: "cpu", "cuda" or "auto", a GPU where there is one.
-        progress: called after every step. A KeyboardInterrupt that it raises is passed on after
+        progress: called after every step, not after the eight of a trial of ``whitening`` that
+            come first where it is left out. A KeyboardInterrupt that it raises is passed on after
             the checkpoint is saved.
         checkpoint: folder that keeps the state, once a minute and at that interruption.
         resume: go on from the checkpoint; it must be of the same settings and table shape.

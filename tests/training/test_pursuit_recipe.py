@@ -10,6 +10,7 @@ from compressae import TrainConfig, compress, load_sample, train
 from compressae.coding.coder import pursuit_schedule
 from compressae.kernels.decode import decode
 from compressae.kernels.pursuit import pursue
+from compressae.retrieval.codes.quantizer import fit_error_weighting
 from compressae.retrieval.io.embeddings import as_embeddings, unit_rows
 from compressae.training.checkpoint import recorded_whitening
 from compressae.training.pursuit import PursuitRun, choose_whitening
@@ -220,3 +221,18 @@ def test_large_tables_are_sampled(table, monkeypatch):
 def test_settings_of_an_optimiser_are_refused(setting):
     with pytest.raises(ValueError, match=f"{setting} with recipe 'pursuit', which has none"):
         TrainConfig(**{setting: 1})
+
+
+def test_rows_that_judge_a_trial_are_drawn(monkeypatch):
+    """Not every eighth: in a table of groups by turns they would be of one kind."""
+    table = np.random.default_rng(7).standard_normal((1600, 16), dtype=np.float32)
+    table[np.arange(1600), np.arange(1600) % 8] += 100  # Which group a row is of.
+    kinds = []
+
+    def spy(x):
+        kinds.append(np.unique(x[:, :8].argmax(1)))
+        return fit_error_weighting(x)
+
+    monkeypatch.setattr("compressae.training.pursuit.fit_error_weighting", spy)
+    choose_whitening(as_embeddings(table), TrainConfig(latents=32, nonzeros=2))
+    assert len(kinds) == 1 and len(kinds[0]) == 8

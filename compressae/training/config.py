@@ -113,7 +113,7 @@ class TrainConfig:
                 f"latent_dropout = {self.latent_dropout} with recipe {self.recipe!r}: expected 0, "
                 "or a share below 1 with recipe 'pursuit'"
             )
-        power = 0.0 if self.whitening is None else self.whitening
+        power = self.whitening or 0.0
         if not 0 <= power <= 0.5 or (power and self.recipe != "pursuit"):
             raise ValueError(
                 f"whitening = {self.whitening} with recipe {self.recipe!r}: expected 0, or up to "

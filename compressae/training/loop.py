@@ -12,7 +12,7 @@ from compressae.kernels.backend import current
 from compressae.model import CompresSAE
 from compressae.retrieval.devices import pick_device
 from compressae.retrieval.errors import InputError
-from compressae.retrieval.io.embeddings import Embeddings, as_embeddings
+from compressae.retrieval.io.embeddings import as_embeddings
 from compressae.training.batches import over_batches
 from compressae.training.checkpoint import recorded_whitening
 from compressae.training.config import TrainConfig, held_out_rows
@@ -91,6 +91,9 @@ def train(
     (384, 128, 1000)
     """
     config = config or TrainConfig()
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint=, the folder to resume from")
+    origin = checkpoint if resume else None
     items = as_embeddings(items)
     n = len(items)
     if n - config.hold_out < 2:
@@ -118,36 +121,22 @@ def train(
                 f"{replicas.count} processes: recipe 'pursuit' trains in one process; start it "
                 "without torchrun, or choose recipe 'autoencoder'"
             )
+        where = pick_device(device)
         if config.whitening is None:
-            config = replace(
-                config, whitening=_whitening(items, config, device, checkpoint, resume)
-            )
-        run = PursuitRun(items, config, pick_device(device))
+            if origin is None:
+                power = choose_whitening(items, config, where)
+            else:
+                power = recorded_whitening(origin)
+            config = replace(config, whitening=power)
+        run = PursuitRun(items, config, where)
     else:
         run = GradientRun(items, config, pick_device(device), replicas)
-    if resume:
-        if checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the folder to resume from")
-        run.restore(checkpoint)
+    if origin is not None:
+        run.restore(origin)
     _advance(run, config, progress, checkpoint if replicas.rank == 0 else None, replicas)
     model = run.model.cpu()
     model.settings = {**asdict(config), "rows": n, "device": run.device.type}
     return model
-
-
-def _whitening(
-    items: Embeddings,
-    config: TrainConfig,
-    device: str,
-    checkpoint: str | Path | None,
-    resume: bool,
-) -> float:
-    """The power that the checkpoint's run chose, or the one to choose, before the first step."""
-    if resume and checkpoint is not None:
-        return recorded_whitening(checkpoint)
-    where = pick_device(device)
-    with current(where):
-        return choose_whitening(items, config, where)
 
 
 def _advance(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressae.kernels.backend import fetch, namespace, put, tensors_on
+from compressae.kernels.backend import current, fetch, namespace, put, tensors_on
 from compressae.kernels.decode import decode, second_moment, sparse_t_matmul
 from compressae.kernels.product import IntMatrix, round_directions
 from compressae.kernels.pursuit import pursue, pursuit_schedule
@@ -39,8 +39,8 @@ _REPORTED = 1 << 11
 #: Part of the training during which dead latents are resampled.
 _RESAMPLE_UNTIL = 0.8
 #: The power of whitening, and how much more error than without it a trial of it may leave: tables
-#: that do not lose by it left up to 1.006 times as much, the others 1.028 and more (docs/log.md).
-WHITENING, _WORSE = 0.4, 1.02
+#: that do not lose by it left up to 1.006 times as much, the others 1.027 and more (docs/log.md).
+_WHITENING, _WORSE = 0.4, 1.02
 #: Steps of a trial and their rows, at least; rows that judge it, and residual bytes.
 _TRIAL_STEPS, _TRIAL_BATCH, _TRIAL_ROWS, _TRIAL_BYTES = 4, 1 << 14, 4096, 16
 #: Steps of a training that is worth trials.
@@ -57,25 +57,23 @@ def choose_whitening(items: Embeddings, config: TrainConfig, device: torch.devic
     """
     assert config.steps is not None
     if config.steps < _TRIED_FROM or len(items) < _LEAST_ROWS:
-        return WHITENING
+        return _WHITENING
     assert config.batch is not None
     config = replace(config, batch=max(config.batch, _TRIAL_BATCH))
     count = min(len(items), _TRIAL_STEPS * _TRIAL_BATCH + _TRIAL_ROWS)
     drawn = np.random.default_rng([config.seed, 4]).choice(len(items), count, replace=False)
-    rows = items.take(np.sort(drawn))  # Read once.
-    is_other = np.zeros(count, bool)
-    is_other[:: max(8, count // _TRIAL_ROWS)] = True
-    is_other = is_other[np.argsort(drawn)]  # Drawn, too: neighbours in a table are often alike.
-    x, learned = unit_rows(rows[is_other]), as_embeddings(rows[~is_other])
+    others, learned = np.split(drawn, [min(_TRIAL_ROWS, count // 8)])
+    x, rows = unit_rows(items.take(np.sort(others))), as_embeddings(items.take(np.sort(learned)))
     weighting = fit_error_weighting(x)
     left = []
-    for power in (0.0, WHITENING):
-        run = PursuitRun(learned, replace(config, whitening=power), device)
-        for _ in range(_TRIAL_STEPS):
-            run.advance()
-        left.append(least_error(run.residual(x) @ weighting, _TRIAL_BYTES))
-        del run  # Before the next one, which holds the rows, too.
-    return WHITENING if left[1] <= _WORSE * left[0] else 0.0
+    with current(device):
+        for power in (0.0, _WHITENING):
+            run = PursuitRun(rows, replace(config, whitening=power), device)
+            for _ in range(_TRIAL_STEPS):
+                run.advance()
+            left.append(least_error(run.residual(x) @ weighting, _TRIAL_BYTES))
+            del run  # Before the next one, which holds the rows, too.
+    return _WHITENING if left[1] <= _WORSE * left[0] else 0.0
 
 
 class PursuitRun:

@@ -114,8 +114,7 @@ def least_error(residual: np.ndarray, nbytes: int) -> float:
     variance = np.maximum(np.linalg.eigvalsh(moment)[::-1], 1e-30)
     coded = np.arange(1, len(variance) + 1)
     levels = np.exp((np.cumsum(np.log(variance)) - 16 * np.log(2) * nbytes) / coded)
-    is_coded = levels < variance  # Of a count of directions: whether the last one is worth it.
-    count = int(coded[is_coded].max()) if is_coded.any() else 0
+    count = np.count_nonzero(levels < variance)  # So long as the last one of them is worth it.
     return float(count * levels[count - 1] + variance[count:].sum())
 
 

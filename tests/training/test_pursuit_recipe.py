@@ -223,10 +223,13 @@ def test_settings_of_an_optimiser_are_refused(setting):
         TrainConfig(**{setting: 1})
 
 
-def test_rows_that_judge_a_trial_are_drawn(monkeypatch):
-    """Not every eighth: in a table of groups by turns they would be of one kind."""
+@pytest.mark.parametrize(
+    "group", [np.arange(1600) % 8, np.arange(1600) // 200], ids=["turns", "runs"]
+)
+def test_rows_that_judge_a_trial_are_drawn(group, monkeypatch):
+    """Neither every eighth nor the first: in a table of groups they would be of one kind."""
     table = np.random.default_rng(7).standard_normal((1600, 16), dtype=np.float32)
-    table[np.arange(1600), np.arange(1600) % 8] += 100  # Which group a row is of.
+    table[np.arange(1600), group] += 100  # Which group a row is of.
     kinds = []
 
     def spy(x):
